@@ -1,0 +1,1 @@
+"""Directional Textual Inversion, its rivals and their measurements."""
