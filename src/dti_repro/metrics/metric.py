@@ -1,0 +1,49 @@
+"""What every metric is: a torchmetrics ``Metric`` that keeps one value per image, means being taken last."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchmetrics import Metric
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is known about a generated image: whose it is, its prompt with the class word, what it should show."""
+
+    concept: str
+    text: str
+    expect: Mapping[str, str] | None = None
+
+
+class ImageMetric(Metric, ABC):
+    """One value per image, in the order of the updates; NaN where an image has nothing that this metric reads.
+
+    A subclass defines ``score``. ``compute`` gives (images,), float64.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+    needs_references = False
+    needs_texts = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def set_references(self, concept: str, images: Sequence[Image.Image]) -> None:
+        """Encode a concept's references once; metrics that read none ignore them."""
+
+    @abstractmethod
+    def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
+        """(images,)"""
+
+    def update(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> None:
+        self.values.append(self.score(images, samples).double())
+
+    def compute(self) -> Tensor:
+        return torch.cat(self.values) if self.values else torch.empty(0, dtype=torch.float64)

@@ -1,0 +1,54 @@
+"""Score rows: one per image and metric, as CSV, and their means per subject. Imports no torch."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from dti_repro.errors import InputError
+from dti_repro.results.files import atomic_write
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """The value that one metric gives one image. ``text`` is the prompt with the class word, ``template`` with {}."""
+
+    file: str
+    template: str
+    text: str
+    seed: int
+    concept: str
+    metric: str
+    value: float
+
+
+COLUMNS = [field.name for field in fields(ScoreRow)]
+
+
+def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
+    """One line per row; values are written with repr, so that reading gives the same float."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**asdict(row), "value": repr(row.value)} for row in rows)
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """Raises InputError where the file is not one that write_scores wrote."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != COLUMNS:
+            raise InputError(f"{path}: not a score file (columns {', '.join(COLUMNS)}); delete it to score again")
+        try:
+            return [ScoreRow(**{**r, "seed": int(r["seed"]), "value": float(r["value"])}) for r in reader]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: line {reader.line_num} is damaged; delete the file to score again") from error
+
+
+def subject_means(rows: Iterable[ScoreRow]) -> dict[str, dict[str, float]]:
+    """metric -> subject -> mean over that subject's images (every image counts once)."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        values[row.metric][row.concept].append(row.value)
+    return {m: {c: sum(v) / len(v) for c, v in by_concept.items()} for m, by_concept in values.items()}

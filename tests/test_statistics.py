@@ -1,0 +1,79 @@
+"""The table's intervals and p-values are the textbook's: closed forms, scipy's own tests, coverage by simulation."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dti_repro.results.statistics import Interval, bca_interval, holm, paired, sign_flip_p, t_interval, verdict
+
+
+def test_t_interval_is_scipys() -> None:
+    x = np.random.default_rng(0).normal(0.3, 1, 12)
+    expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    interval = t_interval(x)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    assert interval.half_width == pytest.approx((expected.high - expected.low) / 2)
+
+
+def test_t_interval_covers_a_normal_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    inside = [(i := t_interval(rng.normal(size=12))).low < 0 < i.high for _ in range(2000)]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
+
+
+def test_bca_interval_is_near_the_normal_one_for_normal_data_and_skewed_for_skewed_data() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=200)
+    normal = stats.norm.interval(0.95, x.mean(), x.std(ddof=1) / np.sqrt(len(x)))
+    assert (bca_interval(x).low, bca_interval(x).high) == pytest.approx(normal, abs=0.02)
+    skewed = bca_interval(rng.exponential(size=20))
+    assert skewed.high - skewed.mean > skewed.mean - skewed.low
+    assert bca_interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_sign_flip_p_counts_every_pattern(n: int) -> None:
+    x = np.random.default_rng(n).normal(0.5, 1, n)
+    sums = [abs(np.dot(signs, x)) for signs in itertools.product([1, -1], repeat=n)]
+    assert sign_flip_p(x) == pytest.approx(np.mean(np.array(sums) >= abs(x.sum()) - 1e-12))
+
+
+def test_sign_flip_p_is_scipys_permutation_test_and_floors_at_two_patterns() -> None:
+    x = np.random.default_rng(7).normal(0.4, 1, 10)
+    oracle = stats.permutation_test(
+        (x, np.zeros(10)), lambda a, b, axis: (a - b).mean(axis=axis), permutation_type="samples", vectorized=True
+    )
+    assert sign_flip_p(x) == pytest.approx(oracle.pvalue)
+    assert sign_flip_p(np.ones(12)) == 2 / 2**12  # twelve subjects that all agree
+
+
+def test_sign_flip_p_above_twenty_subjects_is_close_to_the_t_test() -> None:
+    x = np.random.default_rng(3).normal(0.3, 1, 40)
+    assert sign_flip_p(x) == pytest.approx(stats.ttest_1samp(x, 0).pvalue, abs=0.01)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_claim_holds_only_when_the_whole_interval_is_on_its_side() -> None:
+    assert verdict(Interval(0.2, 0.1, 0.3, 12)) == "holds"
+    assert verdict(Interval(-0.2, -0.3, -0.1, 12)) == "does not"
+    assert verdict(Interval(0.2, -0.1, 0.5, 12)) == "undecided"
+    assert verdict(t_interval([0.3])) == "undecided"  # one subject decides nothing
+
+
+def test_pairing_uses_differences_within_subjects() -> None:
+    subjects = np.random.default_rng(4).normal(0, 10, 12)  # subjects differ far more than methods do
+    result = paired(subjects + 0.1 + np.linspace(-0.01, 0.01, 12), subjects)
+    assert result.t.low > 0 < result.bca.low
+    assert result.t.mean == pytest.approx(0.1)
+
+
+def test_a_missing_subject_is_an_error_not_a_zero() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        paired([0.1, float("nan")], [0.1, 0.2])
