@@ -1,0 +1,126 @@
+"""The shell around every command: Hydra composes the configuration, and whatever goes wrong becomes one line on stderr.
+
+Exit codes: 0 done, 1 a training diverged, 2 bad input. A fault of the program itself keeps its traceback.
+No torch here: bad input is answered before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dti_repro.errors import DivergedError, InputError
+
+CONF = Path(__file__).parent / "conf"
+
+
+def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a command of `task(cfg)`: `@entry("train") def main(cfg): ...`, to be called as `main()`.
+
+    Works from source, from a wheel and under any launcher (the folder of configs is found beside this file). In a
+    multirun a job with bad input does not stop the others; the exit code is that of the first failure.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
+            failures: list[Exception] = []
+
+            def job(cfg: DictConfig) -> None:
+                try:
+                    task(cfg)
+                except (InputError, DivergedError) as error:
+                    if HydraConfig.get().mode == RunMode.MULTIRUN:
+                        raise  # Hydra names the job's overrides and goes on with the next
+                    failures.append(error)
+
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+            except (InputError, DivergedError) as error:
+                failures.append(error)
+            except (HydraException, OmegaConfBaseException) as error:
+                GlobalHydra.instance().clear()
+                failures.append(InputError(explain(error, config_name, sys.argv[1:])))
+            if failures:
+                sys.stdout.flush()
+                print(f"error: {failures[0]}", file=sys.stderr)
+                sys.exit(1 if isinstance(failures[0], DivergedError) else 2)
+
+        return main
+
+    return decorate
+
+
+def explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str:
+    """Hydra's complaint about the command line as one line that names the knob, and what it could have been."""
+    text = str(error)
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_knob(unknown[1], config_name, arguments)
+    if unknown := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, choice = unknown[1], unknown[2]
+        return f"unknown {group} '{choice}' (choices: {', '.join(choices(group))})"
+    if unknown := re.search(r"Override (\S+)\s+looks like a config group", text):
+        return f"unknown key '{unknown[1]}'"
+    cause = f": {error.__cause__}" if error.__cause__ is not None else ""
+    return " ".join(f"{text}{cause}".split())
+
+
+def choices(group: str) -> list[str]:
+    """Names of the yaml files of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _unknown_knob(key: str, config_name: str, arguments: Sequence[str]) -> str:
+    """Compose what was chosen without its values, to say who lacks the knob and which ones it has."""
+    group, _, rest = key.partition(".")
+    parsed = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
+    selections = [o for o in parsed if (CONF / o.key_or_group.split("@")[0]).is_dir() and not o.is_delete()]
+    tried: dict[str, list[str]] = {}
+    for selection in _one_job_each(selections):
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra.compose(config_name, overrides=selection, return_hydra_config=True)
+        if OmegaConf.select(cfg, key, throw_on_missing=False) is None:
+            owner = cfg.hydra.runtime.choices.get(group)
+            node = OmegaConf.select(cfg, group)
+            knobs = _leaves(node) if OmegaConf.is_dict(node) and rest else [k for k in cfg if k != "hydra"]
+            tried.setdefault(f"{group} '{owner}'" if rest and owner else "the configuration", sorted(map(str, knobs)))
+    who, knobs = next(iter(tried.items()), ("the configuration", []))
+    prefix = f"{group}." if rest and who != "the configuration" else ""
+    return f"{who} has no knob '{key}' (its knobs: {', '.join(prefix + k for k in knobs)})"
+
+
+def _one_job_each(selections: list[Override]) -> list[list[str]]:
+    """The group choices of each job of a sweep: `method=ti,dti optim=adamw` -> [[method=ti, ...], [method=dti, ...]]."""
+    jobs: list[list[str]] = [[]]
+    for selection in selections:
+        values = list(selection.sweep_string_iterator()) if selection.is_sweep_override() else None
+        lines = [f"{selection.get_key_element()}={v}" for v in values] if values else [str(selection.input_line)]
+        jobs = [[*job, line] for job in jobs for line in lines]
+    return jobs
+
+
+def _leaves(node: DictConfig) -> list[str]:
+    """Dotted names of the values below a node, `_target_` left out."""
+    names = []
+    for key in node:
+        if key == "_target_":
+            continue
+        child = node._get_node(key)
+        names += [f"{key}.{leaf}" for leaf in _leaves(child)] if OmegaConf.is_dict(child) else [str(key)]
+    return names
+
+

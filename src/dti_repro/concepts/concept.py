@@ -1,0 +1,45 @@
+"""One subject or style to be taught, and sets of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dti_repro.errors import InputError
+from dti_repro.results.run import check_name
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What a method is given: the name, the word to be taught, the class word it starts from, and the photos."""
+
+    name: str  # also its folder's name
+    placeholder: str  # "<name>"
+    initializer: str  # the class word or words
+    images: tuple[Path, ...]
+    property: str = "object"  # object | style
+    split: str = "table"  # toybox: table | validation
+    description: str = ""  # the subject in the model's own words, for the bounds row ("" = none)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "concept")
+        if not self.initializer.strip():
+            raise InputError(f"concept '{self.name}' has no initializer: give its class word")
+        if self.property not in ("object", "style"):
+            raise InputError(f"concept '{self.name}': property '{self.property}' is neither object nor style")
+        if not self.placeholder or any(c.isspace() or c in "{}" for c in self.placeholder):
+            raise InputError(f"concept '{self.name}': placeholder '{self.placeholder}' must be one word such as <dog>")
+
+
+class ConceptSet(ABC):
+    """Where concepts come from; one yaml in conf/concepts per class."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """All that the name `all` stands for."""
+
+    @abstractmethod
+    def load(self, names: Sequence[str] | None = None) -> list[Concept]:
+        """The concepts of these names, or those that the configuration selects. InputError for an unknown one."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: folders, embeddings, scores, tables and figures."""

@@ -1,0 +1,72 @@
+"""Learned vectors as a file: safetensors, one key, the form that diffusers' load_textual_inversion takes.
+
+The key is the placeholder with its brackets, the value (vectors, dim) float32; the header says where it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dti_repro.errors import InputError
+from dti_repro.results.files import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "dti-repro-1"
+MAX_BYTES = 16 << 20  # 1,000 vectors of 4,096 numbers: anything larger is not an embedding
+
+
+def save_embedding(path: Path, placeholder: str, vectors: Tensor, header: Mapping[str, str]) -> None:
+    """Write (vectors, dim) under its placeholder.
+
+    `header` takes method, config_hash, base_model, concept, placeholder, initializer and, for a snapshot, step. Equal
+    content is equal bytes.
+    """
+    import torch
+    from safetensors.torch import save
+
+    content = vectors.detach().to("cpu", torch.float32).contiguous()
+    metadata = {"format": FORMAT, "placeholder": placeholder, **header}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(_sorted_header(save({placeholder: content}, metadata=metadata)))
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """The library writes the metadata in the arbitrary order of a hash map; sort it, and equal content is equal bytes."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors start at a multiple of eight
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def load_embedding(path: Path, dim: int | None = None) -> tuple[str, Tensor, dict[str, str]]:
+    """(placeholder, vectors (V, dim) float32 on the CPU, header). InputError that names the file for anything else:
+    a pickle, several keys, a wrong shape or width, numbers that are not finite."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"embedding {path} does not exist")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"embedding {path} is larger than {MAX_BYTES >> 20} MiB: this is no embedding of a few vectors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+            if len(keys) != 1:
+                raise InputError(f"embedding {path} has {len(keys)} keys ({', '.join(sorted(keys)[:4])}), one expected")
+            vectors, header = file.get_tensor(keys[0]), file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"embedding {path} is not a safetensors file (pickles are never loaded): {error}") from error
+    if vectors.ndim == 1:
+        vectors = vectors[None]
+    if vectors.ndim != 2 or 0 in vectors.shape or not vectors.is_floating_point():
+        raise InputError(f"embedding {path} has shape {tuple(vectors.shape)} {vectors.dtype}, (vectors, dim) expected")
+    if dim is not None and vectors.shape[1] != dim:
+        raise InputError(f"embedding {path} is {vectors.shape[1]} wide, the text encoder takes {dim}")
+    if not bool(torch.isfinite(vectors).all()):
+        raise InputError(f"embedding {path} holds numbers that are not finite")
+    return keys[0], vectors.to(torch.float32), header
