@@ -1,0 +1,152 @@
+"""What a frozen text-to-image model has to offer for a word to be learned on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+TokenVectors = dict[str, Tensor]
+"""Text encoder -> (batch, layers, vectors, dim); layers is 1 unless a method is per cross-attention layer."""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One text encoder: its width and statistics of its vocabulary. All-zero rows belong to no word and are skipped."""
+
+    dim: int
+    norms: Mapping[str, float]  # mean, min, max, median of the rows' norms
+    mean_row: Tensor  # (dim,)
+
+    @classmethod
+    def of(cls, table: Tensor) -> EncoderSpec:
+        """Statistics of an embedding table (vocabulary, dim), computed in float64."""
+        rows = table.detach().double()
+        norms = rows.norm(dim=-1)
+        rows, norms = rows[norms > 0], norms[norms > 0]
+        statistics = {
+            "mean": norms.mean().item(),
+            "min": norms.min().item(),
+            "max": norms.max().item(),
+            "median": norms.quantile(0.5).item() if len(norms) < 1 << 24 else norms.median().item(),
+        }
+        return cls(table.shape[1], statistics, rows.mean(dim=0).float())
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What methods may know about a backbone."""
+
+    name: str
+    encoders: Mapping[str, EncoderSpec]
+    cross_attention_layers: int
+    resolution: int  # pixels of a square training image
+    timesteps: int  # diffusion steps of training: t is in [0, timesteps)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the backbone knows of one concept's initializer, per text encoder; a method starts from it."""
+
+    concept: str
+    seed: int
+    rows: Mapping[str, Tensor]  # (vectors, dim) vocabulary rows of its tokens
+    states: Mapping[str, Tensor]  # (vectors, dim) the encoder's last hidden states at its tokens
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Prompts as ids, per text encoder (batch, length); `slots` says where which learned vector goes: at a slot s >= 0 of
+    prompt b the encoder reads vectors[b, layer, s] instead of the table, elsewhere slots are -1."""
+
+    ids: Mapping[str, Tensor] = field(default_factory=dict)
+    slots: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, index: Sequence[int] | Tensor) -> Tokens:
+        return Tokens({k: v[index] for k, v in self.ids.items()}, {k: v[index] for k, v in self.slots.items()})
+
+    def to(self, device: torch.device) -> Tokens:
+        return Tokens(
+            {k: v.to(device) for k, v in self.ids.items()}, {k: v.to(device) for k, v in self.slots.items()}
+        )
+
+    @staticmethod
+    def concat(parts: Sequence[Tokens]) -> Tokens:
+        return Tokens(
+            {k: torch.cat([p.ids[k] for p in parts]) for k in parts[0].ids},
+            {k: torch.cat([p.slots[k] for p in parts]) for k in parts[0].slots},
+        )
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts as the denoiser takes them."""
+
+    hidden: Tensor  # (batch, length, dim)
+
+
+@dataclass(frozen=True)
+class LatentDistribution:
+    """The VAE's posterior of each image, in the denoiser's scale: images are encoded once, sampling stays per step."""
+
+    mean: Tensor  # (images, channels, height, width)
+    std: Tensor
+
+    def sample(self, index: Tensor, noise: Tensor) -> Tensor:
+        """mean + std * noise of the images named by index (batch,)."""
+        return self.mean[index] + self.std[index] * noise
+
+
+class Backbone(nn.Module, ABC):
+    """Frozen: nothing in it requires or receives a gradient; gradients pass through to the learned vectors."""
+
+    spec: BackboneSpec
+
+    @abstractmethod
+    def start(self, concept: str, initializer: str, seed: int) -> Start:
+        """Rows and contextual states of the initializer's tokens. InputError for a word it does not know."""
+
+    @abstractmethod
+    def tokenize(self, prompts: Sequence[str], placeholders: Mapping[str, int]) -> Tokens:
+        """Prompts that contain placeholders ("a photo of a <dog>") -> Tokens on the CPU.
+
+        `placeholders` says how many vectors each one has. Slots number the vectors of all placeholders in the
+        mapping's order: with {"<dog>": 2, "<mug>": 1} the mug reads slot 2. InputError if a prompt is so long that a
+        placeholder is cut off.
+        """
+
+    @abstractmethod
+    def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
+        """Tokens with the learned vectors (batch, layers, vectors, dim) in their slots. vectors=None: no slots."""
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> LatentDistribution:
+        """pixels (images, 3, height, width) in [-1, 1]."""
+
+    @abstractmethod
+    def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Mean squared error of what the model predicts (eps, v or flow), float32, one value per sample: (batch,)."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prompts: Sequence[str],
+        vectors: Mapping[str, Mapping[str, Tensor]],
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        guidance: float,
+        negative_prompt: str = "",
+        sampler: str = "default",
+        height: int | None = None,
+        width: int | None = None,
+    ) -> list[Image.Image]:
+        """One image per prompt and seed, independent of what else is in the batch.
+
+        prompts hold placeholders; vectors maps each placeholder to {text encoder: (vectors, dim)}. sampler is `default`
+        (the checkpoint's own) or the name of a diffusers scheduler class.
+        """

@@ -1,0 +1,1 @@
+"""Optimizers over rows of unit vectors."""

@@ -1,0 +1,1 @@
+"""Negative log priors on the learned vectors, added to the loss."""
