@@ -1,4 +1,5 @@
-"""The table's intervals and p-values are the textbook's: closed forms, scipy's own tests, coverage by simulation."""
+"""The table's intervals and p-values are the textbook's: closed forms, scipy's own tests, coverage by
+simulation."""
 
 import itertools
 
@@ -6,7 +7,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dti_repro.results.statistics import Interval, bca_interval, holm, paired, sign_flip_p, t_interval, verdict
+from dti_repro.results.statistics import (
+    Interval,
+    bca_interval,
+    holm,
+    paired,
+    sign_flip_p,
+    t_interval,
+    verdict,
+)
 
 
 def test_t_interval_is_scipys() -> None:
@@ -43,7 +52,10 @@ def test_sign_flip_p_counts_every_pattern(n: int) -> None:
 def test_sign_flip_p_is_scipys_permutation_test_and_floors_at_two_patterns() -> None:
     x = np.random.default_rng(7).normal(0.4, 1, 10)
     oracle = stats.permutation_test(
-        (x, np.zeros(10)), lambda a, b, axis: (a - b).mean(axis=axis), permutation_type="samples", vectorized=True
+        (x, np.zeros(10)),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
     )
     assert sign_flip_p(x) == pytest.approx(oracle.pvalue)
     assert sign_flip_p(np.ones(12)) == 2 / 2**12  # twelve subjects that all agree

@@ -12,7 +12,8 @@ from dti_repro.metrics.metric import ImageMetric, Sample
 
 
 def read_heads(logits: Tensor, heads: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """The most likely label of each head: (images, sum of labels) logits, sliced in the order of ``heads``."""
+    """The most likely label of each head: (images, sum of labels) logits, sliced in the order of
+    ``heads``."""
     pieces = logits.split([len(labels) for labels in heads.values()], dim=1)
     picks = {name: piece.argmax(dim=1).tolist() for name, piece in zip(heads, pieces, strict=True)}
     return [{name: heads[name][picks[name][i]] for name in heads} for i in range(len(logits))]
@@ -27,7 +28,8 @@ def expected_share(read: Mapping[str, str], expect: Mapping[str, str] | None, ke
 class AttributeAccuracy(ImageMetric):
     """Accuracy over the attributes in ``keys`` (e.g. colours bound to an object, or the relation alone).
 
-    The checkpoint is a timm classifier whose logits are all heads in a row; ``heads.json`` beside it names the labels.
+    The checkpoint is a timm classifier whose logits are all heads in a row; ``heads.json`` beside it names
+    the labels.
     """
 
     needs_texts = True

@@ -1,4 +1,5 @@
-"""Names of evaluator weights: hub names, local folders, and the toybox's own shipped ones. Imports no torch."""
+"""Names of evaluator weights: hub names, local folders, and the toybox's own shipped ones. Imports no
+torch."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ _SHIPPED = Path(__file__).parents[1] / "toybox" / "weights"
 
 
 def resolve(checkpoint: str) -> str:
-    """The name that timm and open_clip understand: ``toybox:reader`` becomes ``local-dir:<shipped folder>/reader``.
+    """The name that timm and open_clip understand: ``toybox:reader`` becomes ``local-dir:<shipped
+    folder>/reader``.
 
     Any other name is returned unchanged. Raises InputError where a named folder does not exist.
     """
@@ -33,7 +35,8 @@ def folder(checkpoint: str) -> Path | None:
 
 @lru_cache
 def fingerprint(checkpoint: str) -> str:
-    """What identifies the weights in a score file: the bytes of a local folder, the name of a hub checkpoint."""
+    """What identifies the weights in a score file: the bytes of a local folder, the name of a hub
+    checkpoint."""
     path = folder(checkpoint)
     if path is None:
         return checkpoint
@@ -48,8 +51,9 @@ def fingerprint(checkpoint: str) -> str:
 def one_clear_line(checkpoint: str) -> Iterator[None]:
     """Turn the libraries' several ways of saying that weights are missing into one InputError.
 
-    timm, open_clip and transformers raise OSError, RuntimeError, ValueError or huggingface_hub errors (an OSError) for
-    weights that are neither cached nor reachable, and ImportError for a tokenizer whose backend is not installed.
+    timm, open_clip and transformers raise OSError, RuntimeError, ValueError or huggingface_hub errors (an
+    OSError) for weights that are neither cached nor reachable, and ImportError for a tokenizer whose backend
+    is not installed.
     """
     try:
         yield

@@ -1,7 +1,7 @@
 """Frozen evaluators behind two calls: ``images(list) -> features`` and ``texts(list) -> features``.
 
-Each is a function of a checkpoint's name and a preprocessing, so that the real checkpoints and the toybox's evaluators
-differ by a yaml only. Loaders are cached: metrics that name the same weights share one model.
+Each is a function of a checkpoint's name and a preprocessing, so that the real checkpoints and the toybox's
+evaluators differ by a yaml only. Loaders are cached: metrics that name the same weights share one model.
 """
 
 import json
@@ -43,7 +43,8 @@ class ImageEncoder(nn.Module, ABC):
     def images(self, images: Images) -> Tensor:
         """(images, features), float32, on the CPU.
 
-        The result for the last list is kept, as several metrics in turn read the same list object with one encoder.
+        The result for the last list is kept, as several metrics in turn read the same list object with one
+        encoder.
         """
         if self._last is None or self._last[0] is not images:
             chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
@@ -69,7 +70,9 @@ class ClsEncoder(ImageEncoder):
 class ClipEncoder(ImageEncoder):
     """An open_clip model's two projections, not normalised."""
 
-    def __init__(self, network: nn.Module, preprocess: Callable[[Image.Image], Tensor], tokenizer: Any) -> None:
+    def __init__(
+        self, network: nn.Module, preprocess: Callable[[Image.Image], Tensor], tokenizer: Any
+    ) -> None:
         super().__init__(network, preprocess)
         self.tokenizer = tokenizer
 
@@ -116,8 +119,11 @@ def dinov2_encoder(checkpoint: str, preprocess: Mapping) -> ClsEncoder:
     return _dinov2(checkpoint, _preprocess(preprocess))
 
 
-def clip_encoder(checkpoint: str, preprocess: Mapping | None = None, pretrained: str | None = None) -> ClipEncoder:
-    """open_clip architecture and tag (``ViT-B-32-quickgelu``, ``openai``), or one folder as in timm_encoder."""
+def clip_encoder(
+    checkpoint: str, preprocess: Mapping | None = None, pretrained: str | None = None
+) -> ClipEncoder:
+    """open_clip architecture and tag (``ViT-B-32-quickgelu``, ``openai``), or one folder as in
+    timm_encoder."""
     return _clip(checkpoint, _preprocess(preprocess), pretrained)
 
 
@@ -127,7 +133,8 @@ def siglip_encoder(checkpoint: str, preprocess: Mapping, padding: int = 64) -> S
 
 
 def reader_heads(checkpoint: str) -> dict[str, list[str]]:
-    """``heads.json`` beside a reader's weights: label names by attribute, in the order of the concatenated logits."""
+    """``heads.json`` beside a reader's weights: label names by attribute, in the order of the concatenated
+    logits."""
     path = checkpoints.folder(checkpoint)
     if path is None or not (path / "heads.json").is_file():
         raise InputError(f"attribute reader '{checkpoint}': there is no heads.json beside its weights")
@@ -145,7 +152,9 @@ def _timm(checkpoint: str, preprocess: Preprocess | None) -> TimmEncoder:
     with checkpoints.one_clear_line(checkpoint):
         network = timm.create_model(checkpoints.resolve(checkpoint), pretrained=True)
     if preprocess is None:
-        preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+        preprocess = timm.data.create_transform(
+            **timm.data.resolve_model_data_config(network), is_training=False
+        )
     return TimmEncoder(network, preprocess)
 
 

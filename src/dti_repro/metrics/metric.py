@@ -12,7 +12,8 @@ from torchmetrics import Metric
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known about a generated image: whose it is, its prompt with the class word, what it should show."""
+    """What is known about a generated image: whose it is, its prompt with the class word, what it should
+    show."""
 
     concept: str
     text: str
@@ -20,7 +21,8 @@ class Sample:
 
 
 class ImageMetric(Metric, ABC):
-    """One value per image, in the order of the updates; NaN where an image has nothing that this metric reads.
+    """One value per image, in the order of the updates; NaN where an image has nothing that this metric
+    reads.
 
     A subclass defines ``score``. ``compute`` gives (images,), float64.
     """

@@ -15,7 +15,7 @@ class Preprocess:
     """Resize, centre crop, normalise; a callable ``image -> (3, height, width)``.
 
     Attributes:
-        resize: the shorter side in pixels after resizing, or (height, width) to resize without keeping proportions.
+        resize: the shorter side in pixels afterwards, or (height, width) to give up proportions.
         crop: side of the centre crop in pixels; None keeps everything.
         mean, std: per channel, in units of the [0, 1] pixel range.
         interpolation: a name of torchvision's InterpolationMode, with antialiasing, on PIL images.
@@ -29,7 +29,9 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.interpolation not in {mode.value for mode in v2.InterpolationMode}:
-            raise InputError(f"metric preprocess.interpolation: '{self.interpolation}' is unknown; use bicubic")
+            raise InputError(
+                f"metric preprocess.interpolation: '{self.interpolation}' is unknown; use bicubic"
+            )
         for field in ("mean", "std", "resize"):
             value = getattr(self, field)
             object.__setattr__(self, field, value if isinstance(value, int) else tuple(value))
@@ -50,7 +52,8 @@ def stack(images: Sequence[Image.Image], preprocess: "Preprocess") -> torch.Tens
 
 
 def mask_background(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The image with everything outside the mask black (Kim et al. 2025 do this to references, not to generations).
+    """The image with everything outside the mask black (Kim et al. 2025 do this to references, not to
+    generations).
 
     The mask is any image of the same size; what is brighter than half counts as subject.
     """

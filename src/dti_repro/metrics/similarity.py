@@ -1,4 +1,5 @@
-"""Cosine of images to references (CLIP-I, DINO, DINOv2) and to prompts (CLIP-T), and SigLIP's sigmoid score."""
+"""Cosine of images to references (CLIP-I, DINO, DINOv2) and to prompts (CLIP-T), and SigLIP's sigmoid
+score."""
 
 from collections.abc import Sequence
 

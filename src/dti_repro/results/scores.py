@@ -12,7 +12,8 @@ from dti_repro.results.files import atomic_write
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """The value that one metric gives one image. ``text`` is the prompt with the class word, ``template`` with {}."""
+    """The value that one metric gives one image. ``text`` is the prompt with the class word, ``template``
+    with {}."""
 
     file: str
     template: str
@@ -39,11 +40,15 @@ def read_scores(path: Path) -> list[ScoreRow]:
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != COLUMNS:
-            raise InputError(f"{path}: not a score file (columns {', '.join(COLUMNS)}); delete it to score again")
+            raise InputError(
+                f"{path}: not a score file (columns {', '.join(COLUMNS)}); delete it to score again"
+            )
         try:
             return [ScoreRow(**{**r, "seed": int(r["seed"]), "value": float(r["value"])}) for r in reader]
         except (TypeError, ValueError) as error:
-            raise InputError(f"{path}: line {reader.line_num} is damaged; delete the file to score again") from error
+            raise InputError(
+                f"{path}: line {reader.line_num} is damaged; delete the file to score again"
+            ) from error
 
 
 def subject_means(rows: Iterable[ScoreRow]) -> dict[str, dict[str, float]]:

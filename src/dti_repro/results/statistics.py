@@ -1,4 +1,5 @@
-"""Means over subjects, paired differences with intervals, exact sign-flip tests, Holm's correction. numpy and scipy only.
+"""Means over subjects, paired differences with intervals, exact sign-flip tests, Holm's correction. numpy
+and scipy only.
 
 The subject is the unit: images of one subject are averaged before anything here sees them (results.scores).
 """
@@ -29,7 +30,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """Difference a - b over subjects: Student's t interval, BCa interval, exact two-sided sign-flip p-value."""
+    """Difference a - b over subjects: Student's t interval, BCa interval, exact two-sided sign-flip
+    p-value."""
 
     t: Interval
     bca: Interval
@@ -56,7 +58,12 @@ def bca_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 
     if np.ptp(x) == 0:
         return Interval(float(x[0]), float(x[0]), float(x[0]), len(x))
     result = stats.bootstrap(
-        (x,), np.mean, method="BCa", n_resamples=_RESAMPLES, confidence_level=confidence, rng=np.random.default_rng(seed)
+        (x,),
+        np.mean,
+        method="BCa",
+        n_resamples=_RESAMPLES,
+        confidence_level=confidence,
+        rng=np.random.default_rng(seed),
     )
     low, high = result.confidence_interval
     return Interval(float(x.mean()), float(low), float(high), len(x))
@@ -65,7 +72,8 @@ def bca_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     """Two-sided p-value of the mean difference being 0 under random signs of each subject's difference.
 
-    All 2^n patterns are enumerated up to 20 subjects; above, 99,999 are drawn and the observed one is counted too.
+    All 2^n patterns are enumerated up to 20 subjects; above, 99,999 are drawn and the observed one is
+    counted too.
     """
     x = _finite(differences)
     n = len(x)

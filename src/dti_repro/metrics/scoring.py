@@ -1,0 +1,260 @@
+"""Score files on disk: which images belong to one, which of its metrics are missing, and computing those.
+
+Imports no torch until a value is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.photos import load_photo
+from dti_repro.errors import InputError
+from dti_repro.metrics.catalogue import load_metric, metric_identity
+from dti_repro.results.files import sha256, write_json
+from dti_repro.results.manifest import Manifest
+from dti_repro.results.scores import ScoreRow, read_scores, write_scores
+
+if TYPE_CHECKING:
+    from dti_repro.metrics.metric import ImageMetric
+
+_BATCH = 64  # images held in memory at once
+_PACKAGES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "torchmetrics")
+Configs = Mapping[str, Mapping[str, Any]]  # metric name -> its yaml
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to score, what it should show, and the photos that it is compared with."""
+
+    path: Path
+    template: str
+    text: str
+    seed: int
+    concept: str
+    expect: tuple[tuple[str, str], ...]
+    references: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """The score rows of ``items`` lie in ``csv``; what they were computed with lies beside it, as json."""
+
+    csv: Path
+    items: tuple[Item, ...]
+
+    @property
+    def provenance(self) -> Path:
+        return self.csv.with_suffix(".json")
+
+    def inputs(self, masks: Path | None) -> str:
+        """Digest of everything a metric is given: images, texts, expectations, references, masks."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            photos = [(p.name, _file_digest(p), _mask_digest(item, p, masks)) for p in item.references]
+            row = [_file_digest(item.path), item.text, item.expect, item.concept, photos]
+            digest.update(json.dumps(row).encode())
+        return digest.hexdigest()[:16]
+
+    def missing(self, configs: Configs, masks: Path | None = None) -> list[str]:
+        """Names of the metrics whose values are not there, or belong to other images, texts or weights."""
+        done = self._done()
+        inputs = self.inputs(masks)
+        wanted = {
+            name: {"identity": metric_identity(config), "inputs": inputs} for name, config in configs.items()
+        }
+        return [name for name, key in wanted.items() if not key.items() <= done.get(name, {}).items()]
+
+    def _done(self) -> dict[str, dict[str, Any]]:
+        if not (self.csv.is_file() and self.provenance.is_file()):
+            return {}
+        return json.loads(self.provenance.read_text())["metrics"]
+
+
+def generated(manifest: Path, concepts: Mapping[str, Concept]) -> ScoreFile:
+    """The scores of one generation: ``<concept>/images/<id>/manifest.json`` to ``<concept>/scores/<id>.csv``.
+
+    An image of several concepts is compared with the references of each, and has a row for each. InputError
+    for a concept that ``concepts`` does not have.
+    """
+    folder = manifest.parent
+    items = []
+    for image in Manifest.read(manifest).images:
+        for name in image.concepts:
+            if name not in concepts:
+                raise InputError(
+                    f"{manifest}: concept '{name}' is not in this concept set; choose another concepts="
+                )
+            items.append(
+                Item(
+                    path=folder / image.file,
+                    template=image.template,
+                    text=image.text,
+                    seed=image.seed,
+                    concept=name,
+                    expect=tuple(sorted((image.expect or {}).items())),
+                    references=concepts[name].images,
+                )
+            )
+    return ScoreFile(folder.parents[1] / "scores" / f"{folder.name}.csv", tuple(items))
+
+
+def mismatched(scores: ScoreFile) -> ScoreFile:
+    """The same images, each with the text of the next template: what a picture that ignores its prompt
+    scores."""
+    templates = list(dict.fromkeys(item.template for item in scores.items))
+    of_template = {item.template: item for item in scores.items}
+    following = dict(zip(templates, [*templates[1:], templates[0]], strict=True))
+    items = []
+    for item in scores.items:
+        other = of_template[following[item.template]]
+        items.append(replace(item, text=other.text, template=other.template, expect=other.expect))
+    return ScoreFile(scores.csv.with_name(f"{scores.csv.stem}.mismatched.csv"), tuple(items))
+
+
+def real_references(concept: Concept, csv: Path) -> ScoreFile:
+    """Each reference against the others: what an image score gives the subject itself. No text is scored."""
+    items = [
+        Item(
+            path=photo,
+            template="",
+            text="",
+            seed=0,
+            concept=concept.name,
+            expect=(),
+            references=tuple(other for other in concept.images if other != photo),
+        )
+        for photo in concept.images
+    ]
+    return ScoreFile(csv, tuple(items))
+
+
+def score(
+    files: Sequence[ScoreFile],
+    configs: Configs,
+    masks: Path | None = None,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> int:
+    """Compute what is missing; returns how many (file, metric) pairs that was, 0 without importing torch.
+
+    ``masks`` is a folder of ``<concept>/<stem of the photo>.png`` that leave only the subject of the
+    references; with it, every reference needs one.
+    """
+    todo = {file: names for file in files if (names := file.missing(configs, masks))}
+    needed = sorted({name for names in todo.values() for name in names})
+    metrics = {name: load_metric(configs[name]).to(device) for name in needed}
+    known: set[tuple[str, tuple[Path, ...]]] = set()
+    for number, (file, names) in enumerate(todo.items(), 1):
+        say(f"score {number}/{len(todo)}: {file.csv} ({', '.join(names)})")
+        _score_file(file, {name: metrics[name] for name in names}, configs, masks, known)
+    return sum(map(len, todo.values()))
+
+
+def _score_file(
+    file: ScoreFile,
+    metrics: Mapping[str, ImageMetric],
+    configs: Configs,
+    masks: Path | None,
+    known: set[tuple[str, tuple[Path, ...]]],
+) -> None:
+    start = time.time()
+    for references in dict.fromkeys(item.references for item in file.items):
+        new = [name for name in metrics if (name, references) not in known]
+        if new:  # a concept's references are encoded once, however many runs are scored
+            photos = _references(file, references, masks)
+            for name in new:
+                metrics[name].set_references(_key(references), photos)
+                known.add((name, references))
+    values = _values(file.items, metrics)
+    inputs, done = file.inputs(masks), file._done()
+    kept = {n: p for n, p in done.items() if n not in metrics and p["inputs"] == inputs}
+    rows = [row for row in (read_scores(file.csv) if kept else []) if row.metric in kept]
+    for name in metrics:
+        rows += [
+            ScoreRow(i.path.name, i.template, i.text, i.seed, i.concept, name, value)
+            for i, value in zip(file.items, values[name], strict=True)
+            if not math.isnan(value)
+        ]
+    write_scores(file.csv, sorted(rows, key=lambda row: row.metric))
+    new_entry = {"inputs": inputs, "masks": str(masks) if masks else None, **_provenance(time.time() - start)}
+    added = {n: {**new_entry, "identity": metric_identity(configs[n]), "config": configs[n]} for n in metrics}
+    write_json(file.provenance, {"metrics": {**kept, **added}})
+
+
+def _values(items: Sequence[Item], metrics: Mapping[str, ImageMetric]) -> dict[str, list[float]]:
+    from dti_repro.metrics.metric import Sample
+
+    for begin in range(0, len(items), _BATCH):
+        batch = items[begin : begin + _BATCH]
+        images = [load_photo(item.path) for item in batch]
+        samples = [Sample(_key(item.references), item.text, dict(item.expect)) for item in batch]
+        for metric in metrics.values():
+            metric.update(images, samples)
+    values = {name: metric.compute().tolist() for name, metric in metrics.items()}
+    for metric in metrics.values():
+        metric.reset()
+    return values
+
+
+def _references(file: ScoreFile, references: Sequence[Path], masks: Path | None) -> list:
+    from dti_repro.metrics.preprocess import mask_background
+
+    photos = [load_photo(path) for path in references]
+    if masks is None:
+        return photos
+    concept = next(item.concept for item in file.items if item.references == references)
+    return [
+        mask_background(photo, load_photo(_mask(masks, concept, path)))
+        for photo, path in zip(photos, references, strict=True)
+    ]
+
+
+def _mask(masks: Path, concept: str, photo: Path) -> Path:
+    return masks / concept / f"{photo.stem}.png"
+
+
+def _mask_digest(item: Item, photo: Path, masks: Path | None) -> str | None:
+    if masks is None:
+        return None
+    mask = _mask(masks, item.concept, photo)
+    if not mask.is_file():
+        raise InputError(f"masks={masks}: there is no {mask}; every reference needs one")
+    return _file_digest(mask)
+
+
+def _key(references: Sequence[Path]) -> str:
+    return "\n".join(map(str, references))
+
+
+def _file_digest(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: generate or fetch it again")
+    stat = path.stat()
+    return _digest(path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _digest(path: Path, modified_ns: int, size: int) -> str:
+    return sha256(path)
+
+
+def _provenance(seconds: float) -> dict[str, Any]:
+    return {
+        "seconds": round(seconds, 3),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        "versions": {name: version(name) for name in ("dti-repro", *_PACKAGES)},
+    }

@@ -1,0 +1,154 @@
+"""Result tables as markdown and CSV, from score rows. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dti_repro.results.files import atomic_write
+from dti_repro.results.statistics import Paired, holm, paired, t_interval, verdict
+
+SubjectMeans = Mapping[str, Mapping[str, float]]  # metric -> subject -> mean over its images
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: its scores by metric and subject, and other facts to print as they are."""
+
+    name: str
+    label: str
+    scores: SubjectMeans
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An ordering: ``better`` scores higher than ``worse`` on ``metric``."""
+
+    better: str
+    worse: str
+    metric: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Row ``a`` minus row ``b`` on one metric, over the subjects that both have."""
+
+    a: str
+    b: str
+    metric: str
+    difference: Paired
+
+
+def means_table(rows: Sequence[Row], metrics: Mapping[str, str], facts: Sequence[str]) -> list[list[str]]:
+    """Header and one line per row: mean +- half of the 95% t interval over subjects. ``metrics``: name ->
+    column title."""
+    lines = [["row", *metrics.values(), *facts]]
+    for row in rows:
+        cells = [_mean_cell(row.scores.get(metric, {})) for metric in metrics]
+        lines.append([row.label, *cells, *(row.facts.get(fact, "") for fact in facts)])
+    return lines
+
+
+def compare(rows: Sequence[Row], baseline: str, metrics: Sequence[str]) -> list[Comparison]:
+    """Every other row minus ``baseline``, metric by metric, where both have the same two or more subjects."""
+    by_name = {row.name: row for row in rows}
+    pairs = [(row.name, metric) for row in rows if row.name != baseline for metric in metrics]
+    found = [(name, metric, difference(by_name, name, baseline, metric)) for name, metric in pairs]
+    return [Comparison(name, baseline, metric, d) for name, metric, d in found if d is not None]
+
+
+def difference(rows: Mapping[str, Row], a: str, b: str, metric: str) -> Paired | None:
+    """a - b paired by subject; None where a row, the metric, or a second subject is missing.
+
+    Raises ValueError if the two rows were scored on different subjects, as a difference of means would then
+    mix them.
+    """
+    if a not in rows or b not in rows:
+        return None
+    left, right = rows[a].scores.get(metric, {}), rows[b].scores.get(metric, {})
+    if not left or not right:
+        return None
+    if left.keys() != right.keys():
+        raise ValueError(
+            f"{a} and {b} have different subjects for {metric}: {sorted(left.keys() ^ right.keys())}"
+        )
+    subjects = sorted(left)
+    return paired([left[s] for s in subjects], [right[s] for s in subjects]) if len(subjects) > 1 else None
+
+
+def comparison_table(
+    comparisons: Sequence[Comparison], labels: Mapping[str, str], titles: Mapping[str, str]
+) -> list[list[str]]:
+    """Differences with both intervals, exact p-value and Holm's correction over the whole table."""
+    adjusted = holm([c.difference.p for c in comparisons])
+    lines = [["row", "minus", "metric", "difference", "95% t", "95% BCa", "p (sign flip)", "p (Holm)"]]
+    for c, p in zip(comparisons, adjusted, strict=True):
+        t, bca = c.difference.t, c.difference.bca
+        intervals = [f"[{i.low:+.3f}, {i.high:+.3f}]" for i in (t, bca)]
+        lines.append(
+            [
+                labels[c.a],
+                labels[c.b],
+                titles[c.metric],
+                f"{t.mean:+.3f}",
+                *intervals,
+                f"{c.difference.p:.4f}",
+                f"{p:.4f}",
+            ]
+        )
+    return lines
+
+
+def claims_table(
+    claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mapping[str, str]
+) -> list[list[str]]:
+    """Each ordering with its paired difference and whether it holds (see statistics.verdict), by the t
+    interval."""
+    differences = [difference(rows, c.better, c.worse, c.metric) for c in claims]
+    adjusted = iter(holm([d.p for d in differences if d is not None]))
+    lines = [["the paper says", "measured by", "difference", "95% t", "p (sign flip)", "p (Holm)", "verdict"]]
+    for claim, d in zip(claims, differences, strict=True):
+        start = [claim.text, titles[claim.metric]]
+        if d is None:
+            lines.append([*start, "", "", "", "", "not measured"])
+        else:
+            interval = f"[{d.t.low:+.3f}, {d.t.high:+.3f}]"
+            lines.append(
+                [*start, f"{d.t.mean:+.3f}", interval, f"{d.p:.4f}", f"{next(adjusted):.4f}", verdict(d.t)]
+            )
+    return lines
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A GitHub table; the first line is its header. Cells keep their text (a bar is escaped)."""
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * max(3, width) for width in widths]
+    padded = [[cell.ljust(len(r)) for cell, r in zip(line, rule, strict=True)] for line in cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]]) + "\n"
+
+
+def write_csv(path: Path, lines: Sequence[Sequence[object]]) -> None:
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def long_rows(rows: Sequence[Row]) -> list[list[object]]:
+    """Header and one line per row, metric: the numbers behind the table, unrounded."""
+    lines: list[list[object]] = [["row", "metric", "subjects", "mean", "t_low", "t_high"]]
+    for row in rows:
+        for metric, by_subject in sorted(row.scores.items()):
+            interval = t_interval(list(by_subject.values()))
+            lines.append([row.name, metric, interval.n, interval.mean, interval.low, interval.high])
+    return lines
+
+
+def _mean_cell(by_subject: Mapping[str, float]) -> str:
+    if not by_subject:
+        return ""
+    interval = t_interval(list(by_subject.values()))
+    return f"{interval.mean:.3f}" + (f" ± {interval.half_width:.3f}" if interval.n > 1 else "")

@@ -1,0 +1,220 @@
+"""Evaluate computes what is missing, once, from what lies in the folders; bad input is answered before
+weights load."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from dti_repro.concepts.concept import Concept
+from dti_repro.errors import InputError
+from dti_repro.evaluate import chosen_metrics, manifests
+from dti_repro.metrics import scoring
+from dti_repro.metrics.scoring import generated, mismatched, real_references, score
+from dti_repro.results.scores import read_scores
+
+HEADS = {"class": ["dog", "cat"], "background": ["beach", "sky"], "relation": ["left", "right"]}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one concept and four images, the concept's references, and two tiny metrics."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+
+    def picture(path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+        return path
+
+    for i in range(3):
+        picture(root / "photos" / f"{i}.png")
+    folder = root / "run" / "seed=42" / "rex" / "images" / "0123456789"
+    prompts = [("a {} on a beach", {"class": "dog", "background": "beach"}), ("a {} in the sky", None)]
+    images = [
+        {
+            "file": picture(folder / f"p{p:03d}_s{seed}.png").name,
+            "prompt": template.replace("{}", "<rex>"),
+            "template": template,
+            "text": template.replace("{}", "dog"),
+            "seed": seed,
+            "concepts": ["rex"],
+            "expect": expect,
+        }
+        for p, (template, expect) in enumerate(prompts)
+        for seed in (0, 1)
+    ]
+    (folder / "manifest.json").write_text(
+        json.dumps({"generation": {}, "embedding_sha256": {}, "images": images})
+    )
+    arguments = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    torch.manual_seed(0)
+    reader = timm.create_model("vit_tiny_patch16_224", num_classes=6, **arguments)
+    timm.models.save_for_hf(reader, root / "reader", model_args=arguments, safe_serialization=True)
+    (root / "reader" / "heads.json").write_text(json.dumps(HEADS))
+    weights = f"local-dir:{root / 'reader'}"
+    similarity = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity"}
+    encoder = {"_target_": "dti_repro.metrics.encoders.timm_encoder", "checkpoint": weights}
+    (root / "image.yaml").write_text(yaml.safe_dump({**similarity, "encoder": encoder}))
+    reading = {"_target_": "dti_repro.metrics.attributes.AttributeAccuracy", "checkpoint": weights}
+    (root / "reading.yaml").write_text(yaml.safe_dump({**reading, "keys": ["class", "background"]}))
+    return root
+
+
+@pytest.fixture
+def concept(world: Path) -> Concept:
+    return Concept("rex", "<rex>", "dog", tuple(sorted((world / "photos").glob("*.png"))))
+
+
+def configs(world: Path, *names: str) -> dict:
+    return chosen_metrics([str(world / f"{name}.yaml") for name in names], {})
+
+
+def scores_of(world: Path, concept: Concept, csv: Path, *names: str) -> tuple[int, scoring.ScoreFile]:
+    (manifest,) = manifests(world / "run")
+    file = scoring.ScoreFile(csv, generated(manifest, {"rex": concept}).items)
+    return score([file], configs(world, *names), say=lambda line: None), file
+
+
+def test_a_row_for_each_image_and_metric_and_none_where_nothing_is_expected(
+    world: Path, concept: Concept, tmp_path: Path
+) -> None:
+    computed, file = scores_of(world, concept, tmp_path / "a.csv", "image", "reading")
+    assert computed == 2
+    rows = read_scores(file.csv)
+    assert [r.file for r in rows if r.metric == "image"] == [
+        "p000_s0.png",
+        "p000_s1.png",
+        "p001_s0.png",
+        "p001_s1.png",
+    ]
+    assert [r.file for r in rows if r.metric == "reading"] == ["p000_s0.png", "p000_s1.png"]
+    assert {r.text for r in rows} == {"a dog on a beach", "a dog in the sky"}
+    assert (
+        json.loads(file.provenance.read_text())["metrics"]["image"]["versions"]["torch"] == version("torch")
+    )
+
+
+def test_only_what_is_missing_is_computed(world: Path, concept: Concept, tmp_path: Path) -> None:
+    csv = tmp_path / "a.csv"
+    assert scores_of(world, concept, csv, "image")[0] == 1
+    image_rows = read_scores(csv)
+    assert scores_of(world, concept, csv, "image", "reading")[0] == 1
+    assert [row for row in read_scores(csv) if row.metric == "image"] == image_rows
+    before = csv.read_bytes()
+    assert scores_of(world, concept, csv, "image", "reading")[0] == 0
+    assert csv.read_bytes() == before
+
+
+def test_changed_references_make_scores_old(world: Path, concept: Concept, tmp_path: Path) -> None:
+    csv = tmp_path / "a.csv"
+    scores_of(world, concept, csv, "image", "reading")
+    fewer = Concept("rex", "<rex>", "dog", concept.images[:2])
+    assert scores_of(world, fewer, csv, "image")[0] == 1
+    assert {row.metric for row in read_scores(csv)} == {"image"}  # the other metric's rows were another set's
+
+
+def test_references_are_encoded_once_for_all_runs(
+    world: Path, concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dti_repro.metrics.similarity import ReferenceSimilarity
+
+    calls = []
+    original = ReferenceSimilarity.set_references
+    monkeypatch.setattr(
+        ReferenceSimilarity, "set_references", lambda *a: (calls.append(a[1]), original(*a))[1]
+    )
+    (manifest,) = manifests(world / "run")
+    items = generated(manifest, {"rex": concept}).items
+    files = [scoring.ScoreFile(tmp_path / f"{i}.csv", items) for i in range(3)]
+    score(files, configs(world, "image"), say=lambda line: None)
+    assert len(calls) == 1
+
+
+def test_real_references_are_scored_against_the_others_only(
+    world: Path, concept: Concept, tmp_path: Path
+) -> None:
+    file = real_references(concept, tmp_path / "real.csv")
+    score([file], configs(world, "image"), say=lambda line: None)
+    values = {row.file: row.value for row in read_scores(file.csv)}
+    model = timm.create_model(f"local-dir:{world / 'reader'}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with torch.inference_mode():
+        features = model(torch.stack([transform(Image.open(p)) for p in concept.images]))
+    cosine = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=-1)
+    expected = (cosine.sum(dim=1) - 1) / 2  # without the photo itself
+    assert list(values.values()) == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_mismatched_scores_give_each_image_another_prompt(world: Path, concept: Concept) -> None:
+    (manifest,) = manifests(world / "run")
+    file = generated(manifest, {"rex": concept})
+    shifted = mismatched(file)
+    assert shifted.csv != file.csv
+    assert [i.path for i in shifted.items] == [i.path for i in file.items]
+    assert [i.text for i in shifted.items] == ["a dog in the sky"] * 2 + ["a dog on a beach"] * 2
+    assert dict(shifted.items[2].expect) == {"class": "dog", "background": "beach"}
+
+
+def test_masks_black_out_references_and_a_missing_one_is_named(
+    world: Path, concept: Concept, tmp_path: Path
+) -> None:
+    masks = tmp_path / "masks"
+    (masks / "rex").mkdir(parents=True)
+    for photo in concept.images[:2]:
+        Image.new("L", (40, 40), 255).save(masks / "rex" / photo.name)
+    (manifest,) = manifests(world / "run")
+    file = scoring.ScoreFile(tmp_path / "a.csv", generated(manifest, {"rex": concept}).items)
+    with pytest.raises(InputError, match=r"rex/2\.png"):
+        score([file], configs(world, "image"), masks, say=lambda line: None)
+    Image.new("L", (40, 40), 0).save(masks / "rex" / "2.png")
+    score([file], configs(world, "image"), masks, say=lambda line: None)
+    masked = [row.value for row in read_scores(file.csv)]
+    score([file], configs(world, "image"), say=lambda line: None)
+    assert [row.value for row in read_scores(file.csv)] != masked
+
+
+def test_a_concept_that_the_set_lacks_is_named(world: Path) -> None:
+    (manifest,) = manifests(world / "run")
+    with pytest.raises(InputError, match="'rex'"):
+        generated(manifest, {})
+
+
+@pytest.mark.parametrize("level", ["run", "run/seed=42", "run/seed=42/rex"])
+def test_a_run_may_be_named_by_any_of_its_folders(world: Path, level: str) -> None:
+    assert len(manifests(world / level)) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["run=nowhere"], "run=nowhere"),
+        (["run={run}", "metrics=[clip_i,clipp]"], "metric 'clipp' is unknown"),
+        (["run={run}", "metrics=[]"], "metrics is empty"),
+        (["run={run}", "generation=ffff"], "ffff"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_heavy_loads(
+    world: Path, overrides: list[str], words: str
+) -> None:
+    arguments = [o.format(run=world / "run") for o in overrides]
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "dti_repro.evaluate", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("import time:")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert words in errors[0]
+    imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
+    assert "torch" not in imported

@@ -1,0 +1,94 @@
+"""Tables say what the score files say: means over subjects, paired differences, verdicts, and nothing is
+lost on the way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dti_repro.errors import InputError
+from dti_repro.results.scores import ScoreRow, read_scores, subject_means, write_scores
+from dti_repro.results.tables import (
+    Claim,
+    Row,
+    claims_table,
+    compare,
+    comparison_table,
+    markdown,
+    means_table,
+)
+
+SUBJECTS = [f"s{i:02d}" for i in range(12)]
+
+
+def row(name: str, mean: float, spread: float = 0.01, seed: int = 0) -> Row:
+    noise = np.random.default_rng(seed).normal(0, spread, len(SUBJECTS))
+    return Row(name, name.upper(), {"text": dict(zip(SUBJECTS, mean + noise, strict=True))}, {"norm": "0.32"})
+
+
+def test_a_score_file_gives_back_the_same_floats(tmp_path: Path) -> None:
+    rows = [ScoreRow("p0_s0.png", 'a {}, "red"', 'a dog, "red"', 0, "rex", "clip_t", 0.1 + 0.2)]
+    write_scores(tmp_path / "a.csv", rows)
+    assert read_scores(tmp_path / "a.csv") == rows
+
+
+@pytest.mark.parametrize(
+    "content", ["", "a,b\n1,2\n", "file,template,text,seed,concept,metric,value\nx,y,z,0,c,m,one\n"]
+)
+def test_a_damaged_score_file_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "broken.csv").write_text(content)
+    with pytest.raises(InputError, match=r"broken\.csv"):
+        read_scores(tmp_path / "broken.csv")
+
+
+def test_subject_means_count_every_image_once_and_no_batch_twice() -> None:
+    rows = [ScoreRow("f", "t", "t", i, "rex", "m", v) for i, v in enumerate([0.0, 0.0, 0.9])]
+    assert subject_means([*rows, ScoreRow("f", "t", "t", 0, "tom", "m", 1.0)]) == {
+        "m": {"rex": 0.3, "tom": 1.0}
+    }
+
+
+def test_the_mean_cell_is_the_t_interval_over_subjects() -> None:
+    ti = row("ti", 0.5, spread=0.1)
+    values = list(ti.scores["text"].values())
+    half = stats.t.ppf(0.975, 11) * stats.sem(values)
+    assert means_table([ti], {"text": "Text"}, ["norm"]) == [
+        ["row", "Text", "norm"],
+        ["TI", f"{np.mean(values):.3f} ± {half:.3f}", "0.32"],
+    ]
+
+
+def test_orderings_are_decided_by_the_paired_interval() -> None:
+    rows = {
+        r.name: r
+        for r in (row("dti", 0.6, seed=1), row("ti", 0.5, seed=2), row("cross", 0.6, spread=0.1, seed=3))
+    }
+    claims = [
+        Claim("dti", "ti", "text", "DTI > TI"),
+        Claim("ti", "dti", "text", "TI > DTI"),
+        Claim("dti", "cross", "text", "DTI > CrossInit"),
+        Claim("dti", "absent", "text", "DTI > absent"),
+    ]
+    verdicts = [line[-1] for line in claims_table(claims, rows, {"text": "Text"})[1:]]
+    assert verdicts == ["holds", "does not", "undecided", "not measured"]
+
+
+def test_p_values_are_corrected_over_the_whole_table() -> None:
+    rows = [row("dti", 0.6, seed=1), row("ti", 0.5, seed=2), row("other", 0.4, seed=3)]
+    lines = comparison_table(
+        compare(rows, "dti", ["text"]), {r.name: r.label for r in rows}, {"text": "Text"}
+    )
+    assert [line[-2] for line in lines[1:]] == ["0.0005", "0.0005"]  # 2 / 2^12: all subjects agree
+    assert [line[-1] for line in lines[1:]] == ["0.0010", "0.0010"]
+
+
+def test_rows_of_different_subjects_are_never_subtracted() -> None:
+    short = Row("ti", "TI", {"text": {"s00": 0.1, "s01": 0.2}})
+    with pytest.raises(ValueError, match="different subjects"):
+        compare([row("dti", 0.6), short], "dti", ["text"])
+
+
+def test_markdown_is_a_table_whatever_the_cells_hold() -> None:
+    text = markdown([["a", "b|c"], ["1", "22"]])
+    assert text.splitlines() == ["| a   | b\\|c |", "| --- | ---- |", "| 1   | 22   |"]
