@@ -1,0 +1,163 @@
+"""`python -m dti_repro.generate run=<folder> prompts=<set, list or file>`: pictures of learned concepts, and what they are.
+
+`text=class|description` draws the concepts' own words instead, the bounds that learned words are compared with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from dti_repro.app import entry
+from dti_repro.concepts.concept import Concept
+from dti_repro.errors import InputError
+from dti_repro.generation import Gallery, Settings, Subject, draw, gallery
+from dti_repro.prompts import PromptSet, load_prompts
+from dti_repro.results.files import sha256
+from dti_repro.results.run import ConceptFolder, parse
+
+
+def generate(cfg: DictConfig) -> list[Path]:
+    """Draw what is missing; returns the folders of pictures, each with its manifest.json."""
+    prompts = load_prompts(OmegaConf.to_container(cfg).get("prompts"))
+    seeds = image_seeds(OmegaConf.to_container(cfg).get("seeds"))
+    settings = Settings.of(cfg)
+    if (cfg.run is None) == (cfg.text is None):
+        raise InputError("give either run=<folder> or text=class|description")
+    galleries = (
+        of_run(parse(cfg.run), cfg, prompts, seeds, settings)
+        if cfg.run is not None
+        else of_text(cfg, prompts, seeds, settings)
+    )
+    drawn = draw(galleries, cfg, settings)
+    total = sum(len(target.manifest.images) for target in galleries)
+    print(f"{drawn} images drawn, {total - drawn} were there:")
+    for target in galleries:
+        print(f"  {target.folder}")
+    return [target.folder for target in galleries]
+
+
+def image_seeds(value: object) -> list[int]:
+    """seeds=[0,1] or seeds=0 as a list. InputError for anything but distinct whole numbers of at least 0."""
+    seeds = value if isinstance(value, list) else [value]
+    if not seeds or not all(type(seed) is int and 0 <= seed < 1 << 63 for seed in seeds):
+        raise InputError(f"seeds={value}: whole numbers of at least 0 are needed, e.g. seeds=[0,1]")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds={value}: a seed is named twice")
+    return seeds
+
+
+def of_run(
+    folders: Sequence[ConceptFolder],
+    cfg: DictConfig,
+    prompts: PromptSet,
+    seeds: Sequence[int],
+    settings: Settings,
+) -> list[Gallery]:
+    """One gallery for each concept, and one for each set of concepts that a prompt names."""
+    folders = _chosen(folders, cfg)
+    trained_on = folders[0].path.parents[3].name
+    if trained_on != settings.backbone:
+        raise InputError(f"run={cfg.run} was trained on {trained_on}: add backbone={trained_on}")
+    galleries = []
+    for seed_folder, group in groupby(folders, key=lambda folder: folder.seed_folder):
+        here = {folder.name: folder for folder in group}
+        files = {name: _embedding(folder, cfg.snapshot) for name, folder in here.items()}
+        known = {name: learned_subject(here[name], file) for name, file in files.items()}
+        combinations = _combinations(prompts, list(here), seed_folder)
+        for names in combinations:
+            subjects = [known[name] for name in names]
+            vectors = {known[name].word: files[name] for name in names}
+            images = seed_folder / "+".join(names) / "images"
+            galleries.append(
+                gallery(images, subjects, prompts, seeds, settings, vectors=vectors, snapshot=cfg.snapshot)
+            )
+    return galleries
+
+
+def of_text(cfg: DictConfig, prompts: PromptSet, seeds: Sequence[int], settings: Settings) -> list[Gallery]:
+    """The concepts' class words or descriptions, below <runs>/<backbone>/text=<class|description>/<concept>/."""
+    if cfg.text not in ("class", "description"):
+        raise InputError(f"text={cfg.text}: class or description is needed")
+    if cfg.snapshot is not None:
+        raise InputError(f"snapshot={cfg.snapshot} needs run=<folder>; words have no snapshots")
+    if any(prompt.names for prompt in prompts.prompts):
+        raise InputError(
+            f"prompts={prompts.name} names concepts, text={cfg.text} draws each by itself: use {{}}"
+        )
+    from hydra.utils import instantiate
+
+    root = Path(cfg.runs) / settings.backbone / f"text={cfg.text}"
+    concepts: list[Concept] = instantiate(cfg.concepts).load()
+    galleries = []
+    for concept in concepts:
+        words = concept.initializer if cfg.text == "class" else concept.description
+        if not words:
+            raise InputError(f"concept '{concept.name}' has no description: only text=class can be drawn")
+        subject = Subject(concept.name, words, concept.initializer)
+        galleries.append(gallery(root / concept.name / "images", [subject], prompts, seeds, settings))
+    return galleries
+
+
+def learned_subject(folder: ConceptFolder, embedding: Path) -> Subject:
+    """A trained concept as something that stands in a prompt. InputError if its concept.json is missing."""
+    try:
+        facts = json.loads(folder.facts.read_text(encoding="utf-8"))
+        return Subject(folder.name, facts["placeholder"], facts["initializer"], sha256(embedding))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder.facts} is missing or unreadable: train {folder.name} again") from error
+
+
+def _chosen(folders: Sequence[ConceptFolder], cfg: DictConfig) -> list[ConceptFolder]:
+    """Those that concepts.names asks for; all if it asks for none."""
+    names = OmegaConf.to_container(cfg.concepts).get("names")
+    wanted = [names] if isinstance(names, str) else names
+    if not wanted or wanted == ["all"]:
+        return list(folders)
+    if unknown := set(wanted) - {folder.name for folder in folders}:
+        there = ", ".join(sorted({folder.name for folder in folders}))
+        raise InputError(
+            f"concepts.names: {', '.join(sorted(unknown))} not in run={cfg.run} (there are: {there})"
+        )
+    return [folder for folder in folders if folder.name in wanted]
+
+
+def _embedding(folder: ConceptFolder, snapshot: int | None) -> Path:
+    if snapshot is None:
+        return folder.embedding
+    path = folder.snapshot(snapshot)
+    if not path.is_file():
+        steps = ", ".join(
+            str(int(p.stem.removeprefix("step="))) for p in sorted(path.parent.glob("step=*.safetensors"))
+        )
+        raise InputError(
+            f"snapshot={snapshot}: {folder.path} has none of that step (there are: {steps or 'none'})"
+        )
+    return path
+
+
+def _combinations(prompts: PromptSet, names: Sequence[str], seed_folder: Path) -> list[tuple[str, ...]]:
+    """The sets of concepts that the prompts are about: each alone for {}, and the named ones together, sorted."""
+    found: dict[tuple[str, ...], None] = {}
+    for prompt in prompts.prompts:
+        if unknown := [name for name in prompt.names if name not in names]:
+            raise InputError(
+                f"prompt {prompt.template!r}: {seed_folder} has no concept '{unknown[0]}' "
+                f"(there are: {', '.join(names)}; {{}} is each by itself)"
+            )
+        for combination in [tuple(sorted(prompt.names))] if prompt.names else [(name,) for name in names]:
+            found[combination] = None
+    return list(found)
+
+
+@entry("generate")
+def main(cfg: DictConfig) -> None:
+    generate(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Drawing what is missing: which picture belongs where, and the loop that draws them in batches.
+
+Imports no torch: what is already there is found within a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dti_repro.backbones.checkpoint import fingerprint, locate
+from dti_repro.errors import InputError
+from dti_repro.prompts import Prompt, PromptSet
+from dti_repro.results.files import atomic_write
+from dti_repro.results.manifest import NAME, Manifest, ManifestImage, generation_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dti_repro.backbones.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a picture depends on besides its prompt, seed and vectors."""
+
+    backbone: str
+    weights: str  # fingerprint
+    sampler: str
+    sampler_options: Mapping[str, Any]
+    steps: int
+    guidance: float
+    negative_prompt: str
+    width: int | None
+    height: int | None
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Settings:
+        """From the keys of generate.yaml. InputError that names the key."""
+        if isinstance(cfg.steps, bool) or not isinstance(cfg.steps, int) or cfg.steps < 1:
+            raise InputError(f"steps={cfg.steps}: a whole number of at least 1 is needed")
+        if not isinstance(cfg.guidance, int | float) or not 0 <= cfg.guidance < float("inf"):
+            raise InputError(
+                f"guidance={cfg.guidance}: a number of at least 0 is needed (1 switches guidance off)"
+            )
+        for key in ("width", "height"):
+            if cfg[key] is not None and (not isinstance(cfg[key], int) or cfg[key] < 8 or cfg[key] % 8):
+                raise InputError(f"{key}={cfg[key]}: a positive multiple of 8 is needed")
+        return cls(
+            backbone=cfg.backbone.name,
+            weights=fingerprint(locate(cfg.backbone.path))[:16],
+            sampler=cfg.sampler.scheduler,
+            sampler_options=OmegaConf.to_container(cfg.sampler.options),
+            steps=cfg.steps,
+            guidance=float(cfg.guidance),
+            negative_prompt=str(cfg.negative_prompt),
+            width=cfg.width,
+            height=cfg.height,
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What stands in a prompt's field: a learned word's placeholder, or just words."""
+
+    name: str
+    word: str  # as the model reads it
+    text: str  # as a text score reads it: the class word
+    embedding_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of one folder `images/<id>/` and the vectors that their placeholders stand for."""
+
+    folder: Path
+    manifest: Manifest
+    vectors: Mapping[str, Path] = field(default_factory=dict)  # placeholder -> embedding file
+
+    def missing(self) -> list[ManifestImage]:
+        return self.manifest.missing(self.folder)
+
+
+def gallery(
+    images: Path,
+    subjects: Sequence[Subject],
+    prompts: PromptSet,
+    seeds: Sequence[int],
+    settings: Settings,
+    *,
+    vectors: Mapping[str, Path] | None = None,
+    snapshot: int | None = None,
+) -> Gallery:
+    """The pictures of the prompts that are about exactly these subjects, below `images`/<generation id>/.
+
+    Files are p<prompt>_s<seed>.png, numbered through the whole set, so that a set's prompts keep their numbers where
+    only some of them are about these subjects.
+    """
+    names = {subject.name for subject in subjects}
+    generation = {
+        "backbone": settings.backbone,
+        "weights": settings.weights,
+        "prompts": prompts.name,
+        "seeds": list(seeds),
+        "sampler": settings.sampler,
+        "sampler_options": dict(settings.sampler_options),
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "negative_prompt": settings.negative_prompt,
+        "width": settings.width,
+        "height": settings.height,
+        **({"snapshot": snapshot} if snapshot is not None else {}),
+    }
+    pictures = [
+        ManifestImage(
+            file=f"p{number:03d}_s{seed}.png",
+            prompt=prompt.fill({subject.name: subject.word for subject in subjects}),
+            template=prompt.template,
+            text=prompt.fill({subject.name: subject.text for subject in subjects}),
+            seed=seed,
+            concepts=prompt.names or tuple(names),
+            expect=_expect(prompt, subjects),
+        )
+        for number, prompt in enumerate(prompts.prompts)
+        if set(prompt.names) == names or (not prompt.names and len(subjects) == 1)
+        for seed in seeds
+    ]
+    shas = {subject.name: subject.embedding_sha256 for subject in subjects if subject.embedding_sha256}
+    folder = images / generation_id(generation, tuple(prompt.template for prompt in prompts.prompts))
+    return Gallery(folder, Manifest(generation, shas, tuple(pictures)), vectors or {})
+
+
+def draw(
+    galleries: Sequence[Gallery],
+    cfg: DictConfig,
+    settings: Settings,
+    *,
+    backbone: Backbone | None = None,
+) -> int:
+    """Draw what is missing in the galleries; returns how many pictures that was, 0 without importing torch.
+
+    The embeddings are read and checked before the model is loaded. `backbone` is one already in memory; otherwise the
+    configuration's is loaded. Raises InputError for an embedding that does not fit.
+    """
+    todo = {i: found for i, g in enumerate(galleries) if (found := g.missing())}
+    if not todo:
+        return 0
+    if not isinstance(cfg.batch, int) or cfg.batch < 1:
+        raise InputError(f"batch={cfg.batch}: a whole number of at least 1 is needed")
+    import torch
+
+    from dti_repro.results.embedding import load_embedding
+
+    files = {path for i in todo for path in galleries[i].vectors.values()}
+    vectors = {path: load_embedding(path)[1] for path in sorted(files)}
+    torch.set_num_threads(cfg.threads)
+    backbone = backbone or load_backbone(cfg)
+    total = sum(map(len, todo.values()))
+    with _progress(total, cfg.progress) as advance:
+        for i, pictures in todo.items():
+            _start(galleries[i], pictures)
+            learned = _for_encoders(backbone, galleries[i].vectors, vectors)
+            for begin in range(0, len(pictures), cfg.batch):
+                chunk = pictures[begin : begin + cfg.batch]
+                _draw_batch(backbone, galleries[i].folder, chunk, learned, settings)
+                advance(len(chunk))
+    return total
+
+
+def load_backbone(cfg: DictConfig) -> Backbone:
+    """The configuration's model on its device."""
+    import torch
+    from hydra.utils import instantiate
+
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return instantiate(cfg.backbone).to(automatic if cfg.device == "auto" else cfg.device)
+
+
+def _expect(prompt: Prompt, subjects: Sequence[Subject]) -> dict[str, str] | None:
+    if prompt.expect is None or len(subjects) > 1:
+        return None if prompt.expect is None else dict(prompt.expect)
+    return {"class": subjects[0].text, **prompt.expect}
+
+
+def _start(target: Gallery, pictures: Sequence[ManifestImage]) -> None:
+    """First what does not belong here any more goes, then the manifest vouches for what stays, then pictures come."""
+    for picture in pictures:
+        (target.folder / picture.file).unlink(missing_ok=True)
+    target.manifest.write(target.folder / NAME)
+
+
+def _for_encoders(
+    backbone: Backbone, files: Mapping[str, Path], vectors: Mapping[Path, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """placeholder -> {the only text encoder: (vectors, dim)}. InputError for another width than the encoder's."""
+    ((encoder, spec),) = backbone.spec.encoders.items()
+    for path in files.values():
+        if vectors[path].shape[1] != spec.dim:
+            raise InputError(
+                f"embedding {path} is {vectors[path].shape[1]} wide, the text encoder of {backbone.spec.name} takes "
+                f"{spec.dim}: choose the backbone it was learned on"
+            )
+    return {placeholder: {encoder: vectors[path]} for placeholder, path in files.items()}
+
+
+def _draw_batch(
+    backbone: Backbone,
+    folder: Path,
+    pictures: Sequence[ManifestImage],
+    vectors: Mapping[str, Mapping[str, Tensor]],
+    settings: Settings,
+) -> None:
+    images = backbone.generate(
+        [picture.prompt for picture in pictures],
+        vectors,
+        [picture.seed for picture in pictures],
+        steps=settings.steps,
+        guidance=settings.guidance,
+        negative_prompt=settings.negative_prompt,
+        sampler=settings.sampler,
+        sampler_options=settings.sampler_options,
+        height=settings.height,
+        width=settings.width,
+    )
+    for picture, image in zip(pictures, images, strict=True):
+        with atomic_write(folder / picture.file) as temporary:
+            image.save(temporary, format="PNG")
+
+
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; yields what moves it on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("drawing", total=total)
+        yield lambda count: bar.advance(task, count)

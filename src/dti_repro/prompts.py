@@ -1,0 +1,116 @@
+"""Prompt templates: what stands around a concept, and what the picture should then show.
+
+`{}` is each concept by itself; `{dog} next to {mug}` names concepts. A set is a yaml in `conf/prompt_sets/`, a file or a list.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dti_repro.errors import InputError
+
+SETS = Path(__file__).parent / "conf" / "prompt_sets"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One template, and optionally what an attribute reader should see in its picture."""
+
+    template: str
+    expect: Mapping[str, str] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts named by the fields, in order, each once; empty where the template has `{}`."""
+        return tuple(dict.fromkeys(name for name in _fields(self.template) if name))
+
+    def fill(self, words: Mapping[str, str]) -> str:
+        """The template with words[name] in each named field, or the only word given in each `{}`."""
+        if not self.names:
+            (word,) = words.values()
+            words = {"": word}
+        parts = string.Formatter().parse(self.template)
+        return "".join(literal + (words[name] if name is not None else "") for literal, name, _, _ in parts)
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    name: str
+    prompts: tuple[Prompt, ...]
+
+
+def load_prompts(value: str | Sequence) -> PromptSet:
+    """The prompts a user asked for: the name of a set, a list of templates, or a file.
+
+    A file is .txt (one template a line, # comments), .json (a list) or .yaml (a list, or a mapping with `prompts`); entries
+    are templates or mappings {template, expect}. Raises InputError, naming the set, file or template.
+    """
+    if not isinstance(value, str):
+        return _prompt_set("inline", list(value), "prompts")
+    path = Path(value)
+    if path.suffix in {".txt", ".json", ".yaml", ".yml"}:
+        if not path.is_file():
+            raise InputError(f"prompts={value}: no such file")
+        return _prompt_set(path.stem, _read(path), str(path))
+    path = SETS / f"{value}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in SETS.glob("*.yaml")))
+        raise InputError(
+            f"prompts={value}: no such prompt set (there are: {known}); give one of these, a list "
+            "'[\"a {} on a beach\"]' or a .txt, .json or .yaml file"
+        )
+    return _prompt_set(value, _read(path), str(path))
+
+
+def _read(path: Path) -> list:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".txt":
+            lines = (line.strip() for line in text.splitlines())
+            return [line for line in lines if line and not line.startswith("#")]
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as prompts ({str(error).splitlines()[0]})") from error
+    entries = content.get("prompts") if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: a list of prompts is needed, or a mapping with a key `prompts`")
+    return entries
+
+
+def _prompt_set(name: str, entries: list, source: str) -> PromptSet:
+    if not entries:
+        raise InputError(f"{source}: there is no prompt in it")
+    return PromptSet(name, tuple(_prompt(entry, source) for entry in entries))
+
+
+def _prompt(entry: object, source: str) -> Prompt:
+    if isinstance(entry, str):
+        prompt = Prompt(entry)
+    elif isinstance(entry, Mapping) and "template" in entry and set(entry) <= {"template", "expect"}:
+        expect = entry.get("expect")
+        prompt = Prompt(str(entry["template"]), dict(expect) if expect else None)
+    else:
+        raise InputError(f"{source}: {entry!r} is neither a template nor a mapping with template and expect")
+    try:
+        fields = _fields(prompt.template)
+    except ValueError as error:
+        raise InputError(f"{source}: {prompt.template!r} is not a template ({error})") from error
+    if not fields:
+        raise InputError(f"{source}: {prompt.template!r} has no {{}} for the concept")
+    if "" in fields and any(fields):
+        raise InputError(f"{source}: {prompt.template!r} mixes {{}} with named concepts; use one of the two")
+    return prompt
+
+
+def _fields(template: str) -> list[str]:
+    parsed = [part for part in string.Formatter().parse(template) if part[1] is not None]
+    for _, name, spec, conversion in parsed:
+        if spec or conversion or not all(c.isalnum() or c in "_-" for c in name):
+            raise ValueError("a field is {} or {name}")
+    return [name for _, name, _, _ in parsed]
