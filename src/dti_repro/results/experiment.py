@@ -1,4 +1,5 @@
-"""What a yaml in ``experiments/`` says: rows, how they are trained and scored, and which orderings are claimed.
+"""What a yaml in ``experiments/`` says: rows, how they are trained and scored, and which orderings are
+claimed.
 
 Imports no torch.
 """
@@ -14,7 +15,6 @@ from typing import Any
 import yaml
 
 from dti_repro.errors import InputError
-from dti_repro.results.run import check_name
 from dti_repro.results.tables import Claim
 
 BOUNDS = ("class", "description", "references")
@@ -41,8 +41,9 @@ class RelativeKappa:
 class RowSpec:
     """One row: either a bound (no training) or the train overrides that make it.
 
-    bound: class (the class word), description (the subject's full description) or references (photos against photos).
-    method: what the row is a setting of, for a search. searched: take the overrides that a search chose for this method.
+    bound: class (the class word), description (the subject's full description) or references (photos against
+    photos). method: what the row is a setting of, for a search. searched: take the overrides that a search
+    chose for this method.
     """
 
     name: str
@@ -59,19 +60,23 @@ class RowSpec:
 class Experiment:
     """One table or figure.
 
-    train, generate: overrides of conf/train.yaml and conf/generate.yaml that all rows share. image, text: the metrics
-    of the two axes (text: first the one that is drawn). baselines: rows that all others are compared with. search:
-    whether the best row of each method is written as searched.
+    setup: overrides of conf/train.yaml and conf/generate.yaml that all rows share; train, generate: of one
+    of them only. subjects: how many of the concepts, the first by name; None: all. metrics: name of
+    conf/metric -> column title. image, text: those of the two axes (text: first the one that is drawn).
+    baselines: rows that all others are compared with. search: whether the best row of each method is written
+    as searched.
     """
 
     name: str
     title: str
-    train: tuple[str, ...]
-    generate: tuple[str, ...]
+    setup: tuple[str, ...]
     metrics: Mapping[str, str]
     image: str
     text: tuple[str, ...]
     rows: tuple[RowSpec, ...]
+    train: tuple[str, ...] = ()
+    generate: tuple[str, ...] = ()
+    subjects: int | None = None
     claims: tuple[Claim, ...] = ()
     baselines: tuple[str, ...] = ()
     search: bool = False
@@ -81,11 +86,12 @@ class Experiment:
 def parse_experiment(name: str, config: Mapping[str, Any], searched: Path) -> Experiment:
     """The experiment of a plain nested mapping. InputError that names the experiment, the row and the key.
 
-    ``searched`` is the file that a search wrote; rows that say ``searched: <method>`` take their overrides from it.
+    ``searched`` is the file that a search wrote; rows that say ``searched: <method>`` take their overrides
+    from it.
     """
     where = f"experiment '{name}'"
-    _check_keys(config, Experiment, where, extra=("claims",))
-    missing = sorted({"title", "metrics", "image", "text", "rows"} - set(config))
+    _check_keys(config, Experiment, where)
+    missing = sorted({"title", "setup", "metrics", "image", "text", "rows"} - set(config))
     if missing:
         raise InputError(f"{where}: {', '.join(missing)} missing")
     rows = tuple(_row(entry, where, searched) for entry in config["rows"])
@@ -101,12 +107,16 @@ def parse_experiment(name: str, config: Mapping[str, Any], searched: Path) -> Ex
             raise InputError(f"{where}: baselines names '{baseline}', which is no row")
     for row in rows:
         if row.kappa and row.kappa.of not in names[: names.index(row.name)]:
-            raise InputError(f"{where}: row '{row.name}' takes kappa of '{row.kappa.of}', which is no row above it")
+            raise InputError(
+                f"{where}: row '{row.name}' takes kappa of '{row.kappa.of}', which is no row above it"
+            )
     experiment = Experiment(
         name=name,
         title=config["title"],
+        setup=tuple(config["setup"]),
         train=tuple(config.get("train", ())),
         generate=tuple(config.get("generate", ())),
+        subjects=config.get("subjects"),
         metrics=metrics,
         image=config["image"],
         text=tuple(config["text"]),
@@ -123,7 +133,9 @@ def parse_experiment(name: str, config: Mapping[str, Any], searched: Path) -> Ex
 
 def _row(entry: Mapping[str, Any], where: str, searched: Path) -> RowSpec:
     _check_keys(entry, RowSpec, f"{where}, row '{entry.get('name')}'")
-    name = check_name(str(entry.get("name", "")), f"{where}, row")
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise InputError(f"{where}: every row needs a name, a string")
     bound = entry.get("bound")
     if bound is not None and bound not in BOUNDS:
         raise InputError(f"{where}, row '{name}': bound '{bound}' is none of {', '.join(BOUNDS)}")
@@ -144,7 +156,9 @@ def _row(entry: Mapping[str, Any], where: str, searched: Path) -> RowSpec:
 
 def _chosen(method: str, searched: Path) -> tuple[str, ...]:
     if not searched.is_file():
-        raise InputError(f"{searched} does not exist: run 'python -m dti_repro.benchmark experiment=search' first")
+        raise InputError(
+            f"{searched} does not exist: run 'python -m dti_repro.benchmark experiment=search' first"
+        )
     chosen = yaml.safe_load(searched.read_text())
     if method not in chosen:
         raise InputError(f"{searched} has no '{method}': the search has no row of this method")
@@ -157,13 +171,17 @@ def _claims(entries: Any, names: list[str], metrics: Mapping[str, str], where: s
         if unknown := [n for n in (entry["better"], entry["worse"]) if n not in names]:
             raise InputError(f"{where}: a claim names '{unknown[0]}', which is no row")
         if unknown := [m for m in entry["metrics"] if m not in metrics]:
-            raise InputError(f"{where}: a claim names metric '{unknown[0]}', which the experiment does not take")
-        claims += [Claim(entry["better"], entry["worse"], metric, entry["says"]) for metric in entry["metrics"]]
+            raise InputError(
+                f"{where}: a claim names metric '{unknown[0]}', which the experiment does not take"
+            )
+        claims += [
+            Claim(entry["better"], entry["worse"], metric, entry["says"]) for metric in entry["metrics"]
+        ]
     return claims
 
 
-def _check_keys(config: Mapping[str, Any], kind: type, where: str, extra: tuple[str, ...] = ()) -> None:
-    allowed = {field.name for field in fields(kind)} | set(extra)
+def _check_keys(config: Mapping[str, Any], kind: type, where: str) -> None:
+    allowed = {field.name for field in fields(kind)}
     if unknown := sorted(set(config) - allowed):
         raise InputError(f"{where} has no key '{unknown[0]}' (its keys: {', '.join(sorted(allowed))})")
 
@@ -172,7 +190,9 @@ def _check_budget(experiment: Experiment, where: str) -> None:
     """A search is fair only if every method gets as many settings, whatever its number of knobs."""
     bounds = {row.bound for row in experiment.rows if row.bound}
     if absent := sorted(set(BOUNDS) - bounds):
-        raise InputError(f"{where}: a search needs a row with bound {absent[0]}, as scores are scaled between bounds")
+        raise InputError(
+            f"{where}: a search needs a row with bound {absent[0]}, as scores are scaled between bounds"
+        )
     counts = Counter(row.method for row in experiment.rows if row.bound is None)
     if None in counts:
         raise InputError(f"{where}: every row of a search says its method")

@@ -1,7 +1,7 @@
 """The norm that AdamW gives a vector that learns nothing: random gradients, everything else as in the run.
 
-AdamW divides by the gradient's size, so each step is about lr long whatever the loss says; a learned norm means
-something only beside this one.
+AdamW divides by the gradient's size, so each step is about lr long whatever the loss says; a learned norm
+means something only beside this one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The search criterion: geometric mean of image and text score, each scaled between the bounds rows.
 
-Fixed before anything is run. Only validation subjects and prompts may come in; that is the experiment's business.
+Fixed before anything is run. Only validation subjects and prompts may come in; that is the experiment's
+business.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dti_repro.results.experiment import RowSpec
 from dti_repro.results.files import atomic_write
 from dti_repro.results.tables import SubjectMeans
 
-HEADER = "# Written by `python -m dti_repro.benchmark experiment=search`; the main table's searched rows read it.\n"
+HEADER = """# Written by `python -m dti_repro.benchmark experiment=search`.
+# The searched rows of the main table read it.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def scales(
     references: SubjectMeans,
     mismatched: SubjectMeans,
 ) -> dict[str, Scale]:
-    """Image: 0 is the class word, 1 the subject's own photos against each other. Text: 0 is an image scored with
-    another prompt's text (a picture that ignores its prompt), 1 the model given the subject's full description.
+    """Image: 0 is the class word, 1 the subject's own photos against each other. Text: 0 is an image scored
+    with another prompt's text (a picture that ignores its prompt), 1 the model given the subject's full
+    description.
 
     The class word is no lower end for text: there it is nearly the best that the model can do.
     """
@@ -69,7 +73,8 @@ def quality(image: str, text: Sequence[str], scores: SubjectMeans, scale: Mappin
 
 
 def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Quality]) -> dict[str, str]:
-    """Write each method's best row; returns method -> row name. A tie goes to the row that is listed first."""
+    """Write each method's best row; returns method -> row name. A tie goes to the row that is listed
+    first."""
     best: dict[str, RowSpec] = {}
     for row in rows:
         current = best.get(row.method)

@@ -1,0 +1,126 @@
+"""Experiments are checked before anything runs, a search treats its methods alike, and AdamW's noise norm is
+AdamW's."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dti_repro.errors import InputError
+from dti_repro.results.experiment import Experiment, parse_experiment
+from dti_repro.results.front import front
+from dti_repro.results.noise_norm import AdamWRun, norm_on_noise
+from dti_repro.results.search import Quality, Scale, quality, scales, write_searched
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+BASE = {
+    "title": "t",
+    "setup": [],
+    "metrics": {"i": "image", "t": "text"},
+    "image": "i",
+    "text": ["t"],
+    "rows": [{"name": "ti", "overrides": ["method=ti"]}, {"name": "dti", "overrides": ["method=dti"]}],
+}
+NOWHERE = Path("nowhere.yaml")
+
+
+def parse(change: dict, searched: Path = NOWHERE) -> Experiment:
+    return parse_experiment("x", {**copy.deepcopy(BASE), **change}, searched)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"row": []}, "no key 'row'"),
+        ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows are called 'a'"),
+        ({"rows": [{"name": "a", "override": []}]}, "no key 'override'"),
+        ({"rows": [{"name": "a", "bound": "best"}]}, "bound 'best'"),
+        ({"rows": [{"overrides": []}]}, "needs a name"),
+        ({"image": "z"}, "metric 'z'"),
+        ({"baselines": ["z"]}, "baselines names 'z'"),
+        ({"claims": [{"better": "z", "worse": "ti", "says": "", "metrics": ["t"]}]}, "claim names 'z'"),
+        (
+            {"claims": [{"better": "dti", "worse": "ti", "says": "", "metrics": ["z"]}]},
+            "claim names metric 'z'",
+        ),
+        ({"rows": [{"name": "a", "kappa": {"fraction": 0.1, "of": "b"}}, {"name": "b"}]}, "no row above it"),
+        ({"rows": [{"name": "a", "searched": "ti"}]}, "experiment=search' first"),
+        ({"search": True}, "needs a row with bound"),
+    ],
+)
+def test_a_wrong_experiment_is_one_clear_line(change: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parse(change)
+
+
+def test_a_search_with_more_rows_for_one_method_is_refused() -> None:
+    bounds = [{"name": b, "bound": b} for b in ("class", "description", "references")]
+    rows = [{"name": f"{m}{i}", "method": m} for m, n in (("ti", 2), ("dti", 3)) for i in range(n)]
+    with pytest.raises(InputError, match="ti 2, dti 3"):
+        parse({"search": True, "rows": [*bounds, *rows]})
+
+
+def test_searched_rows_take_what_the_search_wrote(tmp_path: Path) -> None:
+    bounds = [{"name": b, "bound": b} for b in ("class", "description", "references")]
+    rows = [
+        {"name": f"ti{i}", "method": "ti", "overrides": ["method=ti", f"optim.lr={i}"]} for i in (1, 2, 3)
+    ]
+    experiment = parse({"search": True, "rows": [*bounds, *rows]})
+    found = {"ti1": Quality(1.0, 0.1), "ti2": Quality(0.5, 0.5), "ti3": Quality(0.5, 0.5)}
+    path = tmp_path / "searched.yaml"
+    assert write_searched(path, [row for row in experiment.rows if row.method], found) == {"ti": "ti2"}
+    again = parse({"rows": [{"name": "ti", "searched": "ti"}]}, path)
+    assert again.rows[0].overrides == ("method=ti", "optim.lr=2")
+    with pytest.raises(InputError, match="has no 'dti'"):
+        parse({"rows": [{"name": "dti", "searched": "dti"}]}, path)
+
+
+def test_the_criterion_is_the_geometric_mean_between_the_bounds() -> None:
+    def means(**values: float) -> dict:
+        return {metric: {"a": value - 0.1, "b": value + 0.1} for metric, value in values.items()}
+
+    scale = scales(
+        "i",
+        ["t", "u"],
+        class_word=means(i=0.2),
+        description=means(t=0.8, u=1.0),
+        references=means(i=0.6),
+        mismatched=means(t=0.4, u=0.0),
+    )
+    result = quality("i", ["t", "u"], means(i=0.3, t=0.6, u=0.9), scale)
+    assert (result.image, result.text) == pytest.approx((0.25, 0.7))
+    assert result.criterion == pytest.approx((0.25 * 0.7) ** 0.5)
+    assert Scale(0.2, 0.6)(9.0) == 1.0
+    assert Scale(0.2, 0.6)(-9.0) == 0.0
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted(EXPERIMENTS.glob("*.yaml")) if p.stem != "searched"])
+def test_every_experiment_of_the_project_parses(name: str, tmp_path: Path) -> None:
+    searched = tmp_path / "searched.yaml"
+    methods = ("ti", "ti_rescaled", "crossinit", "dti")
+    searched.write_text(yaml.safe_dump({method: {"overrides": [f"method={method}"]} for method in methods}))
+    parse_experiment(name, yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text()), searched)
+
+
+def test_the_search_never_sees_table_subjects_or_prompts() -> None:
+    search = yaml.safe_load((EXPERIMENTS / "search.yaml").read_text())
+    table = yaml.safe_load((EXPERIMENTS / "main_table.yaml").read_text())
+    assert "concepts.split=validation" in search["setup"]
+    assert "concepts.split=table" in table["setup"]
+    assert not {o for o in search["generate"] if "prompts" in o} & set(table["generate"])
+
+
+def test_the_front_is_what_no_row_beats_on_both_axes() -> None:
+    points = {"a": (0.1, 0.9), "b": (0.5, 0.5), "c": (0.4, 0.4), "d": (0.9, 0.1), "e": (0.9, 0.05)}
+    assert front(points) == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize(("lr", "times"), [(1e-3, 1.3), (5e-3, 5.0), (0.02, 19.0)])
+def test_adamw_inflates_noise_as_was_measured(lr: float, times: float) -> None:
+    run = AdamWRun(256, 400, 0.32, lr, (0.9, 0.999), 1e-8, 0.01)
+    assert norm_on_noise(run) / 0.32 == pytest.approx(times, rel=0.15)
+
+
+def test_without_gradient_steps_the_noise_norm_is_the_start() -> None:
+    assert norm_on_noise(AdamWRun(64, 0, 0.5, 0.02, (0.9, 0.999), 1e-8, 0.01)) == pytest.approx(0.5)
