@@ -38,6 +38,7 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
+            sys.argv[1:] = [quote_paths(argument) for argument in sys.argv[1:]]
             failures: list[Exception] = []
 
             def job(cfg: DictConfig) -> None:
@@ -65,10 +66,19 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
     return decorate
 
 
+def quote_paths(argument: str) -> str:
+    """`run=runs/x/seed=42` as Hydra takes it, which allows a second `=` only in quotes; run folders have one. Each
+    value of a sweep by itself; what is quoted already stays."""
+    key, _, value = argument.partition("=")
+    if "=" not in value or not re.fullmatch(r"[\w./+=,:~ -]+", value):
+        return argument
+    return f"{key}=" + ",".join(f'"{part}"' for part in value.split(","))
+
+
 def explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str:
     """Hydra's complaint about the command line as one line that names the knob, and what it could have been."""
     text = str(error)
-    if unknown := re.search(r"Could not override '([^']+)'", text):
+    if unknown := re.search(r"Could not override '([^']+)'\.\s+To append", text):
         return _unknown_knob(unknown[1], config_name, arguments)
     if unknown := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, choice = unknown[1], unknown[2]
@@ -97,7 +107,9 @@ def _unknown_knob(key: str, config_name: str, arguments: Sequence[str]) -> str:
             owner = cfg.hydra.runtime.choices.get(group)
             node = OmegaConf.select(cfg, group)
             knobs = _leaves(node) if OmegaConf.is_dict(node) and rest else [k for k in cfg if k != "hydra"]
-            tried.setdefault(f"{group} '{owner}'" if rest and owner else "the configuration", sorted(map(str, knobs)))
+            tried.setdefault(
+                f"{group} '{owner}'" if rest and owner else "the configuration", sorted(map(str, knobs))
+            )
     who, knobs = next(iter(tried.items()), ("the configuration", []))
     prefix = f"{group}." if rest and who != "the configuration" else ""
     return f"{who} has no knob '{key}' (its knobs: {', '.join(prefix + k for k in knobs)})"
@@ -108,7 +120,9 @@ def _one_job_each(selections: list[Override]) -> list[list[str]]:
     jobs: list[list[str]] = [[]]
     for selection in selections:
         values = list(selection.sweep_string_iterator()) if selection.is_sweep_override() else None
-        lines = [f"{selection.get_key_element()}={v}" for v in values] if values else [str(selection.input_line)]
+        lines = (
+            [f"{selection.get_key_element()}={v}" for v in values] if values else [str(selection.input_line)]
+        )
         jobs = [[*job, line] for job in jobs for line in lines]
     return jobs
 
@@ -122,5 +136,3 @@ def _leaves(node: DictConfig) -> list[str]:
         child = node._get_node(key)
         names += [f"{key}.{leaf}" for leaf in _leaves(child)] if OmegaConf.is_dict(child) else [str(key)]
     return names
-
-

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from PIL import Image
@@ -67,7 +69,9 @@ class Tokens:
     slots: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, index: Sequence[int] | Tensor) -> Tokens:
-        return Tokens({k: v[index] for k, v in self.ids.items()}, {k: v[index] for k, v in self.slots.items()})
+        return Tokens(
+            {k: v[index] for k, v in self.ids.items()}, {k: v[index] for k, v in self.slots.items()}
+        )
 
     def to(self, device: torch.device) -> Tokens:
         return Tokens(
@@ -142,11 +146,12 @@ class Backbone(nn.Module, ABC):
         guidance: float,
         negative_prompt: str = "",
         sampler: str = "default",
+        sampler_options: Mapping[str, Any] = MappingProxyType({}),
         height: int | None = None,
         width: int | None = None,
     ) -> list[Image.Image]:
         """One image per prompt and seed, independent of what else is in the batch.
 
         prompts hold placeholders; vectors maps each placeholder to {text encoder: (vectors, dim)}. sampler is `default`
-        (the checkpoint's own) or the name of a diffusers scheduler class.
+        (the checkpoint's own) or the name of a diffusers scheduler class; sampler_options overrides keys of its config.
         """

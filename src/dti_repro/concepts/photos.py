@@ -17,7 +17,9 @@ def list_photos(folder: Path) -> tuple[Path, ...]:
     """The image files of a folder by name; other and hidden files are left alone. InputError if there is none."""
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist")
-    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    photos = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
     if not photos:
         raise InputError(f"image folder {folder} holds no image ({' '.join(SUFFIXES)})")
     return tuple(photos)
@@ -40,6 +42,14 @@ def check_photos(paths: Iterable[Path]) -> None:
     """Decode each to its end: a truncated photo is found now, not after the models are loaded."""
     for path in paths:
         load_photo(path)
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """The largest centred square, resampled to size x size. Photos that are no squares lose their margins: latents are
+    encoded once, so there is no random crop per step."""
+    if image.size == (size, size):
+        return image
+    return ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

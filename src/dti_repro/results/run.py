@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,7 +135,9 @@ def parse(path: str | Path) -> list[ConceptFolder]:
     else:
         found = [concept for seed in sorted(folder.glob("seed=*")) for concept in _finished(seed)]
     if not found:
-        raise InputError(f"run folder {folder} holds no finished concept (hash, seed or concept folder expected)")
+        raise InputError(
+            f"run folder {folder} holds no finished concept (hash, seed or concept folder expected)"
+        )
     return found
 
 
@@ -161,6 +164,8 @@ def _canonical(value: Any) -> Any:
         return {str(key): _canonical(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
         return [_canonical(child) for child in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

@@ -1,0 +1,43 @@
+"""The one place where learned vectors enter a text encoder: an embedding module around the frozen table.
+
+The vocabulary is never resized and never a parameter, so no weight decay can reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class InjectedEmbedding(nn.Module):
+    """Reads the table, and the learned vectors where a prompt has slots."""
+
+    def __init__(self, table: nn.Module, vocabulary: int) -> None:
+        super().__init__()
+        self.table = table
+        self.vocabulary = vocabulary
+        self._slots: Tensor | None = None
+        self._vectors: Tensor | None = None
+
+    @contextmanager
+    def reading(self, slots: Tensor, vectors: Tensor) -> Iterator[None]:
+        """While this is open: at slots[b, p] = s >= 0 the embedding is vectors[b, s]; slots (batch, length), vectors
+        (batch, vectors, dim)."""
+        self._slots, self._vectors = slots, vectors
+        try:
+            yield
+        finally:
+            self._slots = self._vectors = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (batch, length) -> (batch, length, dim). Ids of placeholders lie beyond the vocabulary; what the table says
+        there is never read."""
+        embedded = self.table(ids.clamp(max=self.vocabulary - 1))
+        if self._slots is None or self._vectors is None:
+            return embedded
+        slot = self._slots.clamp(min=0)[..., None].expand(-1, -1, embedded.shape[-1])
+        learned = self._vectors.to(embedded.dtype).gather(1, slot)
+        return torch.where(self._slots[..., None] >= 0, learned, embedded)

@@ -1,0 +1,166 @@
+"""One concept being taught: what it is shown at which step, and what is kept of it on disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dti_repro.backbones.backbone import Backbone, LatentDistribution, Start, Tokens
+from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.photos import centre_crop, load_photo
+from dti_repro.errors import InputError
+from dti_repro.randomness import generator
+from dti_repro.results.embedding import save_embedding
+from dti_repro.results.files import atomic_write
+from dti_repro.results.run import ConceptFolder
+
+COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
+"""Of log.csv, means over the vectors: norm and angle (radians, to the initializer) after the step; grad_norm of what the
+optimizer is given (prior included), before it projects or normalises."""
+ENCODE_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random of one optimizer step of one concept; n = batch x accumulate samples."""
+
+    image: Tensor  # (n,)
+    template: Tensor  # (n,)
+    t: Tensor  # (n,)
+    latent_noise: Tensor  # (n, channels, height, width), for sampling the VAE's posterior
+    noise: Tensor  # the same shape, what the denoiser has to predict
+
+
+@dataclass
+class Lesson:
+    """A concept, its encoded photos and prompts, and how far it is."""
+
+    concept: Concept
+    folder: ConceptFolder
+    start: Start
+    tokens: Tokens  # one row per template
+    latents: LatentDistribution
+    seed: int
+    header: Mapping[str, str]
+    step: int = 0  # optimizer steps done
+    rows: list[tuple[float, ...]] = field(default_factory=list)  # of the log, since it was last written
+
+    @classmethod
+    def prepare(
+        cls,
+        backbone: Backbone,
+        concept: Concept,
+        folder: ConceptFolder,
+        templates: Sequence[str],
+        seed: int,
+        header: Mapping[str, str],
+    ) -> Lesson:
+        """Tokenize the templates, decode and encode the photos: both once."""
+        start = backbone.start(concept.name, concept.initializer, seed)
+        vectors = max(len(rows) for rows in start.rows.values())
+        prompts = [template.replace("{}", concept.placeholder) for template in templates]
+        size = backbone.spec.resolution
+        photos = [np.asarray(centre_crop(load_photo(path), size)) for path in concept.images]
+        pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        parts = [backbone.encode_images(part) for part in pixels.split(ENCODE_AT_ONCE)]
+        latents = LatentDistribution(torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts]))
+        tokens = backbone.tokenize(prompts, {concept.placeholder: vectors})
+        return cls(concept, folder, start, tokens, latents, seed, header)
+
+    def draw(self, n: int, timesteps: int) -> Draw:
+        """The samples of the next step: a function of (seed, concept, step) alone. Each photo is shown equally often."""
+        random = generator(self.seed, self.concept.name, "step", self.step)
+        shape = (n, *self.latents.mean.shape[1:])
+        return Draw(
+            image=torch.tensor([self._photo(self.step * n + i) for i in range(n)]),
+            template=torch.randint(len(next(iter(self.tokens.ids.values()))), (n,), generator=random),
+            t=torch.randint(timesteps, (n,), generator=random),
+            latent_noise=torch.randn(shape, generator=random),
+            noise=torch.randn(shape, generator=random),
+        )
+
+    def _photo(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.latents.mean))
+        order = torch.randperm(
+            len(self.latents.mean), generator=generator(self.seed, self.concept.name, "epoch", epoch)
+        )
+        return int(order[place])
+
+    def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes) to this step, in that order."""
+        self._write_log()
+        state = {
+            "step": self.step,
+            "parameters": learned.state_dict(),
+            "optimizer": {
+                name: _owner(p, optimizers).state.get(p, {}) for name, p in learned.named_parameters()
+            },
+        }
+        buffer = (
+            io.BytesIO()
+        )  # torch writes the file's name into the file: through memory, equal states are equal bytes
+        torch.save(state, buffer)
+        with atomic_write(self.folder.checkpoint) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+
+    def resume(self, learned: nn.Module, optimizers: Sequence[Optimizer], snapshots: Sequence[int]) -> None:
+        """Go on from last.ckpt, if there is one and it does not lie beyond a snapshot that is wanted and missing."""
+        state = self._read_checkpoint()
+        missing = any(s <= state.get("step", 0) and not self.folder.snapshot(s).is_file() for s in snapshots)
+        if not state or missing:
+            self._cut_log(0)
+            return
+        learned.load_state_dict(state["parameters"])
+        for name, parameter in learned.named_parameters():
+            kept = {k: v.to(parameter.device) if v.ndim else v for k, v in state["optimizer"][name].items()}
+            if kept:
+                _owner(parameter, optimizers).state[parameter] = kept
+        self.step = state["step"]
+        self._cut_log(self.step)
+
+    def keep(self, path: Path, vectors: Mapping[str, Tensor], **header: str) -> None:
+        """Write an embedding, one file per text encoder."""
+        for encoder, rows in vectors.items():
+            target = path if len(vectors) == 1 else path.with_suffix(f".{encoder}.safetensors")
+            save_embedding(target, self.concept.placeholder, rows, {**self.header, **header})
+
+    def _read_checkpoint(self) -> dict[str, Any]:
+        if not self.folder.checkpoint.is_file():
+            return {}
+        try:
+            return torch.load(self.folder.checkpoint, weights_only=True, map_location="cpu")
+        except Exception as error:
+            raise InputError(
+                f"checkpoint {self.folder.checkpoint} cannot be read; remove it to start again"
+            ) from error
+
+    def _write_log(self) -> None:
+        new = not self.folder.log.is_file()
+        with self.folder.log.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if new:
+                writer.writerow(COLUMNS)
+            writer.writerows(self.rows)
+        self.rows.clear()
+
+    def _cut_log(self, step: int) -> None:
+        """Drop rows beyond the checkpoint: a process may have died between the two files, or within a row."""
+        if not self.folder.log.is_file():
+            return
+        lines = self.folder.log.read_text().split("\n")
+        kept = lines[: step + 1] if step else []
+        with atomic_write(self.folder.log) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept or [",".join(COLUMNS)]))
+
+
+def _owner(parameter: nn.Parameter, optimizers: Sequence[Optimizer]) -> Optimizer:
+    return next(o for o in optimizers if any(p is parameter for g in o.param_groups for p in g["params"]))

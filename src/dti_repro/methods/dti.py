@@ -1,0 +1,80 @@
+"""Directional Textual Inversion (Kim et al. 2025)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from dti_repro.backbones.backbone import BackboneSpec, Start
+from dti_repro.errors import InputError
+from dti_repro.methods.initial import check_init, initial_rows
+from dti_repro.methods.magnitude import check_magnitude, magnitude_for
+from dti_repro.methods.method import SharedVectors
+from dti_repro.priors.prior import Prior
+
+
+class _Direction(nn.Module):
+    """What is learned of one concept: unit directions v and, if asked for, the logarithm of their norm m."""
+
+    def __init__(
+        self, directions: dict[str, Tensor], magnitudes: dict[str, float], learn_magnitude: bool
+    ) -> None:
+        super().__init__()
+        self.v = nn.ParameterDict(directions)
+        logs = {name: torch.tensor(math.log(m)) for name, m in magnitudes.items()} if learn_magnitude else {}
+        self.log_m = nn.ParameterDict(logs)
+
+
+class DTI(SharedVectors):
+    """e = m v with |v| = 1: the norm is that of the vocabulary, only the direction is learned.
+
+    magnitude: m. init: where v starts; the prior's mu is the initializer's direction in any case. learn_magnitude: m becomes
+    one positive scalar per concept and text encoder, exp of a parameter stepped by Adam at magnitude_lr.
+    """
+
+    on_sphere: ClassVar[bool] = True
+
+    def __init__(
+        self, magnitude: str | float, init: str, learn_magnitude: bool, magnitude_lr: float, prior: Prior
+    ) -> None:
+        super().__init__()
+        self.magnitude = check_magnitude(magnitude)
+        self.init = check_init(init)
+        self.learn_magnitude = bool(learn_magnitude)
+        if not (math.isfinite(magnitude_lr) and magnitude_lr > 0):
+            raise InputError(f"method.magnitude_lr is {magnitude_lr}: a number above 0 is needed")
+        self.magnitude_lr = magnitude_lr
+        self._prior = prior
+        self._m: dict[str, float] = {}
+
+    def parameters_of(self, start: Start, spec: BackboneSpec) -> nn.Module:
+        self._m = {name: magnitude_for(self.magnitude, encoder) for name, encoder in spec.encoders.items()}
+        directions = {
+            name: normalize(initial_rows(self.init, start, name, encoder), dim=-1)
+            for name, encoder in spec.encoders.items()
+        }
+        return _Direction(directions, self._m, self.learn_magnitude)
+
+    def vectors_of(self, concept: int) -> dict[str, Tensor]:
+        learned = self.concepts[concept]
+        return {
+            n: (learned.log_m[n].exp() if self.learn_magnitude else self._m[n]) * v
+            for n, v in learned.v.items()
+        }
+
+    def prior_of(self, concept: int) -> Tensor:
+        rows = self._starts[concept].rows
+        return sum(
+            self._prior(v, normalize(rows[name], dim=-1)) for name, v in self.concepts[concept].v.items()
+        )
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = [{"params": [v for c in self.concepts for v in c.v.values()]}]
+        if self.learn_magnitude:
+            logs = [m for c in self.concepts for m in c.log_m.values()]
+            groups.append({"params": logs, "lr": self.magnitude_lr})
+        return groups

@@ -1,0 +1,156 @@
+"""`python -m dti_repro.train method=dti`: learn a word for each concept, or say that it is learned.
+
+Light on purpose: what is wrong with the input, or already done, is answered before torch is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from dti_repro.app import entry
+from dti_repro.backbones.checkpoint import fingerprint, locate
+from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.photos import check_photos
+from dti_repro.errors import InputError
+from dti_repro.results.files import sha256
+from dti_repro.results.run import ConceptFolder, RunFolder, check_name, config_hash
+
+HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
+COUNTS = ("steps", "batch", "accumulate", "threads", "pack", "checkpoint_every")
+
+
+def train(cfg: DictConfig) -> list[ConceptFolder]:
+    """Train what is missing of the configured concepts; their folders, in the order asked for.
+
+    InputError before any model is loaded for anything that cannot be trained; DivergedError if a loss leaves the numbers.
+    """
+    check(cfg)
+    run = run_folder(cfg)
+    concepts: list[Concept] = instantiate(cfg.concepts, _convert_="all").load()
+    folders = [run.concept(concept.name) for concept in concepts]
+    pending = [c for c, folder in zip(concepts, folders, strict=True) if not is_complete(cfg, folder)]
+    for folder in folders:
+        if is_complete(cfg, folder):
+            check_facts(folder, next(c for c in concepts if c.name == folder.name))
+            print(f"done: {folder.path}")
+    if pending:
+        for concept in pending:
+            check_photos(concept.images)
+            check_facts(run.concept(concept.name), concept)
+        from dti_repro.training import train_pending
+
+        train_pending(cfg, run, pending)
+    return folders
+
+
+def run_folder(cfg: DictConfig) -> RunFolder:
+    """Where the results of this configuration lie, whether they exist or not."""
+    method = cfg.method._target_.split(".")[-2]
+    return RunFolder(Path(cfg.runs), cfg.backbone.name, method, config_hash(hashed(cfg)), int(cfg.seed))
+
+
+def hashed(cfg: DictConfig) -> dict[str, Any]:
+    """All that can change a vector, save the concept and the seed, which have folders of their own below it. Not here:
+    packing, threads and device (which change rounding only), loggers, launchers, paths."""
+    backbone = {k: v for k, v in _plain(cfg.backbone).items() if k != "path"}
+    return {
+        "method": _plain(cfg.method),
+        "optim": _plain(cfg.optim),
+        "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path))},
+        "templates": _plain(cfg.templates)["prompts"],
+        "trainer": {key: cfg.trainer[key] for key in HASHED_TRAINER},
+    }
+
+
+def is_complete(cfg: DictConfig, folder: ConceptFolder) -> bool:
+    """Done, with every snapshot that this configuration asks for."""
+    return folder.is_done() and all(folder.snapshot(step).is_file() for step in cfg.trainer.snapshots)
+
+
+def facts(concept: Concept) -> dict[str, Any]:
+    """What concept.json says: everything about a concept that can change its vector."""
+    return {
+        "name": concept.name,
+        "placeholder": concept.placeholder,
+        "initializer": concept.initializer,
+        "property": concept.property,
+        "images": [{"file": path.name, "sha256": sha256(path)} for path in concept.images],
+    }
+
+
+def check_facts(folder: ConceptFolder, concept: Concept) -> None:
+    """InputError if the folder was taught with other photos or another word than the concept has now."""
+    import json
+
+    if not folder.facts.is_file():
+        return
+    before, now = json.loads(folder.facts.read_text()), facts(concept)
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        raise InputError(
+            f"concept '{concept.name}' is not the one that {folder.path} was trained with (changed: {', '.join(changed)}): "
+            "give it another name, or remove that folder"
+        )
+
+
+def check(cfg: DictConfig) -> None:
+    """Values that need no torch to be judged; methods, priors and optimizers judge their own."""
+    try:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise InputError(f"{error.full_key or str(error).split(':')[-1].strip()} is not set") from error
+    for key in COUNTS:
+        value = cfg.trainer[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"trainer.{key} is {value}: a whole number above 0 is needed")
+    for step in cfg.trainer.snapshots:
+        if not isinstance(step, int) or not 1 <= step <= cfg.trainer.steps:
+            raise InputError(f"trainer.snapshots has {step}: steps are 1 to {cfg.trainer.steps}")
+    _check_positive("optim.lr", cfg.optim.lr)
+    _check_positive("trainer.max_loss", cfg.trainer.max_loss)
+    if not isinstance(cfg.trainer.preview_every, int) or cfg.trainer.preview_every < 0:
+        raise InputError(
+            f"trainer.preview_every is {cfg.trainer.preview_every}: a whole number >= 0 is needed"
+        )
+    if cfg.trainer.precision not in ("fp32", "bf16"):
+        raise InputError(f"trainer.precision '{cfg.trainer.precision}' is neither fp32 nor bf16")
+    if cfg.trainer.accelerator not in ("cpu", "gpu", "auto"):
+        raise InputError(f"trainer.accelerator '{cfg.trainer.accelerator}' is none of cpu, gpu, auto")
+    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int):
+        raise InputError(f"seed is {cfg.seed}: a whole number is needed")
+    if not cfg.templates.prompts:
+        raise InputError("templates.prompts is empty")
+    for template in [*cfg.templates.prompts, *cfg.trainer.preview_prompts]:
+        if str(template).count("{}") != 1:
+            raise InputError(f"prompt template '{template}' must have one {{}} for the word")
+    check_name(str(cfg.backbone.name), "backbone.name")
+
+
+def _check_positive(key: str, value: Any) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not (math.isfinite(value) and value > 0)
+    ):
+        raise InputError(f"{key} is {value}: a number above 0 is needed")
+
+
+def _plain(node: DictConfig) -> Mapping[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+@entry("train")
+def main(cfg: DictConfig) -> None:
+    for folder in train(cfg):
+        print(folder.embedding)
+
+
+if __name__ == "__main__":
+    main()

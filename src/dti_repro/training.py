@@ -1,0 +1,238 @@
+"""From a checked configuration to embeddings: loads the models, locks the folders, trains pack by pack."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import transformers
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from torch import Tensor
+
+from dti_repro.backbones.backbone import Backbone
+from dti_repro.backbones.checkpoint import check_words, locate
+from dti_repro.concepts.concept import Concept
+from dti_repro.errors import InputError
+from dti_repro.lesson import Lesson
+from dti_repro.methods.method import DerivedMethod, TokenMethod
+from dti_repro.module import InversionModule, Schedule
+from dti_repro.optim.sphere_optimizer import SphereOptimizer
+from dti_repro.results.embedding import load_embedding, save_embedding
+from dti_repro.results.files import atomic_write, write_json
+from dti_repro.results.lock import locked
+from dti_repro.results.run import RunFolder
+from dti_repro.train import facts, hashed, is_complete, run_folder, train
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "dti-repro")
+
+
+def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
+    """Train these concepts of a run. InputError for what only the method or the tokenizer can judge, still before a model
+    is loaded."""
+    method = make_method(cfg)
+    checkpoint = locate(cfg.backbone.path)
+    for concept in concepts:
+        check_words(checkpoint, concept.initializer, concept.placeholder)
+    if isinstance(method, DerivedMethod):
+        _derive(cfg, run, concepts, method)
+        return
+    _check_optimizer(cfg, method)
+    for k in range(0, len(concepts), cfg.trainer.pack):
+        pack = concepts[k : k + cfg.trainer.pack]
+        with _owned(cfg, run, pack) as free:
+            if free:
+                _train_pack(cfg, run, free)
+
+
+def make_method(cfg: DictConfig) -> TokenMethod | DerivedMethod:
+    """The configured method, without parameters yet. InputError for a knob it lacks or refuses."""
+    try:
+        return instantiate(cfg.method, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from error
+        raise InputError(
+            f"method '{run_folder(cfg).method}': {' '.join(str(cause or error).split())}"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _load_backbone(target: str, settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
+    transformers.utils.logging.disable_progress_bar()
+    return instantiate({"_target_": target, **dict(settings)}).to(device)
+
+
+def load_backbone(cfg: DictConfig, accelerator: str = "auto") -> Backbone:
+    """The configured backbone on its device; the last one is kept, so that the jobs of a multirun load it once."""
+    settings = OmegaConf.to_container(cfg.backbone, resolve=True)
+    target = settings.pop("_target_")
+    cuda = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+    return _load_backbone(target, tuple(sorted(settings.items())), "cuda" if cuda else "cpu")
+
+
+def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
+    name = cfg.optim._target_.split(".")[-1]
+    if issubclass(get_class(cfg.optim._target_), SphereOptimizer) != method.on_sphere:
+        kind = "unit directions, which" if method.on_sphere else "free vectors, which"
+        fit = "spherical_sgd or adamw_projected" if method.on_sphere else "adamw"
+        raise InputError(
+            f"method '{run_folder(cfg).method}' learns {kind} optim {name} cannot step: use optim={fit}"
+        )
+
+
+@contextmanager
+def _owned(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> Iterator[list[Concept]]:
+    """Lock the concepts' folders and say in them what is trained; those that another process has finished meanwhile are
+    left out."""
+    with ExitStack() as stack:
+        for concept in concepts:
+            stack.enter_context(locked(run.concept(concept.name)))
+        with atomic_write(run.config) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
+        free = [concept for concept in concepts if not is_complete(cfg, run.concept(concept.name))]
+        for concept in free:
+            write_json(run.concept(concept.name).facts, facts(concept))
+        yield free
+
+
+def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
+    began = time.time()
+    torch.set_num_threads(cfg.trainer.threads)
+    backbone = load_backbone(cfg, cfg.trainer.accelerator)
+    lessons = [
+        Lesson.prepare(
+            backbone,
+            c,
+            run.concept(c.name),
+            cfg.templates.prompts,
+            run.seed,
+            _header(run, c, backbone.spec.name),
+        )
+        for c in concepts
+    ]
+    method = make_method(cfg)
+    method.initialise([lesson.start for lesson in lessons], backbone.spec)
+    schedule = Schedule(
+        cfg.trainer.steps,
+        cfg.trainer.batch,
+        cfg.trainer.accumulate,
+        cfg.trainer.checkpoint_every,
+        frozenset(cfg.trainer.snapshots),
+        cfg.trainer.max_loss,
+    )
+    optimizer = instantiate(cfg.optim, _partial_=True, _convert_="all")
+    watch = _previewer(cfg, backbone) if cfg.trainer.preview_every else (lambda lesson, vectors: None)
+    module = InversionModule(backbone, method, lessons, optimizer, schedule, watch)
+    resumed = {lesson.concept.name: lesson.step for lesson in lessons}
+    _fit(cfg, module)
+    for lesson in lessons:
+        write_json(
+            lesson.folder.provenance, _provenance(cfg, began, resumed[lesson.concept.name], module.device)
+        )
+
+
+def _fit(cfg: DictConfig, module: InversionModule) -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    callbacks: list[Callback] = [RichProgressBar(refresh_rate=10, leave=True)] if cfg.trainer.progress else []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        trainer = pl.Trainer(
+            accelerator=cfg.trainer.accelerator,
+            devices=1,
+            precision=PRECISIONS[cfg.trainer.precision],
+            max_epochs=1,
+            logger=instantiate(cfg.logger),
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=cfg.trainer.progress,
+            log_every_n_steps=1,
+        )
+        trainer.fit(module)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method: DerivedMethod) -> None:
+    """Train the source where it is missing, through the same door, and transform what it learned."""
+    source = OmegaConf.merge(cfg, {"trainer": {"snapshots": []}})
+    OmegaConf.set_struct(source, False)
+    source.method = cfg.method.source
+    source.concepts = cfg.concepts
+    source_run = run_folder(source)
+    began = time.time()
+    train(source)
+    backbone = load_backbone(cfg, cfg.trainer.accelerator)
+    with _owned(cfg, run, concepts) as free:
+        for concept in free:
+            folder, origin = run.concept(concept.name), source_run.concept(concept.name)
+            encoders = len(backbone.spec.encoders)
+            learned = {
+                name: load_embedding(origin.encoder_embedding(name, encoders), encoder.dim)[1]
+                for name, encoder in backbone.spec.encoders.items()
+            }
+            write_json(
+                folder.provenance,
+                {**_provenance(cfg, began, 0, torch.device("cpu")), "source": str(origin.path)},
+            )
+            for name, vectors in method.derive(learned, backbone.spec).items():
+                header = _header(run, concept, backbone.spec.name)
+                save_embedding(folder.encoder_embedding(name, encoders), concept.placeholder, vectors, header)
+
+
+def _header(run: RunFolder, concept: Concept, base_model: str) -> dict[str, str]:
+    return {
+        "method": run.method,
+        "config_hash": run.config_hash,
+        "base_model": base_model,
+        "concept": concept.name,
+        "initializer": concept.initializer,
+    }
+
+
+def _previewer(cfg: DictConfig, backbone: Backbone) -> Any:
+    from dti_repro.results.figures import save_preview
+
+    def watch(lesson: Lesson, vectors: dict[str, Tensor]) -> None:
+        if lesson.step % cfg.trainer.preview_every == 0:
+            word = lesson.concept.placeholder
+            prompts = [template.replace("{}", word) for template in cfg.trainer.preview_prompts]
+            images = backbone.generate(prompts, {word: vectors}, [0] * len(prompts), steps=20, guidance=5.0)
+            save_preview(lesson.folder.previews / f"step={lesson.step:06d}.png", images, prompts)
+
+    return watch
+
+
+def _provenance(cfg: DictConfig, began: float, resumed_from: int, device: torch.device) -> dict[str, Any]:
+    return {
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+        "seconds": round(time.time() - began, 3),
+        "resumed_from_step": resumed_from,
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": sys.version.split()[0],
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "config": OmegaConf.to_container(cfg, resolve=True),
+    }
