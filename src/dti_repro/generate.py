@@ -1,6 +1,7 @@
-"""`python -m dti_repro.generate run=<folder> prompts=<set, list or file>`: pictures of learned concepts, and what they are.
+"""`python -m dti_repro.generate run=<folder> prompts=<set, list or file>`: pictures of learned concepts.
 
-`text=class|description` draws the concepts' own words instead, the bounds that learned words are compared with.
+`text=class|description` draws the concepts' own words instead, the bounds that learned words are compared
+with. Each folder of pictures has a manifest that says what they are.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def of_run(
 
 
 def of_text(cfg: DictConfig, prompts: PromptSet, seeds: Sequence[int], settings: Settings) -> list[Gallery]:
-    """The concepts' class words or descriptions, below <runs>/<backbone>/text=<class|description>/<concept>/."""
+    """The concepts' own words, below <runs>/<backbone>/text=<class|description>/<concept>/."""
     if cfg.text not in ("class", "description"):
         raise InputError(f"text={cfg.text}: class or description is needed")
     if cfg.snapshot is not None:
@@ -120,9 +121,7 @@ def _chosen(folders: Sequence[ConceptFolder], cfg: DictConfig) -> list[ConceptFo
         return list(folders)
     if unknown := set(wanted) - {folder.name for folder in folders}:
         there = ", ".join(sorted({folder.name for folder in folders}))
-        raise InputError(
-            f"concepts.names: {', '.join(sorted(unknown))} not in run={cfg.run} (there are: {there})"
-        )
+        raise InputError(f"concepts.names: {min(unknown)} is not in run={cfg.run} (there are: {there})")
     return [folder for folder in folders if folder.name in wanted]
 
 
@@ -141,7 +140,7 @@ def _embedding(folder: ConceptFolder, snapshot: int | None) -> Path:
 
 
 def _combinations(prompts: PromptSet, names: Sequence[str], seed_folder: Path) -> list[tuple[str, ...]]:
-    """The sets of concepts that the prompts are about: each alone for {}, and the named ones together, sorted."""
+    """The sets of concepts that the prompts are about: each alone for {}, named ones together, sorted."""
     found: dict[tuple[str, ...], None] = {}
     for prompt in prompts.prompts:
         if unknown := [name for name in prompt.names if name not in names]:

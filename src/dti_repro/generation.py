@@ -51,6 +51,8 @@ class Settings:
         for key in ("width", "height"):
             if cfg[key] is not None and (not isinstance(cfg[key], int) or cfg[key] < 8 or cfg[key] % 8):
                 raise InputError(f"{key}={cfg[key]}: a positive multiple of 8 is needed")
+        if (cfg.width is None) != (cfg.height is None):
+            raise InputError("width and height are given together, or neither")
         return cls(
             backbone=cfg.backbone.name,
             weights=fingerprint(locate(cfg.backbone.path))[:16],
@@ -98,8 +100,8 @@ def gallery(
 ) -> Gallery:
     """The pictures of the prompts that are about exactly these subjects, below `images`/<generation id>/.
 
-    Files are p<prompt>_s<seed>.png, numbered through the whole set, so that a set's prompts keep their numbers where
-    only some of them are about these subjects.
+    Files are p<prompt>_s<seed>.png, numbered through the whole set, so that a set's prompts keep their
+    numbers where only some of them are about these subjects.
     """
     names = {subject.name for subject in subjects}
     generation = {
@@ -144,8 +146,8 @@ def draw(
 ) -> int:
     """Draw what is missing in the galleries; returns how many pictures that was, 0 without importing torch.
 
-    The embeddings are read and checked before the model is loaded. `backbone` is one already in memory; otherwise the
-    configuration's is loaded. Raises InputError for an embedding that does not fit.
+    The embeddings are read and checked before the model is loaded. `backbone` is one already in memory;
+    otherwise the configuration's is loaded. Raises InputError for an embedding that does not fit.
     """
     todo = {i: found for i, g in enumerate(galleries) if (found := g.missing())}
     if not todo:
@@ -188,7 +190,7 @@ def _expect(prompt: Prompt, subjects: Sequence[Subject]) -> dict[str, str] | Non
 
 
 def _start(target: Gallery, pictures: Sequence[ManifestImage]) -> None:
-    """First what does not belong here any more goes, then the manifest vouches for what stays, then pictures come."""
+    """What does not belong here any more goes before the manifest can vouch for it; then pictures come."""
     for picture in pictures:
         (target.folder / picture.file).unlink(missing_ok=True)
     target.manifest.write(target.folder / NAME)
@@ -197,13 +199,13 @@ def _start(target: Gallery, pictures: Sequence[ManifestImage]) -> None:
 def _for_encoders(
     backbone: Backbone, files: Mapping[str, Path], vectors: Mapping[Path, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
-    """placeholder -> {the only text encoder: (vectors, dim)}. InputError for another width than the encoder's."""
+    """placeholder -> {the only text encoder: (vectors, dim)}. InputError for a width not the encoder's."""
     ((encoder, spec),) = backbone.spec.encoders.items()
     for path in files.values():
         if vectors[path].shape[1] != spec.dim:
             raise InputError(
-                f"embedding {path} is {vectors[path].shape[1]} wide, the text encoder of {backbone.spec.name} takes "
-                f"{spec.dim}: choose the backbone it was learned on"
+                f"embedding {path} is {vectors[path].shape[1]} wide, {backbone.spec.name} "
+                f"takes {spec.dim}: choose the backbone it was learned on"
             )
     return {placeholder: {encoder: vectors[path]} for placeholder, path in files.items()}
 

@@ -1,6 +1,7 @@
 """Prompt templates: what stands around a concept, and what the picture should then show.
 
-`{}` is each concept by itself; `{dog} next to {mug}` names concepts. A set is a yaml in `conf/prompt_sets/`, a file or a list.
+`{}` is each concept by itself; `{dog} next to {mug}` names concepts. A set is a yaml in
+`conf/prompt_sets/`, a file or a list.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ class PromptSet:
 def load_prompts(value: str | Sequence) -> PromptSet:
     """The prompts a user asked for: the name of a set, a list of templates, or a file.
 
-    A file is .txt (one template a line, # comments), .json (a list) or .yaml (a list, or a mapping with `prompts`); entries
-    are templates or mappings {template, expect}. Raises InputError, naming the set, file or template.
+    A file is .txt (one template a line, # comments), .json (a list) or .yaml (a list, or a mapping with
+    `prompts`); entries are templates or mappings {template, expect}. Raises InputError, naming the set,
+    file or template.
     """
     if not isinstance(value, str):
         return _prompt_set("inline", list(value), "prompts")

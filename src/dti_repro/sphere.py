@@ -1,4 +1,4 @@
-"""Interpolation between vectors on and off the sphere. Rows are the last dimension; everything is computed in float64."""
+"""Interpolation between vectors on and off the sphere. Rows are the last dimension; all is in float64."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ANTIPODAL = (
 def angle(a: Tensor, b: Tensor) -> Tensor:
     """Angle in radians between the rows of a and b (..., dim), of any positive norm -> (...).
 
-    2 atan2(|u - v|, |u + v|) for unit u, v (Kahan 2006): exact near 0 and near pi, where arccos of the inner product
-    loses half of the digits.
+    2 atan2(|u - v|, |u + v|) for unit u, v (Kahan 2006): exact near 0 and near pi, where arccos of the
+    inner product loses half of the digits.
     """
     u, v = _unit(a), _unit(b)
     return 2 * (u - v).norm(dim=-1).atan2((u + v).norm(dim=-1))
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The point at share t of the way from a to b (..., dim): direction along the great circle at constant angular speed
-    (Shoemake 1985), norm linear between |a| and |b|.
+    """The point at share t of the way from a to b (..., dim): direction along the great circle at constant
+    angular speed (Shoemake 1985), norm linear between |a| and |b|.
 
-    The two are kept apart because they mean different things: the DTI paper reads meaning from the direction alone. With
-    equal norms this is the usual slerp. Returns the dtype of a. Raises ValueError for a zero vector and for antipodal
-    directions, between which every great circle is as short as any other.
+    The two are kept apart because they mean different things: the DTI paper reads meaning from the
+    direction alone. With equal norms this is the usual slerp. Returns the dtype of a. Raises ValueError for
+    a zero vector and for antipodal directions, between which every great circle is as short as any other.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What each generated image is: its prompt, seed and settings. Nothing is ever parsed back out of a file name."""
+"""What each generated image is: its prompt, seed and settings. Nothing is parsed back out of a file name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class Manifest:
     def missing(self, folder: Path) -> list[ManifestImage]:
         """The pictures that are not in the folder, or belong to other settings, embeddings or prompts.
 
-        A file counts only if the manifest beside it, which is written before the first picture, tells the same story.
+        A file counts only if the manifest beside it, which is written before the first picture, tells the
+        same story.
         """
         drawn = self._trusted(folder)
         return [image for image in self.images if image.file not in drawn]
