@@ -1,0 +1,105 @@
+"""The evaluators' own pictures: streams of scenes and of individuals that no other part of the toybox sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor
+
+from dti_repro.results.files import atomic_write
+from dti_repro.toybox.dataset import WORLD_VERSION
+from dti_repro.toybox.drawing import SIZE, render
+from dti_repro.toybox.scene import Instance, Scene, sample_instance, sample_scene
+
+STREAMS = {"scenes": 7001, "scenes-heldout": 7002, "individuals": 7003, "individuals-heldout": 7004}
+MEAN = STD = 0.5  # of the evaluators' pixels, which are fed in [-1, 1]
+
+
+class EvaluatorScenes:
+    """``count`` scenes of a stream, as many ``views`` of each individual as asked for (1: a new individual every time).
+
+    ``images`` is (count, views, 48, 48, 3) uint8, kept on disk and mapped into memory. A scene is a function of
+    (world version, stream, individual, view).
+    """
+
+    def __init__(self, stream: str, count: int, cache: str | Path, views: int = 1):
+        self.stream, self.count, self.views = stream, count, views
+        path = Path(cache) / f"evaluators-world{WORLD_VERSION}-{stream}-{count}x{views}.npy"
+        if not path.exists():
+            self._render_all(path)
+        self.images = np.load(path, mmap_mode="r")
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([STREAMS[self.stream], WORLD_VERSION, *key])
+
+    def individual(self, index: int) -> Instance:
+        return sample_instance(self._rng(index))
+
+    def scene(self, index: int, view: int = 0) -> Scene:
+        return sample_scene(self._rng(index, view), subject=self.individual(index))
+
+    def _render_all(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images = np.empty((self.count, self.views, SIZE, SIZE, 3), np.uint8)
+        for index in track(range(self.count), f"rendering {path.name}"):
+            for view in range(self.views):
+                images[index, view] = render(self.scene(index, view))
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.save(file, images)
+
+
+def to_pixels(images: np.ndarray) -> Tensor:
+    """(n, 48, 48, 3) uint8 -> (n, 3, 48, 48) float32 in [0, 1]."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """[0, 1] -> [-1, 1], as the shipped configs tell open_clip and timm."""
+    return (pixels - MEAN) / STD
+
+
+def soften(pixels: Tensor, sigma: float = 0.7, noise: float = 0.02, seed: int = 0) -> Tensor:
+    """A fixed stand-in for what an autoencoder does to a clean picture: blur (sigma in pixels) and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    return (_blurred(pixels, sigma) + noise * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
+
+
+@torch.autocast("cpu", enabled=False)
+def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Random shifts, softness, noise and light on (n, 48, 48, 3) uint8; a quarter stays clean. Returns pixels in [0, 1].
+
+    What a base model's decoded samples differ in from clean renders. Colours keep their names and sides their sides.
+    """
+    count = len(images)
+    rows, columns = (
+        np.clip(np.arange(SIZE)[None] + rng.integers(-2, 3, size=(count, 1)), 0, SIZE - 1) for _ in range(2)
+    )
+    images = images[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    clean = to_pixels(images)
+    touched = _per_image(rng.uniform(size=count) < 0.75)
+    softness = _per_image(rng.uniform(0, 1, size=count) * (rng.uniform(size=count) < 0.7))
+    pixels = torch.lerp(clean, _blurred(clean, float(rng.uniform(0.5, 1.4))), softness)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    blotches = F.interpolate(torch.randn(count, 3, SIZE // 4, SIZE // 4, generator=generator), scale_factor=4)
+    grain = torch.randn(pixels.shape, generator=generator)
+    pixels = pixels + _per_image(rng.uniform(0, 0.03, count)) * blotches + _per_image(rng.uniform(0, 0.04, count)) * grain
+    contrast, light = _per_image(1 + rng.normal(0, 0.07, count)), _per_image(rng.normal(0, 0.03, count))
+    pixels = 0.5 + (pixels - 0.5) * contrast + light
+    return torch.where(touched > 0, pixels, clean).clamp(0, 1)
+
+
+def _per_image(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values).float()[:, None, None, None]
+
+
+def _blurred(pixels: Tensor, sigma: float) -> Tensor:
+    """A Gaussian over each image's rows and columns, renormalised at the edges."""
+    at = torch.arange(SIZE, dtype=torch.float32)
+    weights = torch.exp(-0.5 * ((at[:, None] - at) / sigma) ** 2)
+    weights[weights < 1e-5] = 0  # denormal numbers are slow
+    weights = weights / weights.sum(1, keepdim=True)
+    return weights @ pixels @ weights.T

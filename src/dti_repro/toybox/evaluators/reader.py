@@ -1,0 +1,91 @@
+"""The attribute reader: one classifier whose outputs are the heads of scene.ATTRIBUTES in a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dti_repro.results.files import write_json
+from dti_repro.toybox.evaluators import timm_format
+from dti_repro.toybox.evaluators.data import EvaluatorScenes, augment, normalise, soften, to_pixels
+from dti_repro.toybox.scene import ATTRIBUTES
+from dti_repro.toybox.training import Stage
+
+ABSENT = -1  # the colour of no hat
+WIDTHS = [len(values) for values in ATTRIBUTES.values()]
+
+
+class Reader(Stage):
+    """Cross entropy on each attribute that a scene has."""
+
+    def __init__(
+        self,
+        data: EvaluatorScenes,
+        held_out: EvaluatorScenes,
+        *,
+        architecture: str,
+        arguments: dict[str, Any],
+        batch: int = 128,
+        seed: int = 0,
+    ):
+        self.data, self.held_out, self.batch, self.seed, self.arguments = data, held_out, batch, seed, arguments
+        torch.manual_seed(seed)
+        self.model = timm_format.build(architecture, arguments, sum(WIDTHS))
+        self._labels = labels_of(data)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        # Epoch by epoch, so that every scene is seen equally often.
+        epoch, at = divmod(step * self.batch, self.data.count - self.data.count % self.batch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.data.count)
+        indices = np.sort(order[at : at + self.batch])
+        pixels = augment(self.data.images[indices, 0], np.random.default_rng([self.seed, 1, step]))
+        logits = self._logits(pixels)
+        target = self._labels[indices].to(logits.device)
+        losses = [
+            F.cross_entropy(head, target[:, k], ignore_index=ABSENT, reduction="sum") / len(target)
+            for k, head in enumerate(logits.split(WIDTHS, dim=1))
+        ]
+        figures = {name: round(loss.item(), 3) for name, loss in zip(ATTRIBUTES, losses, strict=True)}
+        return torch.stack(losses).sum(), figures
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Share read rightly of those scenes that have the attribute, on clean and on softened renders."""
+        self.model.eval()
+        target = labels_of(self.held_out)
+        clean = to_pixels(self.held_out.images[:, 0])
+        figures = {}
+        for suffix, pixels in (("", clean), ("_softened", soften(clean))):
+            logits = torch.cat([self._logits(part).cpu() for part in pixels.split(256)])
+            for k, (name, head) in enumerate(zip(ATTRIBUTES, logits.split(WIDTHS, dim=1), strict=True)):
+                present = target[:, k] != ABSENT
+                right = head.argmax(1)[present] == target[present, k]
+                figures[name + suffix] = round(right.float().mean().item(), 4)
+        return figures
+
+    def save(self, folder: Path) -> None:
+        timm_format.save(self.model, self.arguments, folder / "reader")
+        write_json(folder / "reader" / "heads.json", {name: list(values) for name, values in ATTRIBUTES.items()})
+
+    def load(self, folder: Path) -> None:
+        timm_format.load(self.model, folder / "reader")
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        device = next(self.model.parameters()).device
+        return self.model(normalise(pixels).to(device, memory_format=torch.channels_last)).float()
+
+
+def labels_of(data: EvaluatorScenes) -> Tensor:
+    """(count, attributes) int64 class indices of first views; ABSENT where the scene lacks the attribute."""
+    labels = torch.full((data.count, len(ATTRIBUTES)), ABSENT)
+    for index in range(data.count):
+        shown = data.scene(index).attributes()
+        for k, (name, values) in enumerate(ATTRIBUTES.items()):
+            if name in shown:
+                labels[index, k] = values.index(shown[name])
+    return labels

@@ -1,0 +1,101 @@
+"""The subject encoder: pictures of one individual agree, two individuals of a class do not, whatever surrounds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dti_repro.toybox.evaluators import timm_format
+from dti_repro.toybox.evaluators.data import EvaluatorScenes, augment, normalise, soften, to_pixels
+from dti_repro.toybox.training import Stage
+
+
+class SubjectEncoder(Stage):
+    """InfoNCE over individuals, two views each, in batches that share class and colour in part.
+
+    The embedding is what timm returns for ``num_classes=0``: the pooled, normalised features; there is no projection.
+    """
+
+    def __init__(
+        self,
+        data: EvaluatorScenes,
+        held_out: EvaluatorScenes,
+        *,
+        architecture: str,
+        arguments: dict[str, Any],
+        batch: int = 96,
+        kinds: int = 4,
+        temperature: float = 0.07,
+        seed: int = 0,
+    ):
+        """``batch`` individuals a step, half of them from ``kinds`` pairs of class and colour, the rest from anywhere."""
+        self.data, self.held_out, self.seed, self.arguments = data, held_out, seed, arguments
+        self.batch, self.kinds, self.temperature = batch, kinds, temperature
+        torch.manual_seed(seed)
+        self.model = timm_format.build(architecture, arguments, 0)
+        self._members: dict[tuple[str, str], list[int]] = {}
+        for index in range(data.count):
+            individual = data.individual(index)
+            self._members.setdefault((individual.cls, individual.color), []).append(index)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng([self.seed, step])
+        chosen = self._individuals(rng)
+        views = np.argsort(rng.uniform(size=(len(chosen), self.data.views)), axis=1)[:, :2]
+        images = np.concatenate([self.data.images[chosen, views[:, k]] for k in range(2)])
+        features = F.normalize(self._features(augment(images, rng)), dim=1)
+        with torch.autocast(features.device.type, enabled=False):
+            similar = features @ features.T / self.temperature
+        similar = similar.masked_fill(torch.eye(len(similar), dtype=torch.bool, device=similar.device), -torch.inf)
+        partner = torch.arange(len(similar), device=similar.device).roll(len(chosen))
+        top1 = (similar.argmax(1) == partner).float().mean().item()
+        return F.cross_entropy(similar, partner), {"top1": round(top1, 3)}
+
+    def _individuals(self, rng: np.random.Generator) -> np.ndarray:
+        kinds = list(self._members)
+        alike: list[int] = []
+        for kind in rng.choice(len(kinds), size=self.kinds, replace=False):
+            members = self._members[kinds[kind]]
+            wanted = min(len(members), self.batch // 2 // self.kinds)
+            alike.extend(int(i) for i in rng.choice(members, size=wanted, replace=False))
+        others = np.setdiff1d(rng.choice(self.data.count, size=self.batch, replace=False), alike)
+        return np.concatenate([alike, rng.permutation(others)[: self.batch - len(alike)]]).astype(np.int64)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Retrieval of each held-out individual's second view by its first, and cosines between views."""
+        self.model.eval()
+        figures = {}
+        for suffix, change in (("", None), ("_softened", soften)):
+            pixels = [to_pixels(self.held_out.images[:, view]) for view in range(2)]
+            query = change(pixels[0]) if change else pixels[0]
+            one, two = (
+                F.normalize(torch.cat([self._features(part).cpu() for part in p.split(250)]), dim=1)
+                for p in (query, pixels[1])
+            )
+            similar = one @ two.T
+            found = similar.argmax(1) == torch.arange(len(similar))
+            figures[f"retrieval_top1_of_{len(similar)}{suffix}"] = round(found.float().mean().item(), 4)
+            if not suffix:
+                classes = np.array([self.held_out.individual(i).cls for i in range(self.held_out.count)])
+                same_class = torch.from_numpy(classes[:, None] == classes)
+                own = torch.eye(len(similar), dtype=torch.bool)
+                figures["cosine_same_individual"] = round(similar[own].mean().item(), 4)
+                figures["cosine_same_class"] = round(similar[same_class & ~own].mean().item(), 4)
+                figures["cosine_other_class"] = round(similar[~same_class].mean().item(), 4)
+        return figures
+
+    def save(self, folder: Path) -> None:
+        timm_format.save(self.model, self.arguments, folder / "subject_encoder")
+
+    def load(self, folder: Path) -> None:
+        timm_format.load(self.model, folder / "subject_encoder")
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        device = next(self.model.parameters()).device
+        return self.model(normalise(pixels).to(device, memory_format=torch.channels_last)).float()
