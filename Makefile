@@ -29,10 +29,10 @@ lint: $(STAMP) ## check style and formatting
 	$(PY) -m ruff format --check .
 
 benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed (<= 40 minutes from nothing)
-	$(PY) -m dti_repro.benchmark experiment=toybox_main $(RUN)
+	$(PY) -m dti_repro.benchmark experiment=main_table $(RUN)
 
 ablation: $(STAMP) ## the ablation table on the toybox: what is missing is computed
-	$(PY) -m dti_repro.benchmark experiment=toybox_ablation $(RUN)
+	$(PY) -m dti_repro.benchmark experiment=ablation $(RUN)
 
 speed: $(STAMP) ## measure this trainer and evaluator against the plain way, side by side
 	$(PY) benchmarks/speed.py $(RUN)

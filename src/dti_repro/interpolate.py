@@ -1,0 +1,145 @@
+"""`python -m dti_repro.interpolate a=<run/concept> b=<run/concept> steps=7 mode=slerp|lerp`: from one word
+to another.
+
+slerp turns each vector's direction at constant speed along the great circle and lets its norm change
+linearly, so unequal norms are never mixed up with meaning. Between antipodal directions there is no single
+shortest way, and the command says so. lerp goes straight through: the norm sinks on the way, to zero
+halfway between opposite vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from dti_repro.app import entry
+from dti_repro.errors import InputError
+from dti_repro.generate import image_seeds, learned_subject
+from dti_repro.generation import Gallery, Settings, Subject, draw, gallery
+from dti_repro.prompts import PromptSet, load_prompts
+from dti_repro.results.embedding import load_embedding, save_embedding
+from dti_repro.results.figures import Grid
+from dti_repro.results.files import sha256
+from dti_repro.results.run import ConceptFolder, config_hash, parse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODES = ("slerp", "lerp")
+
+
+@dataclass(frozen=True)
+class End:
+    """One end of the way."""
+
+    folder: ConceptFolder
+    subject: Subject
+
+
+def interpolate(cfg: DictConfig) -> Path:
+    """Write the embeddings on the way, their pictures and a grid of these; returns the folder.
+
+    Prompts are rows of the grid, points on the way are columns. InputError for what cannot be interpolated.
+    """
+    if cfg.mode not in MODES:
+        raise InputError(f"mode={cfg.mode}: slerp or lerp is needed")
+    if isinstance(cfg.steps, bool) or not isinstance(cfg.steps, int) or cfg.steps < 2:
+        raise InputError(f"steps={cfg.steps}: a whole number of at least 2 is needed (both ends count)")
+    values = OmegaConf.to_container(cfg)
+    prompts, seeds = load_prompts(values["prompts"]), image_seeds(values["seeds"])
+    if any(prompt.names for prompt in prompts.prompts):
+        raise InputError("prompts: one word stands in each prompt here; use {} instead of names")
+    settings = Settings.of(OmegaConf.merge(cfg, {"steps": cfg.sampling_steps}))
+    ends = [_end(key, cfg[key], settings) for key in ("a", "b")]
+    shas = [end.subject.embedding_sha256 for end in ends]
+    name = config_hash({"embeddings": shas, "mode": cfg.mode, "steps": cfg.steps})
+    folder = Path(cfg.out or Path(cfg.runs) / settings.backbone / "interpolate") / name
+    files = [folder / f"step={k:02d}" / "embedding.safetensors" for k in range(cfg.steps)]
+    if not all(file.is_file() for file in files):
+        _write_embeddings(ends, cfg.mode, files)
+    galleries = [_gallery(file, ends, prompts, seeds, settings) for file in files]
+    drawn = draw(galleries, cfg, settings)
+    grid = folder / f"grid_{galleries[0].folder.name}.png"
+    _grid(galleries, ends, cfg.mode).save(grid, wrap=cfg.steps)
+    total = sum(len(target.manifest.images) for target in galleries)
+    print(f"{drawn} images drawn, {total - drawn} were there")
+    print(f"embeddings: {folder}/step=*/embedding.safetensors")
+    print(f"grid: {grid}")
+    return folder
+
+
+def between(a: Tensor, b: Tensor, mode: str, steps: int) -> list[Tensor]:
+    """`steps` points from a to b, both (vectors, dim), ends included, each vector by itself. ValueError as
+    sphere.slerp.
+    """
+    from dti_repro.sphere import lerp, slerp
+
+    move = slerp if mode == "slerp" else lerp
+    return [move(a, b, k / (steps - 1)) for k in range(steps)]
+
+
+def _end(key: str, path: str, settings: Settings) -> End:
+    folders = parse(path)
+    if len(folders) > 1:
+        names = ", ".join(folder.name for folder in folders)
+        raise InputError(f"{key}={path} has several concepts ({names}): name one concept's folder")
+    (folder,) = folders
+    trained_on = folder.path.resolve().parents[3].name
+    if trained_on != settings.backbone:
+        raise InputError(f"{key}={path} was trained on {trained_on}: add backbone={trained_on}")
+    return End(folder, learned_subject(folder, folder.embedding))
+
+
+def _write_embeddings(ends: Sequence[End], mode: str, files: Sequence[Path]) -> None:
+    a, b = (load_embedding(end.folder.embedding)[1] for end in ends)
+    if a.shape != b.shape:
+        raise InputError(
+            f"{ends[0].folder.embedding} has shape {tuple(a.shape)}, {ends[1].folder.embedding} has "
+            f"{tuple(b.shape)}: only words of equally many vectors can be interpolated"
+        )
+    try:
+        points = between(a, b, mode, len(files))
+    except ValueError as error:
+        paths = " and ".join(str(end.folder.path) for end in ends)
+        raise InputError(f"mode={mode} between {paths}: {error}") from error
+    name = _name(ends)
+    header = {"method": mode, "concept": name, "initializer": ends[0].subject.text}
+    header |= {key: end.subject.embedding_sha256 or "" for key, end in zip("ab", ends, strict=True)}
+    for k, (file, rows) in enumerate(zip(files, points, strict=True)):
+        save_embedding(file, f"<{name}>", rows, {**header, "step": f"{k}/{len(files) - 1}"})
+
+
+def _gallery(
+    file: Path, ends: Sequence[End], prompts: PromptSet, seeds: Sequence[int], settings: Settings
+) -> Gallery:
+    name = _name(ends)
+    subject = Subject(name, f"<{name}>", ends[0].subject.text, sha256(file))
+    return gallery(file.parent / "images", [subject], prompts, seeds, settings, vectors={subject.word: file})
+
+
+def _name(ends: Sequence[End]) -> str:
+    return "-".join(end.subject.name for end in ends)
+
+
+def _grid(galleries: Sequence[Gallery], ends: Sequence[End], mode: str) -> Grid:
+    share = [f"{k / (len(galleries) - 1):.2f}" for k in range(len(galleries))]
+    share[0], share[-1] = (end.subject.name for end in ends)
+    rows = {}
+    for i, image in enumerate(galleries[0].manifest.images):
+        pictures = [Image.open(g.folder / g.manifest.images[i].file) for g in galleries]
+        rows[f"{image.template}, seed {image.seed}"] = pictures
+    return Grid(share, rows, title=f"{mode}: {ends[0].subject.name} to {ends[1].subject.name}")
+
+
+@entry("interpolate")
+def main(cfg: DictConfig) -> None:
+    interpolate(cfg)
+
+
+if __name__ == "__main__":
+    main()
