@@ -45,9 +45,7 @@ class Settings:
         if isinstance(cfg.steps, bool) or not isinstance(cfg.steps, int) or cfg.steps < 1:
             raise InputError(f"steps={cfg.steps}: a whole number of at least 1 is needed")
         if not isinstance(cfg.guidance, int | float) or not 0 <= cfg.guidance < float("inf"):
-            raise InputError(
-                f"guidance={cfg.guidance}: a number of at least 0 is needed (1 switches guidance off)"
-            )
+            raise InputError(f"guidance={cfg.guidance}: a number of at least 0 is needed (1 switches guidance off)")
         for key in ("width", "height"):
             if cfg[key] is not None and (not isinstance(cfg[key], int) or cfg[key] < 8 or cfg[key] % 8):
                 raise InputError(f"{key}={cfg[key]}: a positive multiple of 8 is needed")
@@ -137,13 +135,7 @@ def gallery(
     return Gallery(folder, Manifest(generation, shas, tuple(pictures)), vectors or {})
 
 
-def draw(
-    galleries: Sequence[Gallery],
-    cfg: DictConfig,
-    settings: Settings,
-    *,
-    backbone: Backbone | None = None,
-) -> int:
+def draw(galleries: Sequence[Gallery], cfg: DictConfig, settings: Settings) -> int:
     """Draw what is missing in the galleries; returns how many pictures that was, 0 without importing torch.
 
     The embeddings are read and checked before the model is loaded. `backbone` is one already in memory;
@@ -156,12 +148,13 @@ def draw(
         raise InputError(f"batch={cfg.batch}: a whole number of at least 1 is needed")
     import torch
 
+    from dti_repro.backbones.load import load_backbone
     from dti_repro.results.embedding import load_embedding
 
     files = {path for i in todo for path in galleries[i].vectors.values()}
     vectors = {path: load_embedding(path)[1] for path in sorted(files)}
     torch.set_num_threads(cfg.threads)
-    backbone = backbone or load_backbone(cfg)
+    backbone = load_backbone(cfg.backbone, cfg.accelerator)
     total = sum(map(len, todo.values()))
     with _progress(total, cfg.progress) as advance:
         for i, pictures in todo.items():
@@ -172,15 +165,6 @@ def draw(
                 _draw_batch(backbone, galleries[i].folder, chunk, learned, settings)
                 advance(len(chunk))
     return total
-
-
-def load_backbone(cfg: DictConfig) -> Backbone:
-    """The configuration's model on its device."""
-    import torch
-    from hydra.utils import instantiate
-
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    return instantiate(cfg.backbone).to(automatic if cfg.device == "auto" else cfg.device)
 
 
 def _expect(prompt: Prompt, subjects: Sequence[Subject]) -> dict[str, str] | None:

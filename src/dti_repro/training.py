@@ -11,13 +11,11 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import transformers
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +24,7 @@ from torch import Tensor
 
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import check_words, locate
+from dti_repro.backbones.load import load_backbone
 from dti_repro.concepts.concept import Concept
 from dti_repro.errors import InputError
 from dti_repro.lesson import Lesson
@@ -73,20 +72,6 @@ def make_method(cfg: DictConfig) -> TokenMethod | DerivedMethod:
         ) from error
 
 
-@lru_cache(maxsize=1)
-def _load_backbone(target: str, settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
-    transformers.utils.logging.disable_progress_bar()
-    return instantiate({"_target_": target, **dict(settings)}).to(device)
-
-
-def load_backbone(cfg: DictConfig, accelerator: str = "auto") -> Backbone:
-    """The configured backbone on its device; the last one is kept, so that the jobs of a multirun load it once."""
-    settings = OmegaConf.to_container(cfg.backbone, resolve=True)
-    target = settings.pop("_target_")
-    cuda = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
-    return _load_backbone(target, tuple(sorted(settings.items())), "cuda" if cuda else "cpu")
-
-
 def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
     name = cfg.optim._target_.split(".")[-1]
     if issubclass(get_class(cfg.optim._target_), SphereOptimizer) != method.on_sphere:
@@ -115,7 +100,7 @@ def _owned(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> Iter
 def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
     began = time.time()
     torch.set_num_threads(cfg.trainer.threads)
-    backbone = load_backbone(cfg, cfg.trainer.accelerator)
+    backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
     lessons = [
         Lesson.prepare(
             backbone,
@@ -179,7 +164,7 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
     source_run = run_folder(source)
     began = time.time()
     train(source)
-    backbone = load_backbone(cfg, cfg.trainer.accelerator)
+    backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
     with _owned(cfg, run, concepts) as free:
         for concept in free:
             folder, origin = run.concept(concept.name), source_run.concept(concept.name)

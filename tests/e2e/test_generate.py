@@ -115,15 +115,11 @@ def test_snapshots_can_be_drawn(run: Path, compose: Compose) -> None:
         generate(compose("generate", *ask, "snapshot=60"))
 
 
-def test_the_same_pictures_as_diffusers_with_our_embedding_file(
-    run: Path, compose: Compose, checkpoint: Path
-) -> None:
+def test_the_same_pictures_as_diffusers_with_our_embedding_file(run: Path, compose: Compose, checkpoint: Path) -> None:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     template = "a {} left of a red mug"
-    folders = generate(
-        compose("generate", *request(run, f'prompts=["{template}"]', "seeds=[5]", "guidance=4"))
-    )
+    folders = generate(compose("generate", *request(run, f'prompts=["{template}"]', "seeds=[5]", "guidance=4")))
     for folder, name in zip(folders, ["rex", "tom"], strict=True):
         pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, local_files_only=True)
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -159,7 +155,7 @@ def test_the_same_pictures_as_diffusers_with_our_embedding_file(
 def test_bad_requests_are_one_clear_line(
     run: Path, compose: Compose, overrides: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dti_repro.generation.load_backbone", lambda cfg: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("dti_repro.backbones.load.load_backbone", lambda *_: pytest.fail("a model was loaded"))
     cfg = compose(
         "generate",
         *[o for o in request(run) if o.split("=")[0] not in {x.split("=")[0] for x in overrides}],
@@ -190,7 +186,7 @@ def _break(kind: str, path: Path) -> None:
 def test_a_broken_embedding_is_named_before_a_model_is_loaded(
     run: Path, compose: Compose, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dti_repro.generation.load_backbone", lambda cfg: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("dti_repro.backbones.load.load_backbone", lambda *_: pytest.fail("a model was loaded"))
     path = run / "rex" / "embedding.safetensors"
     _break(kind, path)
     with pytest.raises(InputError, match=kind) as error:

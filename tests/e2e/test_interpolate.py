@@ -37,9 +37,7 @@ def test_the_ends_are_the_words_themselves_and_their_pictures(run: Path, compose
     torch.testing.assert_close(points[2], 3 * vectors(1))
     norms = [point.norm().item() for point in points]
     assert norms[1] == pytest.approx((norms[0] + norms[2]) / 2, rel=1e-5)
-    (own, _) = generate(
-        compose("generate", f"run={run}", 'prompts=["a {}"]', "steps=2", "concepts.names=[rex,tom]")
-    )
+    (own, _) = generate(compose("generate", f"run={run}", 'prompts=["a {}"]', "steps=2", "concepts.names=[rex,tom]"))
     ours = next((folder / "step=00").glob("images/*/p000_s0.png"))
     assert np.array_equal(np.asarray(Image.open(ours)), np.asarray(Image.open(own / "p000_s0.png")))
     (grid,) = folder.glob("grid_*.png")
@@ -68,7 +66,7 @@ def test_a_second_time_draws_nothing(run: Path, compose: Compose, capsys: pytest
 def test_no_answer_is_one_clear_line(
     run: Path, compose: Compose, b: str, more: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dti_repro.generation.load_backbone", lambda cfg: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("dti_repro.backbones.load.load_backbone", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(InputError) as error:
         interpolate(compose("interpolate", *request(run, b, *more)))
     assert complaint in str(error.value)

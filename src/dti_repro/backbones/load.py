@@ -1,0 +1,32 @@
+"""The configured model, loaded once a process, so that the jobs of a multirun and the stages of a demo share it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import transformers
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dti_repro.backbones.backbone import Backbone
+from dti_repro.errors import InputError
+
+
+def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
+    """The backbone of a configuration's `backbone` node on its device: cpu, gpu, or auto (a GPU if there is one).
+
+    The last one is kept. InputError for gpu where there is none.
+    """
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("a gpu was asked for, and torch sees none here")
+    cuda = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+    settings = OmegaConf.to_container(node, resolve=True)
+    return _load(tuple(sorted(settings.items())), "cuda" if cuda else "cpu")
+
+
+@lru_cache(maxsize=1)
+def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
+    transformers.utils.logging.disable_progress_bar()
+    return instantiate(dict(settings)).to(device)

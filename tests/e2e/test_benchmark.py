@@ -1,0 +1,157 @@
+"""One command makes a table: everything is trained, drawn, scored and compared, and a second call computes nothing."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+CONCEPTS = ("rex", "tom", "zoe")
+EXTRA = ["trainer.steps=4", "trainer.batch=2", "trainer.progress=false", "trainer.threads=1"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """Three subjects, two evaluators, a table and a search, all tiny."""
+    root = tmp_path_factory.mktemp("benchmark")
+    rng = np.random.default_rng(0)
+    subjects = {}
+    for name in CONCEPTS:
+        (root / "subjects" / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / "subjects" / name / f"{i}.png")
+        facts = {"initializer": "cat", "split": "table", "description": "red cat"}
+        subjects[name] = {**facts, "images": ["0.png", "1.png"]}
+    (root / "subjects" / "subjects.yaml").write_text(yaml.safe_dump(subjects))
+    arguments = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    torch.manual_seed(0)
+    reader = timm.create_model("vit_tiny_patch16_224", num_classes=4, **arguments)
+    timm.models.save_for_hf(reader, root / "reader", model_args=arguments, safe_serialization=True)
+    heads = {"class": ["cat", "dog"], "background": ["beach", "sky"]}
+    (root / "reader" / "heads.json").write_text(json.dumps(heads))
+    weights = f"local-dir:{root / 'reader'}"
+    encoder = {"_target_": "dti_repro.metrics.encoders.timm_encoder", "checkpoint": weights}
+    image = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity", "encoder": encoder}
+    text = {"_target_": "dti_repro.metrics.attributes.AttributeAccuracy", "checkpoint": weights}
+    (root / "image.yaml").write_text(yaml.safe_dump(image))
+    (root / "text.yaml").write_text(yaml.safe_dump({**text, "keys": ["class", "background"]}))
+    prompts = [
+        {"template": f"a {{}} {place}", "expect": {"background": b}}
+        for place, b in (("on a beach", "beach"), ("in the sky", "sky"))
+    ]
+    (root / "prompts.yaml").write_text(yaml.safe_dump({"name": "tiny", "prompts": prompts}))
+    write_experiments(root, checkpoint)
+    return root
+
+
+def write_experiments(root: Path, checkpoint: Path) -> None:
+    image, text = str(root / "image.yaml"), str(root / "text.yaml")
+    shared = {
+        "title": "Tiny",
+        "setup": [
+            "backbone=toybox",
+            f"backbone.path={checkpoint}",
+            "concepts.names=all",
+            f"concepts.root={root}/subjects",
+        ],
+        "train": EXTRA,
+        "generate": [f"prompts={root}/prompts.yaml", "steps=1", "progress=false", "threads=1", "seeds=[0,1]"],
+        "metrics": {image: "image", text: "text"},
+        "image": image,
+        "text": [text],
+    }
+    bounds = [{"name": b, "bound": b} for b in ("class", "description", "references")]
+    rows = [
+        {"name": "ti", "label": "TI", "overrides": ["method=ti"], "published": {"image": 0.561, "source": "paper"}},
+        {"name": "ti_rescaled", "overrides": ["method=ti_rescaled"]},
+        {"name": "dti", "label": "DTI", "overrides": ["method=dti"]},
+    ]
+    claims = [{"better": "dti", "worse": "ti", "says": "DTI > TI", "metrics": [text]}]
+    table = {**shared, "rows": [*bounds, *rows], "claims": claims, "baselines": ["dti"], "subjects": 2}
+    searched = [
+        {"name": "k0", "method": "dti", "overrides": ["method=dti", "method.prior.kappa=0"]},
+        {"name": "k50", "method": "dti", "overrides": ["method=dti"], "kappa": {"fraction": 0.5, "of": "k0"}},
+    ]
+    search = {**shared, "rows": [*bounds, *searched], "search": True}
+    wrong = {**shared, "rows": [{"name": "bad", "overrides": ["method=ti", "method.prior.kappa=1"]}]}
+    (root / "experiment").mkdir()
+    for name, content in (("tiny", table), ("tiny_search", search), ("wrong", wrong)):
+        (root / "experiment" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
+def run(root: Path, experiment: str, *options: str) -> subprocess.CompletedProcess:
+    paths = [f"runs={root}/runs", f"out={root}/out", f"searched={root}/searched.yaml", "device=cpu"]
+    command = [sys.executable, *options, "-m", "dti_repro.benchmark", "--config-dir", str(root)]
+    return subprocess.run([*command, f"experiment={experiment}", *paths], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def table(world: Path) -> Path:
+    result = run(world, "tiny")
+    assert result.returncode == 0, result.stderr
+    return world / "out" / "tiny"
+
+
+def test_the_table_has_every_row_with_its_facts(world: Path, table: Path) -> None:
+    with (table / "table.csv").open(newline="") as file:
+        rows = {row["row"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["class", "description", "references", "ti", "ti_rescaled", "dti"]
+    image, text = str(world / "image.yaml"), str(world / "text.yaml")
+    for name, row in rows.items():
+        assert row[f"{image}_subjects"] == "2"
+        assert row[f"{text}_subjects"] == ("0" if name == "references" else "2")
+    assert rows["ti"]["paper image"] == "0.561"
+    assert float(rows["ti"]["on noise"]) > float(rows["ti"]["at start"])
+    assert rows["dti"]["on noise"] == ""
+    assert float(rows["dti"]["norm"]) == pytest.approx(float(rows["ti_rescaled"]["norm"]), rel=0.01)
+    assert float(rows["dti"]["gradient"]) > 0
+    assert rows["dti"]["kappa"] == "0.0001"
+    assert float(rows["dti"]["minutes"]) >= 0
+
+
+def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
+    text = (table / "table.md").read_text()
+    assert "2 subjects (rex, tom), 2 prompts (`tiny`), 2 image seeds" in text
+    assert "Paired differences from DTI" in text
+    assert any(v in text for v in ("| holds", "| does not", "| undecided"))
+    assert Image.open(table / "front.png").width > 300
+
+
+def test_a_second_call_computes_nothing_and_says_the_same(world: Path, table: Path) -> None:
+    before = {path.name: path.read_bytes() for path in table.iterdir()}
+    result = run(world, "tiny", "-X", "importtime")
+    assert result.returncode == 0, result.stderr
+    assert {path.name: path.read_bytes() for path in table.iterdir()} == before
+    imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
+    assert "torch" not in imported
+
+
+def test_a_search_writes_the_best_setting_with_the_kappa_it_used(world: Path, table: Path) -> None:
+    result = run(world, "tiny_search")
+    assert result.returncode == 0, result.stderr
+    chosen = yaml.safe_load((world / "searched.yaml").read_text())["dti"]
+    assert chosen["row"] in ("k0", "k50")
+    with (world / "out" / "tiny_search" / "table.csv").open(newline="") as file:
+        rows = {row["row"]: row for row in csv.DictReader(file)}
+    assert rows["k0"]["criterion"]
+    assert float(rows["k50"]["kappa"]) == pytest.approx(0.5 * float(rows["k0"]["gradient"]), rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "words"),
+    [("wrong", "row 'bad': method 'ti' has no knob 'method.prior.kappa'"), ("nothing", "nothing")],
+)
+def test_a_wrong_experiment_is_one_clear_line(world: Path, experiment: str, words: str) -> None:
+    result = run(world, experiment)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
