@@ -1,0 +1,37 @@
+"""``python -m dti_repro.toybox.pretrain stage=<name>``: pretrains one network of the toybox, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from dti_repro.app import entry
+
+
+@entry("toybox_pretrain")
+def main(cfg: DictConfig) -> None:
+    import torch
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from dti_repro.results.files import write_json
+    from dti_repro.toybox.training import fit
+
+    torch.set_num_threads(cfg.threads)
+    stage = instantiate(cfg.stage.network, _convert_="all")
+    folder = Path(cfg.folder) / cfg.stage.name
+    if cfg.start_from:
+        stage.load(Path(cfg.start_from))
+    began = time.monotonic()
+    last = fit(stage, folder, device=cfg.device, **OmegaConf.to_container(cfg.stage.fit))
+    figures = stage.evaluate()
+    stage.save(Path(cfg.save_to))
+    minutes = round((time.monotonic() - began) / 60, 1)
+    write_json(folder / "figures.json", {"held_out": figures, "last_batch": last, "minutes_of_this_call": minutes})
+    print(f"{cfg.stage.name}: {figures}")
+
+
+if __name__ == "__main__":
+    main()

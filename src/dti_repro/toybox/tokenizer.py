@@ -1,0 +1,44 @@
+"""The toybox's word-level CLIP tokenizer."""
+
+from __future__ import annotations
+
+import json
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from dti_repro.toybox.language import WORDS
+
+CONTEXT = 32
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """Byte-pair merges trained on the word list alone, until every word is one token.
+
+    The end token has the highest id: open_clip pools there by argmax. Pieces that are no words are kept, so that
+    any text can be tokenized; their embedding rows are zero (see :func:`word_ids`).
+    """
+    pairs = Tokenizer(models.BPE())
+    pairs.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=100_000,
+        min_frequency=1,
+        end_of_word_suffix="</w>",
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"),
+        show_progress=False,
+    )
+    pairs.train_from_iterator([word for word in WORDS for _ in range(2)], trainer)
+    model = json.loads(pairs.to_str())["model"]
+    vocab = dict(model["vocab"])
+    for letter in "abcdefghijklmnopqrstuvwxyz":
+        vocab.setdefault(f"{letter}</w>", len(vocab))
+    vocab[START] = len(vocab)
+    vocab[END] = len(vocab)
+    return CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]], model_max_length=CONTEXT)
+
+
+def word_ids(tokenizer: CLIPTokenizer) -> list[int]:
+    """Ids of the words and of the two special tokens: the rows that pretraining reaches."""
+    vocab = tokenizer.get_vocab()
+    return sorted([vocab[f"{word}</w>"] for word in WORDS] + [vocab[START], vocab[END]])

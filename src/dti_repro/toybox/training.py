@@ -1,0 +1,145 @@
+"""The one loop that pretrains every toybox network: resumable, with a moving average of the weights."""
+
+from __future__ import annotations
+
+import csv
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dti_repro.errors import InputError
+from dti_repro.results.files import atomic_write
+
+
+class Stage(ABC):
+    """One network to pretrain. A batch is a function of (seed, step), so a resumed run sees the same data."""
+
+    model: nn.Module
+
+    @abstractmethod
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The scalar loss of ``step``'s batch and named figures for the log."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Quality on held-out data, by name."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes fp16 weights in the library's own format."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Reads what :meth:`save` wrote, to train on with fresh optimizer state."""
+
+
+def learning_rate(step: int, *, peak: float, warmup: int, steps: int, decay: int) -> float:
+    """Linear warm-up, constant, linear decay over the last ``decay`` steps: it can be lengthened before it decays."""
+    return peak * min(1.0, (step + 1) / max(1, warmup), max(0.0, (steps - step) / max(1, decay)))
+
+
+def fit(
+    stage: Stage,
+    folder: Path,
+    *,
+    steps: int,
+    lr: float,
+    warmup: int = 200,
+    decay: int = 1000,
+    weight_decay: float = 0.01,
+    ema: float = 0.999,
+    clip: float = 1.0,
+    bf16: bool = True,
+    checkpoint_every: int = 500,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Trains ``stage.model`` to ``steps``, from ``folder/last.pt`` where that exists.
+
+    Leaves the averaged weights in the model and returns the last batch's figures. Raises InputError for a checkpoint that does not fit the stage.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = stage.model.to(device).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
+    checkpoint = folder / "last.pt"
+    start = _resume(checkpoint, model, average, optimizer)
+    figures: dict[str, float] = {}
+    with _progress(folder.name, start, steps) as advance, (folder / "log.csv").open("a", newline="") as log:
+        writer = csv.writer(log)
+        since, seen = time.monotonic(), start
+        for step in range(start, steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, peak=lr, warmup=warmup, steps=steps, decay=decay)
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                loss, figures = stage.loss(step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(trained, clip)
+            if not torch.isfinite(norm):
+                raise InputError(f"{folder.name}: the gradient is not finite at step {step}; lower lr (now {lr})")
+            optimizer.step()
+            average.update_parameters(model)
+            if (step + 1) % 50 == 0:
+                now = time.monotonic()
+                writer.writerow([step + 1, f"{loss.item():.5f}", f"{(step + 1 - seen) / (now - since):.3f}", figures])
+                log.flush()
+                since, seen = now, step + 1
+            if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+                state = {
+                    "step": step + 1,
+                    "model": model.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                }
+                with atomic_write(checkpoint) as temporary:
+                    torch.save(state, temporary)
+            advance(step + 1, loss)
+    model.load_state_dict(average.module.state_dict())
+    model.eval()
+    return figures
+
+
+def _resume(checkpoint: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    try:
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{checkpoint} does not fit this configuration; move it away or restore the old one"
+        ) from error
+    return int(state["step"])
+
+
+class _progress:
+    """A bar on a terminal; rich prints its final state only where there is none."""
+
+    def __init__(self, name: str, start: int, steps: int):
+        columns = (
+            TextColumn(name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+        )
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task(name, total=steps, completed=start, loss="")
+
+    def __enter__(self):
+        self._bar.start()
+        return self._advance
+
+    def _advance(self, step: int, loss: Tensor) -> None:
+        self._bar.update(self._task, completed=step, loss=f"loss {loss.item():.4f}")
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

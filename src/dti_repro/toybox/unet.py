@@ -1,0 +1,168 @@
+"""Pretraining of the toybox's UNet2DConditionModel: latent v-prediction with caption dropout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from rich.progress import track
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dti_repro.results.files import atomic_write
+from dti_repro.toybox.dataset import RenderedScenes
+from dti_repro.toybox.drawing import SIZE
+from dti_repro.toybox.language import caption
+from dti_repro.toybox.training import Stage
+from dti_repro.toybox.vae import as_pixels
+
+DOWNSAMPLE = 4
+
+
+def noise_schedule() -> DDIMScheduler:
+    """Stable Diffusion's scaled-linear schedule with v-prediction; sampling starts at its last, noisiest step."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+
+
+class Denoiser(Stage):
+    """Reads the frozen text encoder and autoencoder from ``parts``; latents are encoded once and kept in memory.
+
+    Every image has several captions, encoded once into a bank of text states; ``dropout`` of a batch is trained
+    without a caption, for classifier-free guidance.
+    """
+
+    def __init__(
+        self,
+        data: RenderedScenes,
+        held_out: RenderedScenes,
+        parts: str,
+        cache: str,
+        *,
+        channels: tuple[int, ...] = (64, 128, 192),
+        attention: tuple[bool, ...] = (False, True, True),
+        heads: int = 4,
+        captions_per_image: int = 2,
+        dropout: float = 0.1,
+        batch: int = 64,
+        seed: int = 0,
+        compile: bool = False,
+    ):
+        self.data, self.held_out, self.batch, self.seed, self.dropout = data, held_out, batch, seed, dropout
+        self.captions_per_image = captions_per_image
+        self.parts = Path(parts)
+        self.tokenizer = CLIPTokenizer.from_pretrained(self.parts / "tokenizer")
+        self.text_encoder = CLIPTextModel.from_pretrained(self.parts / "text_encoder", dtype=torch.float32).eval()
+        self.vae = AutoencoderKL.from_pretrained(self.parts / "vae", torch_dtype=torch.float32).eval()
+        self.latents = self._latents(Path(cache))
+        scheduler = noise_schedule()
+        self.signal = scheduler.alphas_cumprod.sqrt().float()
+        self.noise = (1 - scheduler.alphas_cumprod).sqrt().float()
+        torch.manual_seed(seed)
+        kinds = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention]
+        self.model = UNet2DConditionModel(
+            sample_size=SIZE // DOWNSAMPLE,
+            in_channels=self.vae.config.latent_channels,
+            out_channels=self.vae.config.latent_channels,
+            down_block_types=tuple(kinds),
+            up_block_types=tuple(k.replace("Down", "Up") for k in reversed(kinds)),
+            block_out_channels=tuple(channels),
+            layers_per_block=1,
+            cross_attention_dim=self.text_encoder.config.hidden_size,
+            attention_head_dim=heads,  # diffusers reads this as the number of heads
+            norm_num_groups=16,
+        ).to(memory_format=torch.channels_last)
+        self.forward = torch.compile(self.model) if compile else self.model
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng([self.seed, step])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        index = rng.integers(len(self.latents), size=self.batch)
+        latents = self.latents[torch.from_numpy(index)].float()
+        variant = rng.integers(self.captions_per_image, size=self.batch)
+        kept = rng.uniform(size=self.batch) >= self.dropout
+        captions = [self._caption(i, v) if k else "" for i, v, k in zip(index, variant, kept, strict=True)]
+        states = self._encode(captions)
+        noise = torch.randn(latents.shape, generator=generator)
+        # Stratified over the batch: the same distribution, less variance.
+        u = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator)) / self.batch
+        t = (u * len(self.signal)).long()
+        a, s = self.signal[t].view(-1, 1, 1, 1), self.noise[t].view(-1, 1, 1, 1)
+        noisy = (a * latents + s * noise).to(memory_format=torch.channels_last)
+        predicted = self.forward(noisy, t, states, return_dict=False)[0].float()
+        return (predicted - (a * noise - s * latents)).square().mean(), {}
+
+    def evaluate(self) -> dict[str, float]:
+        return {"loss": float(np.mean([self._held_out_loss(k) for k in range(8)]))}
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The whole model, ready to draw."""
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.model,
+            scheduler=noise_schedule(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    def save(self, folder: Path) -> None:
+        model = UNet2DConditionModel.from_config(self.model.config)
+        model.load_state_dict(self.model.state_dict())
+        model.to(torch.float16).save_pretrained(folder / "unet", max_shard_size="14MB")
+        pipeline = self.pipeline()
+        pipeline.scheduler.save_pretrained(folder / "scheduler")
+        pipeline.register_to_config(unet=("diffusers", "UNet2DConditionModel"))
+        pipeline.save_config(folder)
+
+    def load(self, folder: Path) -> None:
+        self.model.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
+
+    def _caption(self, index: int, variant: int) -> str:
+        return caption(self.data.scene(int(index)), np.random.default_rng([self.seed, 2, int(index), int(variant)]))
+
+    @torch.no_grad()
+    def _encode(self, captions: list[str]) -> Tensor:
+        tokens = self.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
+        return self.text_encoder(tokens).last_hidden_state
+
+    @torch.no_grad()
+    def _held_out_loss(self, part: int) -> float:
+        latents = self._encode_images(self.held_out, np.arange(64 * part, 64 * part + 64)).float()
+        rng = np.random.default_rng([self.seed, 3, part])
+        states = self._encode([caption(self.held_out.scene(64 * part + i), rng) for i in range(64)])
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(part))
+        t = ((torch.arange(64) + 0.5) / 64 * len(self.signal)).long()
+        a, s = self.signal[t].view(-1, 1, 1, 1), self.noise[t].view(-1, 1, 1, 1)
+        predicted = self.model(a * latents + s * noise, t, states).sample
+        return float((predicted - (a * noise - s * latents)).square().mean())
+
+    def _latents(self, cache: Path) -> Tensor:
+        path = cache / f"latents-{self.data.stream}-{self.data.count}.npy"
+        if not path.exists():
+            parts = [
+                self._encode_images(self.data, np.arange(k, min(k + 250, self.data.count)))
+                for k in track(range(0, self.data.count, 250), "encoding latents")
+            ]
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
+                np.save(file, torch.cat(parts).numpy())
+        return torch.from_numpy(np.load(path))
+
+    @torch.no_grad()
+    def _encode_images(self, scenes: RenderedScenes, index: np.ndarray) -> Tensor:
+        pixels = as_pixels(scenes.images, index).to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = self.vae.encode(pixels).latent_dist.mean
+        return (mean.float() * self.vae.config.scaling_factor).to(torch.float16)
