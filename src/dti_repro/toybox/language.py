@@ -1,7 +1,8 @@
 """The toybox's language: captions in which position carries meaning.
 
 ``a red dog left of a blue ball`` and ``a blue dog left of a red ball`` use the same words; so do
-``a dog left of a ball`` and ``a ball left of a dog``. Word order is free: the subject comes first or second, the place first or last.
+``a dog left of a ball`` and ``a ball left of a dog``. Word order is free: the subject comes first or second, the place
+first or last.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dti_repro.toybox.scene import ACCESSORIES, BACKGROUNDS, CLASSES, COLORS, OTHERS, PATTERNS, Scene
+from dti_repro.toybox.scene import ACCESSORIES, BACKGROUNDS, CLASSES, COLORS, OTHERS, PATTERNS, Instance, Scene
 
 PLACES = {
     "beach": ("on the beach", "at the beach"),
@@ -72,9 +73,19 @@ def swapped(scene: Scene, rng: np.random.Generator) -> list[str]:
     return [full_caption(s, rng) for s in wrong]
 
 
-def describe(scene: Scene) -> str:
-    """The subject in the world's own words: colour, pattern and class."""
-    subject = scene.subject
+def template(scene: Scene, rng: np.random.Generator, order: float) -> str:
+    """A prompt that asks for everything in the scene and leaves the subject itself open: ``{}`` takes its word.
+
+    ``order`` in [0, 1): below .45 the subject is named first, below .75 the other object, above it the relation.
+    """
+    open_scene = replace(scene, subject=replace(scene.subject, cls="{}"))
+    return _compose(
+        open_scene, rng, _subject(open_scene, rng, color=0.0, pattern=0.0, accessory_color=1.0), complete=True
+    )
+
+
+def describe(subject: Instance) -> str:
+    """A subject in the world's own words: colour, pattern and class."""
     pattern = "" if subject.pattern == "plain" else f"{subject.pattern} "
     return f"{subject.color} {pattern}{subject.cls}"
 
@@ -99,10 +110,13 @@ def _subject(
     return " ".join(words)
 
 
-def _compose(scene: Scene, rng: np.random.Generator, subject: str, complete: bool = False) -> str:
+def _compose(
+    scene: Scene, rng: np.random.Generator, subject: str, complete: bool = False, order: float | None = None
+) -> str:
     opening = str(rng.choice(OPENINGS))
     place = str(rng.choice(PLACES[scene.background])) if complete or rng.uniform() < 0.85 else ""
-    order = rng.uniform()
+    drawn = rng.uniform()
+    order = drawn if order is None else order
     if scene.other == "none":
         body = subject
     else:
@@ -116,7 +130,7 @@ def _compose(scene: Scene, rng: np.random.Generator, subject: str, complete: boo
         elif order < 0.75:
             body = f"{other} {inverse} {subject}"
         elif order < 0.85 or complete:
-            body = f"{said} {other} , {subject}"
+            opening, body = "", f"{said} {other} , {subject}"
         elif order < 0.93:
             body = f"{subject} next to {other}"
         else:

@@ -132,6 +132,8 @@ def sample_scene(
     accessory: str | None = None,
     other: str | None = None,
     relation: str | None = None,
+    accessory_color: str | None = None,
+    other_color: str | None = None,
 ) -> Scene:
     """A scene drawn at random around ``subject``; what is given is kept ("none" = without)."""
     subject = subject or sample_instance(rng)
@@ -140,8 +142,8 @@ def sample_scene(
         accessory = str(rng.choice(ACCESSORIES)) if rng.uniform() < 0.45 else "none"
     if other is None:
         other = str(rng.choice(OTHERS)) if rng.uniform() < 0.6 else "none"
-    accessory_color = str(rng.choice(COLORS)) if accessory != "none" else ""
-    other_color = str(rng.choice(COLORS)) if other != "none" else ""
+    accessory_color = (accessory_color or str(rng.choice(COLORS))) if accessory != "none" else ""
+    other_color = (other_color or str(rng.choice(COLORS))) if other != "none" else ""
     jitter = rng.uniform(-1, 1, size=6)
     if other == "none":
         relation = ""

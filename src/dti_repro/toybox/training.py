@@ -60,7 +60,8 @@ def fit(
 ) -> dict[str, float]:
     """Trains ``stage.model`` to ``steps``, from ``folder/last.pt`` where that exists.
 
-    Leaves the averaged weights in the model and returns the last batch's figures. Raises InputError for a checkpoint that does not fit the stage.
+    Leaves the averaged weights in the model and returns the last batch's figures.
+    Raises InputError for a checkpoint that does not fit the stage and for a gradient that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = stage.model.to(device).train()
