@@ -86,7 +86,9 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     blotches = F.interpolate(torch.randn(count, 3, SIZE // 4, SIZE // 4, generator=generator), scale_factor=4)
     grain = torch.randn(pixels.shape, generator=generator)
-    pixels = pixels + _per_image(rng.uniform(0, 0.03, count)) * blotches + _per_image(rng.uniform(0, 0.04, count)) * grain
+    pixels = (
+        pixels + _per_image(rng.uniform(0, 0.03, count)) * blotches + _per_image(rng.uniform(0, 0.04, count)) * grain
+    )
     contrast, light = _per_image(1 + rng.normal(0, 0.07, count)), _per_image(rng.normal(0, 0.03, count))
     pixels = 0.5 + (pixels - 0.5) * contrast + light
     return torch.where(touched > 0, pixels, clean).clamp(0, 1)
