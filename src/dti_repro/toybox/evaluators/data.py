@@ -70,7 +70,7 @@ def soften(pixels: Tensor, sigma: float = 0.7, noise: float = 0.02, seed: int = 
 
 @torch.autocast("cpu", enabled=False)
 def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Random shifts, softness, noise and light on (n, 48, 48, 3) uint8; a quarter stays clean. Returns pixels in [0, 1].
+    """Random shifts, softness, noise and light on (n, 48, 48, 3) uint8; a quarter stays clean. Pixels in [0, 1].
 
     What a base model's decoded samples differ in from clean renders. Colours keep their names and sides their sides.
     """

@@ -25,7 +25,6 @@ from dti_repro.toybox.evaluators.data import (
 )
 from dti_repro.toybox.evaluators.reader import ABSENT, WIDTHS, labels_of
 from dti_repro.toybox.language import caption, full_caption, swapped
-from dti_repro.toybox.scene import ATTRIBUTES
 from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer
 from dti_repro.toybox.training import Stage
 
@@ -113,7 +112,7 @@ class Scorer(Stage):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Complete captions: the right one among 512, against one attribute changed, and against its swapped versions."""
+        """Complete captions: the right one among 512, and against its swapped versions."""
         self.model.eval()
         count = 512
         rng = np.random.default_rng([self.seed, 2])

@@ -33,7 +33,7 @@ class SubjectEncoder(Stage):
         temperature: float = 0.07,
         seed: int = 0,
     ):
-        """``batch`` individuals a step, half of them from ``kinds`` pairs of class and colour, the rest from anywhere."""
+        """``batch`` individuals a step, half of them of ``kinds`` pairs of class and colour, the rest of any."""
         self.data, self.held_out, self.seed, self.arguments = data, held_out, seed, arguments
         self.batch, self.kinds, self.temperature = batch, kinds, temperature
         torch.manual_seed(seed)

@@ -19,8 +19,8 @@ from dti_repro.toybox.evaluators.data import MEAN, STD
 def build(architecture: str, arguments: dict[str, Any], outputs: int) -> nn.Module:
     """A network for 48 x 48 pictures in [-1, 1]; ``outputs`` 0 returns pooled features."""
     preprocessing = {
-        "input_size": (3, SIZE, SIZE), "mean": (MEAN,) * 3, "std": (STD,) * 3, "crop_pct": 1.0, "interpolation": "bicubic",
-        "num_classes": outputs, "tag": "toybox", "license": "mit",
+        "input_size": (3, SIZE, SIZE), "mean": (MEAN,) * 3, "std": (STD,) * 3,
+        "crop_pct": 1.0, "interpolation": "bicubic", "num_classes": outputs, "tag": "toybox", "license": "mit",
         # What timm says of its own weights does not hold for ours.
         "pool_size": None, "test_input_size": None, "test_crop_pct": None, "origin_url": None, "paper_ids": None,
     }  # fmt: skip
