@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 TEST_ARGS ?= -n 2
-RUN ?=
+ARGS ?=
 N ?= 50
 
 .DEFAULT_GOAL := help
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP) ## teach one toybox subject with TI and DTI, compare them in a picture (minutes)
-	$(PY) -m dti_repro.demo $(RUN)
+	$(PY) -m dti_repro.demo $(ARGS)
 
 test: $(STAMP) ## run the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(TEST_ARGS)
@@ -29,13 +29,13 @@ lint: $(STAMP) ## check style and formatting
 	$(PY) -m ruff format --check .
 
 benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed (<= 40 minutes from nothing)
-	$(PY) -m dti_repro.benchmark experiment=main_table $(RUN)
+	$(PY) -m dti_repro.benchmark experiment=main_table $(ARGS)
 
 ablation: $(STAMP) ## the ablation table on the toybox: what is missing is computed
-	$(PY) -m dti_repro.benchmark experiment=ablation $(RUN)
+	$(PY) -m dti_repro.benchmark experiment=ablation $(ARGS)
 
 speed: $(STAMP) ## measure this trainer and evaluator against the plain way, side by side
-	$(PY) benchmarks/speed.py $(RUN)
+	$(PY) benchmarks/speed.py $(ARGS)
 
 soak: $(STAMP) ## kill a training N times (N=50) at random moments; the result must be the same bytes
 	$(PY) benchmarks/soak.py $(N)

@@ -16,6 +16,7 @@ import yaml
 
 from dti_repro.errors import InputError
 
+# Not conf/prompts: Hydra would take `prompts=` for the choice of a config group, and refuse lists and files.
 SETS = Path(__file__).parent / "conf" / "prompt_sets"
 
 
