@@ -1,4 +1,5 @@
-"""A narrow, untrained checkpoint in Stable Diffusion's format, small enough to be built in every test session."""
+"""A narrow, untrained checkpoint in Stable Diffusion's format, small enough to be built in every test
+session."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ DIM = 32
 
 
 def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0) -> Path:
-    """Write the checkpoint to `folder`: CLIP text encoder d = 32 of 2 layers with the toybox's tokenizer (rows of pieces
-    that are no words are zero), AutoencoderKL of factor 4, UNet (32, 64), 16 px images, 4 x 4 latents of 4 channels."""
+    """Write the checkpoint to `folder`: CLIP text encoder d = 32 of 2 layers with the toybox's tokenizer
+    (rows of pieces that are no words are zero), AutoencoderKL of factor 4, UNet (32, 64), 16 px images, 4 x 4
+    latents of 4 channels."""
     tokenizer = build_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(seed)

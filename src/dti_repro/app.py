@@ -1,4 +1,5 @@
-"""The shell around every command: Hydra composes the configuration, and whatever goes wrong becomes one line on stderr.
+"""The shell around every command: Hydra composes the configuration, and whatever goes wrong becomes one line
+on stderr.
 
 Exit codes: 0 done, 1 a training diverged, 2 bad input. A fault of the program itself keeps its traceback.
 No torch here: bad input is answered before anything heavy is imported.
@@ -31,8 +32,8 @@ CONF = Path(__file__).parent / "conf"
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a command of `task(cfg)`: `@entry("train") def main(cfg): ...`, to be called as `main()`.
 
-    Works from source, from a wheel and under any launcher (the folder of configs is found beside this file). In a
-    multirun a job with bad input does not stop the others; the exit code is that of the first failure.
+    Works from source, from a wheel and under any launcher (the folder of configs is found beside this file).
+    In a multirun a job with bad input does not stop the others; the exit code is that of the first failure.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -67,8 +68,8 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
 
 
 def quote_paths(argument: str) -> str:
-    """`run=runs/x/seed=42` as Hydra takes it, which allows a second `=` only in quotes; run folders have one. Each
-    value of a sweep by itself; what is quoted already stays."""
+    """`run=runs/x/seed=42` as Hydra takes it, which allows a second `=` only in quotes; run folders have one.
+    Each value of a sweep by itself; what is quoted already stays."""
     key, _, value = argument.partition("=")
     if "=" not in value or not re.fullmatch(r"[\w./+=,:~ -]+", value):
         return argument
@@ -76,7 +77,8 @@ def quote_paths(argument: str) -> str:
 
 
 def explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str:
-    """Hydra's complaint about the command line as one line that names the knob, and what it could have been."""
+    """Hydra's complaint about the command line as one line that names the knob, and what it could have
+    been."""
     text = str(error)
     if unknown := re.search(r"Could not override '([^']+)'\.\s+To append", text):
         return _unknown_knob(unknown[1], config_name, arguments)
@@ -107,22 +109,19 @@ def _unknown_knob(key: str, config_name: str, arguments: Sequence[str]) -> str:
             owner = cfg.hydra.runtime.choices.get(group)
             node = OmegaConf.select(cfg, group)
             knobs = _leaves(node) if OmegaConf.is_dict(node) and rest else [k for k in cfg if k != "hydra"]
-            tried.setdefault(
-                f"{group} '{owner}'" if rest and owner else "the configuration", sorted(map(str, knobs))
-            )
+            tried.setdefault(f"{group} '{owner}'" if rest and owner else "the configuration", sorted(map(str, knobs)))
     who, knobs = next(iter(tried.items()), ("the configuration", []))
     prefix = f"{group}." if rest and who != "the configuration" else ""
     return f"{who} has no knob '{key}' (its knobs: {', '.join(prefix + k for k in knobs)})"
 
 
 def _one_job_each(selections: list[Override]) -> list[list[str]]:
-    """The group choices of each job of a sweep: `method=ti,dti optim=adamw` -> [[method=ti, ...], [method=dti, ...]]."""
+    """The group choices of each job of a sweep: `method=ti,dti optim=adamw` -> [[method=ti, ...],
+    [method=dti, ...]]."""
     jobs: list[list[str]] = [[]]
     for selection in selections:
         values = list(selection.sweep_string_iterator()) if selection.is_sweep_override() else None
-        lines = (
-            [f"{selection.get_key_element()}={v}" for v in values] if values else [str(selection.input_line)]
-        )
+        lines = [f"{selection.get_key_element()}={v}" for v in values] if values else [str(selection.input_line)]
         jobs = [[*job, line] for job in jobs for line in lines]
     return jobs
 

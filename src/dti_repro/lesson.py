@@ -24,8 +24,8 @@ from dti_repro.results.files import atomic_write
 from dti_repro.results.run import ConceptFolder
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
-"""Of log.csv, means over the vectors: norm and angle (radians, to the initializer) after the step; grad_norm of what the
-optimizer is given (prior included), before it projects or normalises."""
+"""Of log.csv, means over the vectors: norm and angle (radians, to the initializer) after the step; grad_norm
+of what the optimizer is given (prior included), before it projects or normalises."""
 ENCODE_AT_ONCE = 8
 
 
@@ -77,7 +77,8 @@ class Lesson:
         return cls(concept, folder, start, tokens, latents, seed, header)
 
     def draw(self, n: int, timesteps: int) -> Draw:
-        """The samples of the next step: a function of (seed, concept, step) alone. Each photo is shown equally often."""
+        """The samples of the next step: a function of (seed, concept, step) alone. Each photo is shown
+        equally often."""
         random = generator(self.seed, self.concept.name, "step", self.step)
         shape = (n, *self.latents.mean.shape[1:])
         return Draw(
@@ -96,14 +97,13 @@ class Lesson:
         return int(order[place])
 
     def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes) to this step, in that order."""
+        """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes) to this step, in that
+        order."""
         self._write_log()
         state = {
             "step": self.step,
             "parameters": learned.state_dict(),
-            "optimizer": {
-                name: _owner(p, optimizers).state.get(p, {}) for name, p in learned.named_parameters()
-            },
+            "optimizer": {name: _owner(p, optimizers).state.get(p, {}) for name, p in learned.named_parameters()},
         }
         buffer = (
             io.BytesIO()
@@ -113,7 +113,8 @@ class Lesson:
             temporary.write_bytes(buffer.getvalue())
 
     def resume(self, learned: nn.Module, optimizers: Sequence[Optimizer], snapshots: Sequence[int]) -> None:
-        """Go on from last.ckpt, if there is one and it does not lie beyond a snapshot that is wanted and missing."""
+        """Go on from last.ckpt, if there is one and it does not lie beyond a snapshot that is wanted and
+        missing."""
         state = self._read_checkpoint()
         missing = any(s <= state.get("step", 0) and not self.folder.snapshot(s).is_file() for s in snapshots)
         if not state or missing:
@@ -139,9 +140,7 @@ class Lesson:
         try:
             return torch.load(self.folder.checkpoint, weights_only=True, map_location="cpu")
         except Exception as error:
-            raise InputError(
-                f"checkpoint {self.folder.checkpoint} cannot be read; remove it to start again"
-            ) from error
+            raise InputError(f"checkpoint {self.folder.checkpoint} cannot be read; remove it to start again") from error
 
     def _write_log(self) -> None:
         new = not self.folder.log.is_file()

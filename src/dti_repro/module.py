@@ -1,4 +1,5 @@
-"""The one training loop: a frozen backbone, a method's vectors, an optimizer. Everything else is elsewhere."""
+"""The one training loop: a frozen backbone, a method's vectors, an optimizer. Everything else is
+elsewhere."""
 
 from __future__ import annotations
 
@@ -28,13 +29,15 @@ class Schedule:
     checkpoint_every: int
     snapshots: frozenset[int]
     max_loss: float
+    fuse: bool  # one pass for all concepts of the pack, or one for each
 
 
 class InversionModule(pl.LightningModule):
     """Steps all unfinished concepts of a pack at once; each is at its own step.
 
-    The loss is the mean over a concept's samples, then the sum over concepts, plus the priors: a packed step is the same as
-    separate ones. (A mean over the whole batch would not be: kappa acts before the gradient is normalised.)
+    The loss is the mean over a concept's samples, then the sum over concepts, plus the priors: a packed step
+    is the same as separate ones. (A mean over the whole batch would not be: kappa acts before the gradient is
+    normalised.)
     """
 
     def __init__(
@@ -46,7 +49,8 @@ class InversionModule(pl.LightningModule):
         schedule: Schedule,
         watch: Callable[[Lesson, dict[str, Tensor]], None] = lambda lesson, vectors: None,
     ) -> None:
-        """optimizer(groups) makes the configured one. watch(lesson, vectors) is called after each step of each concept."""
+        """optimizer(groups) makes the configured one. watch(lesson, vectors) is called after each step of
+        each concept."""
         super().__init__()
         self.automatic_optimization = False
         self.backbone = backbone
@@ -78,14 +82,17 @@ class InversionModule(pl.LightningModule):
         for stepper in self._steppers:
             stepper.zero_grad(set_to_none=True)
         losses = torch.zeros(len(active), device=self.device)
+        places = [list(range(len(active)))] if schedule.fuse else [[i] for i in range(len(active))]
         for k in range(schedule.accumulate):
             part = slice(k * schedule.batch, (k + 1) * schedule.batch)
-            per_concept = self._losses(active, draws, part) / schedule.accumulate
-            total = per_concept.sum()
-            if k == 0:
-                total = total + self.method.prior()[active].sum()
-            self.manual_backward(total)
-            losses += per_concept.detach()
+            for group in places:
+                concepts = [active[i] for i in group]
+                per_concept = self._losses(concepts, [draws[i] for i in group], part) / schedule.accumulate
+                total = per_concept.sum()
+                if k == 0:
+                    total = total + self.method.prior()[concepts].sum()
+                self.manual_backward(total)
+                losses[group] += per_concept.detach()
         gradients = torch.stack([self._gradient_norm(c) for c in active])
         measured = torch.stack([losses, gradients]).tolist()
         for c, loss, gradient in zip(active, *measured, strict=True):
@@ -96,14 +103,12 @@ class InversionModule(pl.LightningModule):
             self._after_step(c, loss, gradient)
         self.log("loss", losses.mean(), prog_bar=True, logger=False)
 
-    def _losses(self, active: Sequence[int], draws: Sequence[Draw], part: slice) -> Tensor:
-        """Mean loss of each active concept over one part of its samples: (active,)."""
-        lessons = [self.lessons[c] for c in active]
+    def _losses(self, concepts: Sequence[int], draws: Sequence[Draw], part: slice) -> Tensor:
+        """Mean loss of each of these concepts over one part of its samples: (concepts,)."""
+        lessons = [self.lessons[c] for c in concepts]
         latents = torch.cat(
             [
-                lesson.latents.sample(
-                    draw.image[part].to(self.device), draw.latent_noise[part].to(self.device)
-                )
+                lesson.latents.sample(draw.image[part].to(self.device), draw.latent_noise[part].to(self.device))
                 for lesson, draw in zip(lessons, draws, strict=True)
             ]
         )
@@ -112,10 +117,10 @@ class InversionModule(pl.LightningModule):
         tokens = Tokens.concat(
             [lesson.tokens[draw.template[part]] for lesson, draw in zip(lessons, draws, strict=True)]
         )
-        concept = torch.tensor(active).repeat_interleave(self.schedule.batch)
+        concept = torch.tensor(concepts).repeat_interleave(self.schedule.batch)
         conditioning = self.backbone.encode_text(tokens, self.method(concept, t))
         loss = self.backbone.loss(latents, noise, t, conditioning)
-        return loss.view(len(active), self.schedule.batch).mean(dim=1)
+        return loss.view(len(concepts), self.schedule.batch).mean(dim=1)
 
     def _gradient_norm(self, c: int) -> Tensor:
         """Norm of the gradient of each vector, mean over the vectors."""
@@ -123,15 +128,17 @@ class InversionModule(pl.LightningModule):
         return torch.cat([torch.linalg.vector_norm(g, dim=-1) for g in rows]).mean()
 
     def _check(self, c: int, loss: float, gradient: float) -> None:
-        """Stop before a step that would spoil the vectors; what is on disk then is the last good state of all concepts."""
+        """Stop before a step that would spoil the vectors; what is on disk then is the last good state of all
+        concepts."""
         if math.isfinite(loss) and math.isfinite(gradient) and loss <= self.schedule.max_loss:
             return
         for k, lesson in enumerate(self.lessons):
             lesson.save(self.method.concepts[k], self._steppers)
         lesson = self.lessons[c]
         raise DivergedError(
-            f"concept '{lesson.concept.name}' diverged at step {lesson.step + 1}: loss {loss:.4g}, gradient {gradient:.4g}; "
-            f"the state after step {lesson.step} is kept in {lesson.folder.checkpoint}"
+            f"concept '{lesson.concept.name}' diverged at step {lesson.step + 1}: "
+            f"loss {loss:.4g}, gradient {gradient:.4g}; the state after step {lesson.step} is kept in "
+            f"{lesson.folder.checkpoint}"
         )
 
     def _after_step(self, c: int, loss: float, gradient: float) -> None:
@@ -144,9 +151,7 @@ class InversionModule(pl.LightningModule):
         lesson.rows.append((lesson.step, loss, norm, turned, gradient))
         if self.logger is not None:
             row = {"loss": loss, "norm": norm, "angle": turned, "grad_norm": gradient}
-            self.logger.log_metrics(
-                {f"{lesson.concept.name}/{k}": v for k, v in row.items()}, step=lesson.step
-            )
+            self.logger.log_metrics({f"{lesson.concept.name}/{k}": v for k, v in row.items()}, step=lesson.step)
         if lesson.step in schedule.snapshots:
             lesson.keep(lesson.folder.snapshot(lesson.step), vectors, step=str(lesson.step))
         self._watch(lesson, vectors)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
@@ -18,6 +17,7 @@ from dti_repro.app import entry
 from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.photos import check_photos
+from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.results.files import sha256
 from dti_repro.results.run import ConceptFolder, RunFolder, check_name, config_hash
@@ -29,11 +29,12 @@ COUNTS = ("steps", "batch", "accumulate", "threads", "pack", "checkpoint_every")
 def train(cfg: DictConfig) -> list[ConceptFolder]:
     """Train what is missing of the configured concepts; their folders, in the order asked for.
 
-    InputError before any model is loaded for anything that cannot be trained; DivergedError if a loss leaves the numbers.
+    InputError before any model is loaded for anything that cannot be trained; DivergedError if a loss leaves
+    the numbers.
     """
     check(cfg)
     run = run_folder(cfg)
-    concepts: list[Concept] = instantiate(cfg.concepts, _convert_="all").load()
+    concepts: list[Concept] = build(cfg.concepts).load()
     folders = [run.concept(concept.name) for concept in concepts]
     pending = [c for c, folder in zip(concepts, folders, strict=True) if not is_complete(cfg, folder)]
     for folder in folders:
@@ -57,8 +58,8 @@ def run_folder(cfg: DictConfig) -> RunFolder:
 
 
 def hashed(cfg: DictConfig) -> dict[str, Any]:
-    """All that can change a vector, save the concept and the seed, which have folders of their own below it. Not here:
-    packing, threads and device (which change rounding only), loggers, launchers, paths."""
+    """All that can change a vector, save the concept and the seed, which have folders of their own below it.
+    Not here: packing, threads and device (which change rounding only), loggers, launchers, paths."""
     backbone = {k: v for k, v in _plain(cfg.backbone).items() if k != "path"}
     return {
         "method": _plain(cfg.method),
@@ -95,8 +96,8 @@ def check_facts(folder: ConceptFolder, concept: Concept) -> None:
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise InputError(
-            f"concept '{concept.name}' is not the one that {folder.path} was trained with (changed: {', '.join(changed)}): "
-            "give it another name, or remove that folder"
+            f"concept '{concept.name}' is not the one that {folder.path} was trained with "
+            f"(changed: {', '.join(changed)}): give it another name, or remove that folder"
         )
 
 
@@ -116,11 +117,11 @@ def check(cfg: DictConfig) -> None:
     _check_positive("optim.lr", cfg.optim.lr)
     _check_positive("trainer.max_loss", cfg.trainer.max_loss)
     if not isinstance(cfg.trainer.preview_every, int) or cfg.trainer.preview_every < 0:
-        raise InputError(
-            f"trainer.preview_every is {cfg.trainer.preview_every}: a whole number >= 0 is needed"
-        )
+        raise InputError(f"trainer.preview_every is {cfg.trainer.preview_every}: a whole number >= 0 is needed")
     if cfg.trainer.precision not in ("fp32", "bf16"):
         raise InputError(f"trainer.precision '{cfg.trainer.precision}' is neither fp32 nor bf16")
+    if cfg.trainer.fuse not in ("auto", True, False):
+        raise InputError(f"trainer.fuse '{cfg.trainer.fuse}' is none of auto, true, false")
     if cfg.trainer.accelerator not in ("cpu", "gpu", "auto"):
         raise InputError(f"trainer.accelerator '{cfg.trainer.accelerator}' is none of cpu, gpu, auto")
     if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int):
@@ -134,11 +135,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def _check_positive(key: str, value: Any) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not (math.isfinite(value) and value > 0)
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
         raise InputError(f"{key} is {value}: a number above 0 is needed")
 
 

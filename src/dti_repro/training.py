@@ -16,8 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from torch import Tensor
@@ -26,6 +25,7 @@ from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import check_words, locate
 from dti_repro.backbones.load import load_backbone
 from dti_repro.concepts.concept import Concept
+from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.lesson import Lesson
 from dti_repro.methods.method import DerivedMethod, TokenMethod
@@ -42,9 +42,9 @@ PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "dti-repr
 
 
 def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
-    """Train these concepts of a run. InputError for what only the method or the tokenizer can judge, still before a model
-    is loaded."""
-    method = make_method(cfg)
+    """Train these concepts of a run. InputError for what only the method or the tokenizer can judge, still
+    before a model is loaded."""
+    method = build(cfg.method)
     checkpoint = locate(cfg.backbone.path)
     for concept in concepts:
         check_words(checkpoint, concept.initializer, concept.placeholder)
@@ -59,33 +59,18 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
                 _train_pack(cfg, run, free)
 
 
-def make_method(cfg: DictConfig) -> TokenMethod | DerivedMethod:
-    """The configured method, without parameters yet. InputError for a knob it lacks or refuses."""
-    try:
-        return instantiate(cfg.method, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, InputError):
-            raise cause from error
-        raise InputError(
-            f"method '{run_folder(cfg).method}': {' '.join(str(cause or error).split())}"
-        ) from error
-
-
 def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
     name = cfg.optim._target_.split(".")[-1]
     if issubclass(get_class(cfg.optim._target_), SphereOptimizer) != method.on_sphere:
         kind = "unit directions, which" if method.on_sphere else "free vectors, which"
         fit = "spherical_sgd or adamw_projected" if method.on_sphere else "adamw"
-        raise InputError(
-            f"method '{run_folder(cfg).method}' learns {kind} optim {name} cannot step: use optim={fit}"
-        )
+        raise InputError(f"method '{run_folder(cfg).method}' learns {kind} optim {name} cannot step: use optim={fit}")
 
 
 @contextmanager
 def _owned(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> Iterator[list[Concept]]:
-    """Lock the concepts' folders and say in them what is trained; those that another process has finished meanwhile are
-    left out."""
+    """Lock the concepts' folders and say in them what is trained; those that another process has finished
+    meanwhile are left out."""
     with ExitStack() as stack:
         for concept in concepts:
             stack.enter_context(locked(run.concept(concept.name)))
@@ -112,7 +97,7 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
         )
         for c in concepts
     ]
-    method = make_method(cfg)
+    method = build(cfg.method)
     method.initialise([lesson.start for lesson in lessons], backbone.spec)
     schedule = Schedule(
         cfg.trainer.steps,
@@ -121,16 +106,15 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
         cfg.trainer.checkpoint_every,
         frozenset(cfg.trainer.snapshots),
         cfg.trainer.max_loss,
+        backbone.device.type != "cpu" if cfg.trainer.fuse == "auto" else cfg.trainer.fuse,
     )
-    optimizer = instantiate(cfg.optim, _partial_=True, _convert_="all")
+    optimizer = build(cfg.optim, _partial_=True)
     watch = _previewer(cfg, backbone) if cfg.trainer.preview_every else (lambda lesson, vectors: None)
     module = InversionModule(backbone, method, lessons, optimizer, schedule, watch)
     resumed = {lesson.concept.name: lesson.step for lesson in lessons}
     _fit(cfg, module)
     for lesson in lessons:
-        write_json(
-            lesson.folder.provenance, _provenance(cfg, began, resumed[lesson.concept.name], module.device)
-        )
+        write_json(lesson.folder.provenance, _provenance(cfg, began, resumed[lesson.concept.name], module.device))
 
 
 def _fit(cfg: DictConfig, module: InversionModule) -> None:
@@ -143,7 +127,7 @@ def _fit(cfg: DictConfig, module: InversionModule) -> None:
             devices=1,
             precision=PRECISIONS[cfg.trainer.precision],
             max_epochs=1,
-            logger=instantiate(cfg.logger),
+            logger=build(cfg.logger),
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -213,9 +197,7 @@ def _provenance(cfg: DictConfig, began: float, resumed_from: int, device: torch.
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": sys.version.split()[0],
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "versions": {package: version(package) for package in PACKAGES},

@@ -18,7 +18,8 @@ TokenVectors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One text encoder: its width and statistics of its vocabulary. All-zero rows belong to no word and are skipped."""
+    """One text encoder: its width and statistics of its vocabulary. All-zero rows belong to no word and are
+    skipped."""
 
     dim: int
     norms: Mapping[str, float]  # mean, min, max, median of the rows' norms
@@ -62,21 +63,18 @@ class Start:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Prompts as ids, per text encoder (batch, length); `slots` says where which learned vector goes: at a slot s >= 0 of
-    prompt b the encoder reads vectors[b, layer, s] instead of the table, elsewhere slots are -1."""
+    """Prompts as ids, per text encoder (batch, length); `slots` says where which learned vector goes: at a
+    slot s >= 0 of prompt b the encoder reads vectors[b, layer, s] instead of the table, elsewhere slots are
+    -1."""
 
     ids: Mapping[str, Tensor] = field(default_factory=dict)
     slots: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, index: Sequence[int] | Tensor) -> Tokens:
-        return Tokens(
-            {k: v[index] for k, v in self.ids.items()}, {k: v[index] for k, v in self.slots.items()}
-        )
+        return Tokens({k: v[index] for k, v in self.ids.items()}, {k: v[index] for k, v in self.slots.items()})
 
     def to(self, device: torch.device) -> Tokens:
-        return Tokens(
-            {k: v.to(device) for k, v in self.ids.items()}, {k: v.to(device) for k, v in self.slots.items()}
-        )
+        return Tokens({k: v.to(device) for k, v in self.ids.items()}, {k: v.to(device) for k, v in self.slots.items()})
 
     @staticmethod
     def concat(parts: Sequence[Tokens]) -> Tokens:
@@ -95,7 +93,8 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class LatentDistribution:
-    """The VAE's posterior of each image, in the denoiser's scale: images are encoded once, sampling stays per step."""
+    """The VAE's posterior of each image, in the denoiser's scale: images are encoded once, sampling stays per
+    step."""
 
     mean: Tensor  # (images, channels, height, width)
     std: Tensor
@@ -106,9 +105,15 @@ class LatentDistribution:
 
 
 class Backbone(nn.Module, ABC):
-    """Frozen: nothing in it requires or receives a gradient; gradients pass through to the learned vectors."""
+    """Frozen: nothing in it requires or receives a gradient; gradients pass through to the learned
+    vectors."""
 
     spec: BackboneSpec
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its weights are."""
 
     @abstractmethod
     def start(self, concept: str, initializer: str, seed: int) -> Start:
@@ -119,13 +124,14 @@ class Backbone(nn.Module, ABC):
         """Prompts that contain placeholders ("a photo of a <dog>") -> Tokens on the CPU.
 
         `placeholders` says how many vectors each one has. Slots number the vectors of all placeholders in the
-        mapping's order: with {"<dog>": 2, "<mug>": 1} the mug reads slot 2. InputError if a prompt is so long that a
-        placeholder is cut off.
+        mapping's order: with {"<dog>": 2, "<mug>": 1} the mug reads slot 2. InputError if a prompt is so long
+        that a placeholder is cut off.
         """
 
     @abstractmethod
     def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
-        """Tokens with the learned vectors (batch, layers, vectors, dim) in their slots. vectors=None: no slots."""
+        """Tokens with the learned vectors (batch, layers, vectors, dim) in their slots. vectors=None: no
+        slots."""
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> LatentDistribution:
@@ -133,7 +139,8 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Mean squared error of what the model predicts (eps, v or flow), float32, one value per sample: (batch,)."""
+        """Mean squared error of what the model predicts (eps, v or flow), float32, one value per sample:
+        (batch,)."""
 
     @abstractmethod
     def generate(
@@ -152,6 +159,7 @@ class Backbone(nn.Module, ABC):
     ) -> list[Image.Image]:
         """One image per prompt and seed, independent of what else is in the batch.
 
-        prompts hold placeholders; vectors maps each placeholder to {text encoder: (vectors, dim)}. sampler is `default`
-        (the checkpoint's own) or the name of a diffusers scheduler class; sampler_options overrides keys of its config.
+        prompts hold placeholders; vectors maps each placeholder to {text encoder: (vectors, dim)}. sampler is
+        `default` (the checkpoint's own) or the name of a diffusers scheduler class; sampler_options overrides
+        keys of its config.
         """

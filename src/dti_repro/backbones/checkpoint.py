@@ -1,4 +1,5 @@
-"""A checkpoint folder, looked at without loading a model: where it is, what it weighs, which words it knows."""
+"""A checkpoint folder, looked at without loading a model: where it is, what it weighs, which words it
+knows."""
 
 from __future__ import annotations
 
@@ -23,9 +24,7 @@ def locate(path: str | None) -> Path:
     """The checkpoint's folder; None is the packaged toybox. InputError if there is none."""
     folder = Path(path) if path is not None else PACKAGED
     if not (folder / "model_index.json").is_file():
-        raise InputError(
-            f"backbone.path {folder} is no checkpoint in diffusers' format (it has no model_index.json)"
-        )
+        raise InputError(f"backbone.path {folder} is no checkpoint in diffusers' format (it has no model_index.json)")
     for part in PARTS:
         if not (folder / part).is_dir():
             raise InputError(f"backbone.path {folder} has no folder {part}")
@@ -35,8 +34,9 @@ def locate(path: str | None) -> Path:
 def fingerprint(folder: Path) -> str:
     """Hex digest of the files that decide what is learned, wherever they lie.
 
-    Files above 64 MiB are hashed by their length and 32 evenly spaced chunks of 1 MiB (their header among them): any
-    training changes all of a model's weights, and hashing gigabytes would cost more than a run's start may.
+    Files above 64 MiB are hashed by their length and 32 evenly spaced chunks of 1 MiB (their header among
+    them): any training changes all of a model's weights, and hashing gigabytes would cost more than a run's
+    start may.
     """
     digest = hashlib.sha256()
     for part in PARTS:
@@ -61,23 +61,19 @@ def _update(digest: hashlib._Hash, file: Path) -> None:
 def check_words(folder: Path, initializer: str, placeholder: str) -> None:
     """InputError if the tokenizer does not know the initializer, or knows the placeholder as a word already.
 
-    Unknown is what becomes the unknown token or a token whose vocabulary row is all zero: the toybox's tokenizer spells
-    unknown words in letters that nothing was ever learned of.
+    Unknown is what becomes the unknown token or a token whose vocabulary row is all zero: the toybox's
+    tokenizer spells unknown words in letters that nothing was ever learned of.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     ids = initializer_ids(tokenizer, initializer)
     if not ids or _has_zero_row(folder, ids):
-        raise InputError(
-            f"initializer '{initializer}' is unknown to the tokenizer of {folder}: use words it knows"
-        )
+        raise InputError(f"initializer '{initializer}' is unknown to the tokenizer of {folder}: use words it knows")
     vocabulary = tokenizer.get_vocab()
     word = placeholder.lower()
     if any(form in vocabulary for form in (placeholder, word, f"{word}</w>")):
-        raise InputError(
-            f"placeholder '{placeholder}' is already a word of the tokenizer of {folder}: choose another"
-        )
+        raise InputError(f"placeholder '{placeholder}' is already a word of the tokenizer of {folder}: choose another")
     if not (placeholder.startswith("<") and placeholder.endswith(">") and len(placeholder) > 2):
         raise InputError(f"placeholder '{placeholder}' has no angle brackets: write it as <name>")
 
@@ -95,9 +91,7 @@ def _has_zero_row(folder: Path, ids: list[int]) -> bool:
     files = sorted((folder / "text_encoder").glob("*.safetensors"))
     if index := next(iter((folder / "text_encoder").glob("*.safetensors.index.json")), None):
         names = json.loads(index.read_text())["weight_map"]
-        files = [
-            index.parent / file for name, file in names.items() if name.endswith("token_embedding.weight")
-        ]
+        files = [index.parent / file for name, file in names.items() if name.endswith("token_embedding.weight")]
     for path in files:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dict)

@@ -24,8 +24,8 @@ class InjectedEmbedding(nn.Module):
 
     @contextmanager
     def reading(self, slots: Tensor, vectors: Tensor) -> Iterator[None]:
-        """While this is open: at slots[b, p] = s >= 0 the embedding is vectors[b, s]; slots (batch, length), vectors
-        (batch, vectors, dim)."""
+        """While this is open: at slots[b, p] = s >= 0 the embedding is vectors[b, s]; slots (batch, length),
+        vectors (batch, vectors, dim)."""
         self._slots, self._vectors = slots, vectors
         try:
             yield
@@ -33,8 +33,8 @@ class InjectedEmbedding(nn.Module):
             self._slots = self._vectors = None
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids (batch, length) -> (batch, length, dim). Ids of placeholders lie beyond the vocabulary; what the table says
-        there is never read."""
+        """ids (batch, length) -> (batch, length, dim). Ids of placeholders lie beyond the vocabulary; what
+        the table says there is never read."""
         embedded = self.table(ids.clamp(max=self.vocabulary - 1))
         if self._slots is None or self._vectors is None:
             return embedded

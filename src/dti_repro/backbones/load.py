@@ -1,4 +1,5 @@
-"""The configured model, loaded once a process, so that the jobs of a multirun and the stages of a demo share it."""
+"""The configured model, loaded once a process, so that the jobs of a multirun and the stages of a demo share
+it."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from dti_repro.errors import InputError
 
 
 def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
-    """The backbone of a configuration's `backbone` node on its device: cpu, gpu, or auto (a GPU if there is one).
+    """The backbone of a configuration's `backbone` node on its device: cpu, gpu, or auto (a GPU if there is
+    one).
 
     The last one is kept. InputError for gpu where there is none.
     """

@@ -1,4 +1,5 @@
-"""Stable Diffusion 1.x and 2.x, and the toybox, which has their format: one CLIP text encoder, a UNet, a VAE."""
+"""Stable Diffusion 1.x and 2.x, and the toybox, which has their format: one CLIP text encoder, a UNet, a
+VAE."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ ENCODER = "text_encoder"
 class StableDiffusion(Backbone):
     """Loaded from a folder through diffusers, in float32.
 
-    name: its folder below `runs`. path: the checkpoint's folder, None for the packaged toybox. resolution: pixels of a
-    training image, None for what the UNet was made for.
+    name: its folder below `runs`. path: the checkpoint's folder, None for the packaged toybox. resolution:
+    pixels of a training image, None for what the UNet was made for.
     """
 
     def __init__(self, name: str, path: str | None, resolution: int | None) -> None:
@@ -111,9 +112,7 @@ class StableDiffusion(Backbone):
             case "v_prediction":
                 target = self.training_scheduler.get_velocity(latents, noise, t)
             case other:
-                raise InputError(
-                    f"{self.spec.name}: prediction type '{other}' is neither epsilon nor v_prediction"
-                )
+                raise InputError(f"{self.spec.name}: prediction type '{other}' is neither epsilon nor v_prediction")
         return (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
 
     @torch.no_grad()
@@ -175,7 +174,5 @@ def _own_scheduler(folder: Path) -> diffusers.SchedulerMixin:
 def _scheduler_class(name: str) -> type[diffusers.SchedulerMixin]:
     scheduler = getattr(diffusers, name, None)
     if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
-        raise InputError(
-            f"unknown sampler '{name}': `default` or a diffusers scheduler such as DDIMScheduler"
-        )
+        raise InputError(f"unknown sampler '{name}': `default` or a diffusers scheduler such as DDIMScheduler")
     return scheduler

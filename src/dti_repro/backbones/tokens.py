@@ -12,8 +12,9 @@ from dti_repro.errors import InputError
 
 
 class PlaceholderTokenizer:
-    """A tokenizer that knows placeholders. A placeholder of n vectors becomes n tokens in a row, added to the tokenizer
-    as `<x>`, `<x>_1`, ...: ids and the resulting order are those of diffusers' load_textual_inversion."""
+    """A tokenizer that knows placeholders. A placeholder of n vectors becomes n tokens in a row, added to the
+    tokenizer as `<x>`, `<x>_1`, ...: ids and the resulting order are those of diffusers'
+    load_textual_inversion."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -25,9 +26,7 @@ class PlaceholderTokenizer:
         texts = list(prompts)
         for placeholder, count in placeholders.items():
             names = [placeholder, *(f"{placeholder}_{k}" for k in range(1, count))]
-            self.tokenizer.add_tokens(
-                [name for name in names if name not in self.tokenizer.get_added_vocab()]
-            )
+            self.tokenizer.add_tokens([name for name in names if name not in self.tokenizer.get_added_vocab()])
             for name in names:
                 slot_of[self.tokenizer.convert_tokens_to_ids(name)] = len(slot_of)
             texts = [text.replace(placeholder, " ".join(names)) for text in texts]
@@ -49,7 +48,5 @@ class PlaceholderTokenizer:
             wanted = sum(prompt.count(placeholder) * count for placeholder, count in placeholders.items())
             if sum(slot >= 0 for slot in row) < wanted:
                 length = self.tokenizer.model_max_length
-                raise InputError(
-                    f"prompt '{prompt}' is longer than {length} tokens: a placeholder is cut off"
-                )
+                raise InputError(f"prompt '{prompt}' is longer than {length} tokens: a placeholder is cut off")
         return ids, slots

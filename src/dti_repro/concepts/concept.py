@@ -13,7 +13,8 @@ from dti_repro.results.run import check_name
 
 @dataclass(frozen=True)
 class Concept:
-    """What a method is given: the name, the word to be taught, the class word it starts from, and the photos."""
+    """What a method is given: the name, the word to be taught, the class word it starts from, and the
+    photos."""
 
     name: str  # also its folder's name
     placeholder: str  # "<name>"
@@ -42,4 +43,5 @@ class ConceptSet(ABC):
 
     @abstractmethod
     def load(self, names: Sequence[str] | None = None) -> list[Concept]:
-        """The concepts of these names, or those that the configuration selects. InputError for an unknown one."""
+        """The concepts of these names, or those that the configuration selects. InputError for an unknown
+        one."""

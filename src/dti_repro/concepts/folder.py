@@ -13,7 +13,8 @@ from dti_repro.errors import InputError
 class Folder(ConceptSet):
     """`concepts=folder concepts.path=photos/rex concepts.initializer=dog`.
 
-    path: folder of images. name: defaults to the folder's name. placeholder: defaults to `<name>`. property: object | style.
+    path: folder of images. name: defaults to the folder's name. placeholder: defaults to `<name>`. property:
+    object | style.
     """
 
     def __init__(
@@ -41,6 +42,4 @@ class Folder(ConceptSet):
         for name in names or ():
             if name != self.name:
                 raise InputError(f"unknown concept '{name}' (the folder {self.path} is '{self.name}')")
-        return [
-            Concept(self.name, self.placeholder, self.initializer, list_photos(self.path), property=self.property)
-        ]
+        return [Concept(self.name, self.placeholder, self.initializer, list_photos(self.path), property=self.property)]

@@ -1,4 +1,5 @@
-"""Photos as people have them: turned by EXIF, 16 bits deep, in print colours, transparent. Out comes upright 8-bit RGB."""
+"""Photos as people have them: turned by EXIF, 16 bits deep, in print colours, transparent. Out comes upright
+8-bit RGB."""
 
 from __future__ import annotations
 
@@ -14,19 +15,19 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def list_photos(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder by name; other and hidden files are left alone. InputError if there is none."""
+    """The image files of a folder by name; other and hidden files are left alone. InputError if there is
+    none."""
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist")
-    photos = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-    )
+    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not photos:
         raise InputError(f"image folder {folder} holds no image ({' '.join(SUFFIXES)})")
     return tuple(photos)
 
 
 def load_photo(path: Path) -> Image.Image:
-    """RGB, upright, alpha laid on white. InputError that names the file if it cannot be decoded to its end."""
+    """RGB, upright, alpha laid on white. InputError that names the file if it cannot be decoded to its
+    end."""
     if not path.is_file():
         raise InputError(f"image {path} does not exist")
     try:
@@ -45,8 +46,8 @@ def check_photos(paths: Iterable[Path]) -> None:
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The largest centred square, resampled to size x size. Photos that are no squares lose their margins: latents are
-    encoded once, so there is no random crop per step."""
+    """The largest centred square, resampled to size x size. Photos that are no squares lose their margins:
+    latents are encoded once, so there is no random crop per step."""
     if image.size == (size, size):
         return image
     return ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)

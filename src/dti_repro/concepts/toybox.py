@@ -16,13 +16,12 @@ SUBJECTS = Path(__file__).parent.parent / "toybox" / "subjects"
 class Toybox(ConceptSet):
     """Subjects that pretraining never saw.
 
-    names: a list of names, `all` (those of `split`), or None for the first one by name. split: table | validation; names
-    given one by one may be of either. root: a folder with subjects.yaml and `<name>/<image>` (None: the packaged one).
+    names: a list of names, `all` (those of `split`), or None for the first one by name. split: table |
+    validation; names given one by one may be of either. root: a folder with subjects.yaml and
+    `<name>/<image>` (None: the packaged one).
     """
 
-    def __init__(
-        self, names: Sequence[str] | str | None = None, split: str = "table", root: str | None = None
-    ) -> None:
+    def __init__(self, names: Sequence[str] | str | None = None, split: str = "table", root: str | None = None) -> None:
         self.root = Path(root) if root is not None else SUBJECTS
         index = self.root / "subjects.yaml"
         if not index.is_file():

@@ -12,8 +12,8 @@ from dti_repro.priors.prior import Prior
 
 
 class CrossInit(SharedVectors):
-    """A free vector that starts at the text encoder's last hidden state at the initializer's position (so at the
-    contextual norm) and is drawn back there by the prior."""
+    """A free vector that starts at the text encoder's last hidden state at the initializer's position (so at
+    the contextual norm) and is drawn back there by the prior."""
 
     on_sphere: ClassVar[bool] = False
 

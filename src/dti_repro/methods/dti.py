@@ -20,9 +20,7 @@ from dti_repro.priors.prior import Prior
 class _Direction(nn.Module):
     """What is learned of one concept: unit directions v and, if asked for, the logarithm of their norm m."""
 
-    def __init__(
-        self, directions: dict[str, Tensor], magnitudes: dict[str, float], learn_magnitude: bool
-    ) -> None:
+    def __init__(self, directions: dict[str, Tensor], magnitudes: dict[str, float], learn_magnitude: bool) -> None:
         super().__init__()
         self.v = nn.ParameterDict(directions)
         logs = {name: torch.tensor(math.log(m)) for name, m in magnitudes.items()} if learn_magnitude else {}
@@ -32,8 +30,9 @@ class _Direction(nn.Module):
 class DTI(SharedVectors):
     """e = m v with |v| = 1: the norm is that of the vocabulary, only the direction is learned.
 
-    magnitude: m. init: where v starts; the prior's mu is the initializer's direction in any case. learn_magnitude: m becomes
-    one positive scalar per concept and text encoder, exp of a parameter stepped by Adam at magnitude_lr.
+    magnitude: m. init: where v starts; the prior's mu is the initializer's direction in any case.
+    learn_magnitude: m becomes one positive scalar per concept and text encoder, exp of a parameter stepped by
+    Adam at magnitude_lr.
     """
 
     on_sphere: ClassVar[bool] = True
@@ -61,16 +60,11 @@ class DTI(SharedVectors):
 
     def vectors_of(self, concept: int) -> dict[str, Tensor]:
         learned = self.concepts[concept]
-        return {
-            n: (learned.log_m[n].exp() if self.learn_magnitude else self._m[n]) * v
-            for n, v in learned.v.items()
-        }
+        return {n: (learned.log_m[n].exp() if self.learn_magnitude else self._m[n]) * v for n, v in learned.v.items()}
 
     def prior_of(self, concept: int) -> Tensor:
         rows = self._starts[concept].rows
-        return sum(
-            self._prior(v, normalize(rows[name], dim=-1)) for name, v in self.concepts[concept].v.items()
-        )
+        return sum(self._prior(v, normalize(rows[name], dim=-1)) for name, v in self.concepts[concept].v.items())
 
     def param_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": [v for c in self.concepts for v in c.v.values()]}]

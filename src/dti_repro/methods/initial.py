@@ -20,14 +20,12 @@ def check_init(init: str) -> str:
 
 
 def initial_rows(init: str, start: Start, encoder: str, spec: EncoderSpec) -> Tensor:
-    """(vectors, dim), as many as the initializer has tokens. `random` is a uniform direction at the vocabulary's mean
-    norm, a function of the seed and the concept's name."""
+    """(vectors, dim), as many as the initializer has tokens. `random` is a uniform direction at the
+    vocabulary's mean norm, a function of the seed and the concept's name."""
     rows = start.rows[encoder].detach().float()
     if init == "token":
         return rows.clone()
     if init == "vocab_mean":
         return spec.mean_row.to(rows).expand_as(rows).clone()
-    drawn = torch.randn(rows.shape, generator=generator(start.seed, start.concept, "init", encoder)).to(
-        rows.device
-    )
+    drawn = torch.randn(rows.shape, generator=generator(start.seed, start.concept, "init", encoder)).to(rows.device)
     return torch.nn.functional.normalize(drawn, dim=-1) * spec.norms["mean"]

@@ -13,8 +13,9 @@ from dti_repro.backbones.backbone import BackboneSpec, Start, TokenVectors
 
 
 class TokenMethod(nn.Module, ABC):
-    """Owns everything that is learned, concept by concept: `concepts[c]` holds all of concept c's parameters and nothing
-    else, so that checkpoints and optimizer states are per concept and a pack may hold concepts at different steps."""
+    """Owns everything that is learned, concept by concept: `concepts[c]` holds all of concept c's parameters
+    and nothing else, so that checkpoints and optimizer states are per concept and a pack may hold concepts at
+    different steps."""
 
     on_sphere: ClassVar[bool]
     """Whether its vectors are unit rows, which only a sphere's optimizer may step."""
@@ -29,8 +30,9 @@ class TokenMethod(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, concept: Tensor, t: Tensor | None = None) -> TokenVectors:
-        """concept (batch,) indices into the pack (on the CPU), t (batch,) timesteps -> text encoder: (batch, layers, vectors, dim).
-        Concepts with fewer vectors than the widest of the pack are padded with rows that no slot reads."""
+        """concept (batch,) indices into the pack (on the CPU), t (batch,) timesteps -> text encoder: (batch,
+        layers, vectors, dim). Concepts with fewer vectors than the widest of the pack are padded with rows
+        that no slot reads."""
 
     @abstractmethod
     def prior(self) -> Tensor:
@@ -38,8 +40,8 @@ class TokenMethod(nn.Module, ABC):
 
     @abstractmethod
     def param_groups(self) -> list[dict[str, Any]]:
-        """Groups for an optimizer. A group with its own `lr` (and `role`) is stepped by plain Adam instead of the
-        configured optimizer: it holds no vectors."""
+        """Groups for an optimizer. A group with its own `lr` (and `role`) is stepped by plain Adam instead of
+        the configured optimizer: it holds no vectors."""
 
     @abstractmethod
     def export(self, concept: int) -> dict[str, Tensor]:
@@ -47,11 +49,13 @@ class TokenMethod(nn.Module, ABC):
 
     @abstractmethod
     def initializer(self, concept: int) -> dict[str, Tensor]:
-        """mu, that angles are measured from: text encoder -> (vectors, dim), the initializer's vocabulary rows."""
+        """mu, that angles are measured from: text encoder -> (vectors, dim), the initializer's vocabulary
+        rows."""
 
 
 class SharedVectors(TokenMethod, ABC):
-    """A method whose vectors do not depend on the timestep or the layer; subclasses say what is learned of them."""
+    """A method whose vectors do not depend on the timestep or the layer; subclasses say what is learned of
+    them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +101,8 @@ class SharedVectors(TokenMethod, ABC):
 
 
 class DerivedMethod(ABC):
-    """A method without a training: a function of another method's learned vectors. Its yaml names that one as `source`."""
+    """A method without a training: a function of another method's learned vectors. Its yaml names that one as
+    `source`."""
 
     source: TokenMethod
 

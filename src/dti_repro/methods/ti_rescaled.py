@@ -20,7 +20,4 @@ class TIRescaled(DerivedMethod):
         self.source = source
 
     def derive(self, vectors: Mapping[str, Tensor], spec: BackboneSpec) -> dict[str, Tensor]:
-        return {
-            n: normalize(v, dim=-1) * magnitude_for(self.magnitude, spec.encoders[n])
-            for n, v in vectors.items()
-        }
+        return {n: normalize(v, dim=-1) * magnitude_for(self.magnitude, spec.encoders[n]) for n, v in vectors.items()}

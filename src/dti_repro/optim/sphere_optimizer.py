@@ -12,7 +12,8 @@ UNIT_TOLERANCE = 1e-3  # a float32 or bfloat16-born row counts as unit within th
 
 
 class SphereOptimizer(Optimizer):
-    """Keeps the rows (last dimension) of its parameters on the unit sphere. ValueError for rows that are not there."""
+    """Keeps the rows (last dimension) of its parameters on the unit sphere. ValueError for rows that are not
+    there."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)

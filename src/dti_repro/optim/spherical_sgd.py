@@ -19,9 +19,10 @@ class SphericalSGD(SphereOptimizer):
         g <- g / (|g| + eps)
         v <- normalise(v - lr g)
 
-    so that a step turns v by arctan(lr), about lr radians, whatever the gradient's size. With beta > 0, |g| is the root of
-    the bias-corrected exponential average of |g|^2. A prior enters through the loss. A row whose gradient is zero stays
-    where it is, to the bit. Raises ValueError for rows that are not unit, InputError (a ValueError) for its own settings.
+    so that a step turns v by arctan(lr), about lr radians, whatever the gradient's size. With beta > 0, |g|
+    is the root of the bias-corrected exponential average of |g|^2. A prior enters through the loss. A row
+    whose gradient is zero stays where it is, to the bit. Raises ValueError for rows that are not unit,
+    InputError (a ValueError) for its own settings.
     """
 
     def __init__(

@@ -12,8 +12,8 @@ from dti_repro.priors.prior import Prior
 
 
 class L2ToInitial(Prior):
-    """weight * distance to the initial value (Pang et al. 2024). distance: `unsquared` (each vector's norm of the
-    difference, the original) or `mse` (its mean square, the DTI code)."""
+    """weight * distance to the initial value (Pang et al. 2024). distance: `unsquared` (each vector's norm of
+    the difference, the original) or `mse` (its mean square, the DTI code)."""
 
     def __init__(self, weight: float, distance: str) -> None:
         if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):

@@ -11,8 +11,8 @@ from dti_repro.priors.prior import Prior
 
 
 class VonMisesFisher(Prior):
-    """-kappa <mu, v> for unit v and mu: its gradient is -kappa mu, added before the step is projected and normalised, so
-    its strength is relative to the loss gradient's norm (Kim et al. 2025)."""
+    """-kappa <mu, v> for unit v and mu: its gradient is -kappa mu, added before the step is projected and
+    normalised, so its strength is relative to the loss gradient's norm (Kim et al. 2025)."""
 
     def __init__(self, kappa: float) -> None:
         if not (isinstance(kappa, (int, float)) and math.isfinite(kappa) and kappa >= 0):

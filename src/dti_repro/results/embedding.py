@@ -1,6 +1,7 @@
 """Learned vectors as a file: safetensors, one key, the form that diffusers' load_textual_inversion takes.
 
-The key is the placeholder with its brackets, the value (vectors, dim) float32; the header says where it comes from.
+The key is the placeholder with its brackets, the value (vectors, dim) float32; the header says where it comes
+from.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ MAX_BYTES = 16 << 20  # 1,000 vectors of 4,096 numbers: anything larger is not a
 def save_embedding(path: Path, placeholder: str, vectors: Tensor, header: Mapping[str, str]) -> None:
     """Write (vectors, dim) under its placeholder.
 
-    `header` takes method, config_hash, base_model, concept, placeholder, initializer and, for a snapshot, step. Equal
-    content is equal bytes.
+    `header` takes method, config_hash, base_model, concept, placeholder, initializer and, for a snapshot,
+    step. Equal content is equal bytes.
     """
     import torch
     from safetensors.torch import save
@@ -36,7 +37,8 @@ def save_embedding(path: Path, placeholder: str, vectors: Tensor, header: Mappin
 
 
 def _sorted_header(data: bytes) -> bytes:
-    """The library writes the metadata in the arbitrary order of a hash map; sort it, and equal content is equal bytes."""
+    """The library writes the metadata in the arbitrary order of a hash map; sort it, and equal content is
+    equal bytes."""
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the tensors start at a multiple of eight
@@ -44,15 +46,17 @@ def _sorted_header(data: bytes) -> bytes:
 
 
 def load_embedding(path: Path, dim: int | None = None) -> tuple[str, Tensor, dict[str, str]]:
-    """(placeholder, vectors (V, dim) float32 on the CPU, header). InputError that names the file for anything else:
-    a pickle, several keys, a wrong shape or width, numbers that are not finite."""
+    """(placeholder, vectors (V, dim) float32 on the CPU, header). InputError that names the file for anything
+    else: a pickle, several keys, a wrong shape or width, numbers that are not finite."""
     import torch
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise InputError(f"embedding {path} does not exist")
     if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"embedding {path} is larger than {MAX_BYTES >> 20} MiB: this is no embedding of a few vectors")
+        raise InputError(
+            f"embedding {path} is larger than {MAX_BYTES >> 20} MiB: this is no embedding of a few vectors"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())

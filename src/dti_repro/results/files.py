@@ -13,7 +13,8 @@ from typing import Any
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on an exception it is removed.
+    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on an exception it is
+    removed.
 
     The folder is made. A process killed inside the block leaves `path` as it was.
     """

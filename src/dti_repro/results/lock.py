@@ -14,9 +14,11 @@ from dti_repro.results.run import ConceptFolder
 
 @contextmanager
 def locked(folder: ConceptFolder) -> Iterator[None]:
-    """Hold a concept's folder, which is made. InputError if another process holds it or the folder cannot be written.
+    """Hold a concept's folder, which is made. InputError if another process holds it or the folder cannot be
+    written.
 
-    The kernel drops the lock of a process that dies; the file stays, as removing it would race with the next owner.
+    The kernel drops the lock of a process that dies; the file stays, as removing it would race with the next
+    owner.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -28,9 +30,7 @@ def locked(folder: ConceptFolder) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            raise InputError(
-                f"concept '{folder.name}' is being trained by {owner} ({folder.lock})"
-            ) from error
+            raise InputError(f"concept '{folder.name}' is being trained by {owner} ({folder.lock})") from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield

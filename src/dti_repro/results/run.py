@@ -1,7 +1,8 @@
-"""Where results lie: `<runs>/<backbone>/<method>/<hash>/seed=<n>/<concept>/`, the only interface between stages.
+"""Where results lie: `<runs>/<backbone>/<method>/<hash>/seed=<n>/<concept>/`, the only interface between
+stages.
 
-The hash covers whatever can change a vector and nothing else, so that a re-run, a requeue, a bigger pack and a resume
-all find their place. No torch here: that a run is done must be said within a second.
+The hash covers whatever can change a vector and nothing else, so that a re-run, a requeue, a bigger pack and
+a resume all find their place. No torch here: that a run is done must be said within a second.
 """
 
 from __future__ import annotations
@@ -135,9 +136,7 @@ def parse(path: str | Path) -> list[ConceptFolder]:
     else:
         found = [concept for seed in sorted(folder.glob("seed=*")) for concept in _finished(seed)]
     if not found:
-        raise InputError(
-            f"run folder {folder} holds no finished concept (hash, seed or concept folder expected)"
-        )
+        raise InputError(f"run folder {folder} holds no finished concept (hash, seed or concept folder expected)")
     return found
 
 
