@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.app import entry
+from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.scoring import generated, score
@@ -34,9 +34,7 @@ def manifests(run: Path, generation: str | None = None) -> list[Path]:
     pattern = f"images/{generation or '*'}/manifest.json"
     found = sorted({path for level in _LEVELS for path in run.glob(level + pattern)})
     if not found:
-        raise InputError(
-            f"run={run}: no images{f' of generation {generation}' if generation else ''}; generate first"
-        )
+        raise InputError(f"run={run}: no images{f' of generation {generation}' if generation else ''}; generate first")
     return found
 
 
@@ -47,9 +45,9 @@ def evaluate(cfg: DictConfig) -> None:
     configs = chosen_metrics(metrics, sets)
     found = manifests(Path(cfg.run), cfg.generation)
     names = {name for path in found for image in Manifest.read(path).images for name in image.concepts}
-    concepts = {concept.name: concept for concept in instantiate(cfg.concepts).load(sorted(names))}
+    concepts = {concept.name: concept for concept in build(cfg.concepts).load(sorted(names))}
     files = [generated(path, concepts) for path in found]
-    computed = score(files, configs, Path(cfg.masks) if cfg.masks else None, cfg.device)
+    computed = score(files, configs, Path(cfg.masks) if cfg.masks else None, cfg.accelerator)
     print(f"{len(files)} score files, {computed} columns computed, the rest were there")
 
 

@@ -82,14 +82,14 @@ def write_experiments(root: Path, checkpoint: Path) -> None:
     ]
     search = {**shared, "rows": [*bounds, *searched], "search": True}
     wrong = {**shared, "rows": [{"name": "bad", "overrides": ["method=ti", "method.prior.kappa=1"]}]}
-    (root / "experiment").mkdir()
+    (root / "conf" / "experiment").mkdir(parents=True)
     for name, content in (("tiny", table), ("tiny_search", search), ("wrong", wrong)):
-        (root / "experiment" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+        (root / "conf" / "experiment" / f"{name}.yaml").write_text(yaml.safe_dump(content))
 
 
 def run(root: Path, experiment: str, *options: str) -> subprocess.CompletedProcess:
-    paths = [f"runs={root}/runs", f"out={root}/out", f"searched={root}/searched.yaml", "device=cpu"]
-    command = [sys.executable, *options, "-m", "dti_repro.benchmark", "--config-dir", str(root)]
+    paths = [f"runs={root}/runs", f"out={root}/out", f"searched={root}/searched.yaml", "accelerator=cpu"]
+    command = [sys.executable, *options, "-m", "dti_repro.benchmark", "--config-dir", str(root / "conf")]
     return subprocess.run([*command, f"experiment={experiment}", *paths], capture_output=True, text=True)
 
 
@@ -119,7 +119,7 @@ def test_the_table_has_every_row_with_its_facts(world: Path, table: Path) -> Non
 
 def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     text = (table / "table.md").read_text()
-    assert "2 subjects (rex, tom), 2 prompts (`tiny`), 2 image seeds" in text
+    assert "2 subjects (rex, tom), 2 prompts (`prompts`), 2 image seeds" in text
     assert "Paired differences from DTI" in text
     assert any(v in text for v in ("| holds", "| does not", "| undecided"))
     assert Image.open(table / "front.png").width > 300

@@ -25,10 +25,11 @@ from transformers import (
     SiglipModel,
 )
 
+from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.metrics import checkpoints, encoders
 from dti_repro.metrics.attributes import AttributeAccuracy
-from dti_repro.metrics.catalogue import load_metric, metric_config, metric_identity, metric_names
+from dti_repro.metrics.catalogue import metric_config, metric_identity, metric_names
 from dti_repro.metrics.metric import Sample
 from dti_repro.metrics.preprocess import Preprocess, mask_background
 from dti_repro.metrics.similarity import ReferenceSimilarity
@@ -47,7 +48,7 @@ IMAGES, REFERENCES = photos(3), photos(2, seed=1)
 def metric_of(name: str, **encoder: object):
     """The metric of conf/metric/<name>.yaml with a few keys of its encoder replaced by the tiny
     checkpoint's."""
-    return load_metric(OmegaConf.to_container(OmegaConf.merge(metric_config(name), {"encoder": encoder})))
+    return build(OmegaConf.to_container(OmegaConf.merge(metric_config(name), {"encoder": encoder})))
 
 
 def values(metric, concept: str = "dog") -> torch.Tensor:
@@ -103,9 +104,7 @@ def test_clip_scores_are_open_clips(clip_folder: Path) -> None:
     tiny = {"checkpoint": name, "pretrained": None, "preprocess": None}
     expected = (cosine_similarity(image, reference[:1]) + cosine_similarity(image, reference[1:])) / 2
     assert torch.allclose(values(metric_of("clip_i", **tiny)).float(), expected, atol=1e-6)
-    assert torch.allclose(
-        values(metric_of("clip_t", **tiny)).float(), cosine_similarity(image, text), atol=1e-6
-    )
+    assert torch.allclose(values(metric_of("clip_t", **tiny)).float(), cosine_similarity(image, text), atol=1e-6)
 
 
 def test_clip_i_and_clip_t_share_one_model(clip_folder: Path) -> None:
@@ -125,10 +124,7 @@ def test_dino_is_timms_cls_token_with_the_fields_preprocessing(vit_folder: Path)
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     )
-    cls = [
-        model.forward_features(torch.stack([transform(i) for i in list_]))[:, 0]
-        for list_ in (IMAGES, REFERENCES)
-    ]
+    cls = [model.forward_features(torch.stack([transform(i) for i in list_]))[:, 0] for list_ in (IMAGES, REFERENCES)]
     expected = torch.stack([cosine_similarity(cls[0], r[None]) for r in cls[1]]).mean(dim=0)
     assert torch.allclose(values(metric).float(), expected, atol=1e-6)
 
@@ -136,9 +132,7 @@ def test_dino_is_timms_cls_token_with_the_fields_preprocessing(vit_folder: Path)
 @torch.inference_mode()
 def test_dinov2_is_transformers_cls_token_with_its_own_processor(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    config = Dinov2Config(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
-    )
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
     Dinov2Model(config).save_pretrained(tmp_path)
     model = Dinov2Model.from_pretrained(tmp_path).eval()
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -153,9 +147,7 @@ def test_dinov2_is_transformers_cls_token_with_its_own_processor(tmp_path: Path)
     cls = [model(p).last_hidden_state[:, 0] for p in pixels]
     expected = torch.stack([cosine_similarity(cls[0], r[None]) for r in cls[1]]).mean(dim=0)
     metric = metric_of("dinov2", checkpoint=str(tmp_path), preprocess={"resize": 32, "crop": 28})
-    assert torch.allclose(
-        values(metric).float(), expected, atol=2e-3
-    )  # PIL's and torch's bicubic differ by rounding
+    assert torch.allclose(values(metric).float(), expected, atol=2e-3)  # PIL's and torch's bicubic differ by rounding
 
 
 @torch.inference_mode()
@@ -176,9 +168,7 @@ def test_siglip_is_the_sigmoid_of_transformers_logits(tmp_path: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=characters, pad_token="</s>", unk_token="[unk]")
     tokenizer.save_pretrained(tmp_path)
 
-    pixels = SiglipImageProcessor(size={"height": 32, "width": 32})(IMAGES, return_tensors="pt")[
-        "pixel_values"
-    ]
+    pixels = SiglipImageProcessor(size={"height": 32, "width": 32})(IMAGES, return_tensors="pt")["pixel_values"]
     prompts = [f"{text}." for text in TEXTS]
     ids = tokenizer(prompts, padding="max_length", max_length=64, return_tensors="pt")["input_ids"]
     expected = model(input_ids=ids, pixel_values=pixels).logits_per_image.diagonal().sigmoid()

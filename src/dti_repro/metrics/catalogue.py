@@ -1,18 +1,14 @@
-"""The metrics that exist (one yaml each in ``conf/metric``), what identifies one, and loading it. Imports no
-torch."""
+"""The metrics that exist (one yaml each in ``conf/metric``), and what identifies one. Imports no torch."""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from dti_repro.errors import InputError
 from dti_repro.metrics import checkpoints
-
-if TYPE_CHECKING:
-    from dti_repro.metrics.metric import ImageMetric
 
 _CONF = Path(__file__).parents[1] / "conf" / "metric"
 
@@ -36,19 +32,3 @@ def metric_identity(config: dict[str, Any]) -> str:
     checkpoint = config.get("encoder", config)["checkpoint"]
     weights = checkpoints.fingerprint(checkpoint)
     return hashlib.sha256(json.dumps([config, weights], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def load_metric(config: dict[str, Any]) -> "ImageMetric":
-    """The metric with its weights loaded. InputError where these are missing."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate(config)
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None:  # Hydra wraps once per nesting level
-            if isinstance(cause, InputError):
-                raise cause from error
-            cause = cause.__cause__
-        raise

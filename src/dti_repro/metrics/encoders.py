@@ -70,9 +70,7 @@ class ClsEncoder(ImageEncoder):
 class ClipEncoder(ImageEncoder):
     """An open_clip model's two projections, not normalised."""
 
-    def __init__(
-        self, network: nn.Module, preprocess: Callable[[Image.Image], Tensor], tokenizer: Any
-    ) -> None:
+    def __init__(self, network: nn.Module, preprocess: Callable[[Image.Image], Tensor], tokenizer: Any) -> None:
         super().__init__(network, preprocess)
         self.tokenizer = tokenizer
 
@@ -119,9 +117,7 @@ def dinov2_encoder(checkpoint: str, preprocess: Mapping) -> ClsEncoder:
     return _dinov2(checkpoint, _preprocess(preprocess))
 
 
-def clip_encoder(
-    checkpoint: str, preprocess: Mapping | None = None, pretrained: str | None = None
-) -> ClipEncoder:
+def clip_encoder(checkpoint: str, preprocess: Mapping | None = None, pretrained: str | None = None) -> ClipEncoder:
     """open_clip architecture and tag (``ViT-B-32-quickgelu``, ``openai``), or one folder as in
     timm_encoder."""
     return _clip(checkpoint, _preprocess(preprocess), pretrained)
@@ -152,9 +148,7 @@ def _timm(checkpoint: str, preprocess: Preprocess | None) -> TimmEncoder:
     with checkpoints.one_clear_line(checkpoint):
         network = timm.create_model(checkpoints.resolve(checkpoint), pretrained=True)
     if preprocess is None:
-        preprocess = timm.data.create_transform(
-            **timm.data.resolve_model_data_config(network), is_training=False
-        )
+        preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
     return TimmEncoder(network, preprocess)
 
 

@@ -29,9 +29,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.interpolation not in {mode.value for mode in v2.InterpolationMode}:
-            raise InputError(
-                f"metric preprocess.interpolation: '{self.interpolation}' is unknown; use bicubic"
-            )
+            raise InputError(f"metric preprocess.interpolation: '{self.interpolation}' is unknown; use bicubic")
         for field in ("mean", "std", "resize"):
             value = getattr(self, field)
             object.__setattr__(self, field, value if isinstance(value, int) else tuple(value))

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.photos import load_photo
+from dti_repro.configured import build
 from dti_repro.errors import InputError
-from dti_repro.metrics.catalogue import load_metric, metric_identity
+from dti_repro.metrics.catalogue import metric_identity
 from dti_repro.results.files import sha256, write_json
 from dti_repro.results.manifest import Manifest
 from dti_repro.results.scores import ScoreRow, read_scores, write_scores
@@ -71,9 +72,7 @@ class ScoreFile:
         """Names of the metrics whose values are not there, or belong to other images, texts or weights."""
         done = self._done()
         inputs = self.inputs(masks)
-        wanted = {
-            name: {"identity": metric_identity(config), "inputs": inputs} for name, config in configs.items()
-        }
+        wanted = {name: {"identity": metric_identity(config), "inputs": inputs} for name, config in configs.items()}
         return [name for name, key in wanted.items() if not key.items() <= done.get(name, {}).items()]
 
     def _done(self) -> dict[str, dict[str, Any]]:
@@ -93,9 +92,7 @@ def generated(manifest: Path, concepts: Mapping[str, Concept]) -> ScoreFile:
     for image in Manifest.read(manifest).images:
         for name in image.concepts:
             if name not in concepts:
-                raise InputError(
-                    f"{manifest}: concept '{name}' is not in this concept set; choose another concepts="
-                )
+                raise InputError(f"{manifest}: concept '{name}' is not in this concept set; choose another concepts=")
             items.append(
                 Item(
                     path=folder / image.file,
@@ -144,7 +141,7 @@ def score(
     files: Sequence[ScoreFile],
     configs: Configs,
     masks: Path | None = None,
-    device: str = "cpu",
+    accelerator: str = "auto",
     say: Callable[[str], None] = print,
 ) -> int:
     """Compute what is missing; returns how many (file, metric) pairs that was, 0 without importing torch.
@@ -154,7 +151,14 @@ def score(
     """
     todo = {file: names for file in files if (names := file.missing(configs, masks))}
     needed = sorted({name for names in todo.values() for name in names})
-    metrics = {name: load_metric(configs[name]).to(device) for name in needed}
+    if not needed:
+        return 0
+    import torch
+
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("a gpu was asked for, and torch sees none here")
+    on = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    metrics = {name: build(configs[name]).to(on) for name in needed}
     known: set[tuple[str, tuple[Path, ...]]] = set()
     for number, (file, names) in enumerate(todo.items(), 1):
         say(f"score {number}/{len(todo)}: {file.csv} ({', '.join(names)})")

@@ -1,0 +1,130 @@
+"""``python -m dti_repro.benchmark experiment=<name>``: train, generate, evaluate, table, as far as missing.
+
+The result is <out>/<experiment>/table.md and the files beside it; a finished experiment is tabulated in seconds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from dti_repro.app import CONF, entry
+from dti_repro.metrics.catalogue import metric_config
+from dti_repro.metrics.scoring import ScoreFile, mismatched, score
+from dti_repro.pipeline import Plan, RowState, check_rows, draw_rows, learn, list_scores, start_norms
+from dti_repro.results.experiment import Experiment, Published, parse_experiment
+from dti_repro.results.facts import final_norm, gradient_norm, minutes_per_concept
+from dti_repro.results.report import Setting, write_report
+from dti_repro.results.scores import read_scores, subject_means
+from dti_repro.results.search import Quality, quality, scales, write_searched
+from dti_repro.results.tables import Row, SubjectMeans
+
+FACTS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "paper image", "paper text")
+SEARCH_FACTS = ("scaled image", "scaled text", "criterion")
+
+
+def benchmark(cfg: DictConfig) -> Path:
+    """Run one experiment; returns the folder of its table. InputError before anything runs, where possible."""
+    searched = Path(cfg.searched) if cfg.searched else CONF / "experiment" / "searched.yaml"
+    name = HydraConfig.get().runtime.choices["experiment"]
+    experiment = parse_experiment(name, OmegaConf.to_container(cfg.experiment, resolve=True), searched)
+    configs = {metric: metric_config(metric) for metric in experiment.metrics}
+    plan = Plan(experiment, cfg.runs, tuple(cfg.setup), tuple(cfg.train), tuple(cfg.generate))
+    plan = plan.choose_concepts(cfg.subjects)
+    check_rows(plan)
+
+    states = learn(plan, experiment.rows)
+    draw_rows(plan, states)
+    files = list_scores(plan, states)
+    shifted = _mismatched(states) if experiment.search else []
+    computed = score([*files, *shifted], configs, accelerator=cfg.accelerator)
+
+    folder = Path(cfg.out) / name
+    norms = start_norms(plan, states, folder / "norms.json")
+    facts = {state.spec.name: _facts(state, norms.get(state.spec.name, {})) for state in states}
+    if experiment.search:
+        _search(experiment, states, shifted, facts, searched)
+    rows = [Row(s.spec.name, s.spec.label, means_of(s.files, configs), facts[s.spec.name]) for s in states]
+    prompts = plan.prompts()
+    setting = Setting(list(plan.concepts), prompts.name, len(prompts.prompts), plan.seeds())
+    write_report(folder, experiment, setting, rows, [*FACTS, *(SEARCH_FACTS if experiment.search else ())])
+    print(f"{computed} columns of scores computed, the rest was there: {folder / 'table.md'}")
+    return folder
+
+
+def means_of(files: Sequence[ScoreFile], metrics: Mapping[str, object]) -> SubjectMeans:
+    """metric -> subject -> mean, of the wanted metrics only (a score file may hold more)."""
+    means = subject_means(row for file in files for row in read_scores(file.csv))
+    return {metric: means[metric] for metric in metrics if metric in means}
+
+
+def _facts(state: RowState, norms: Mapping[str, float]) -> dict[str, str]:
+    published = state.spec.published or Published()
+    facts = {"paper image": _number(published.image), "paper text": _number(published.text)}
+    if state.cfg is None:
+        return facts
+    kappa = OmegaConf.select(state.cfg, "method.prior.kappa")
+    return facts | {
+        "norm": _number(final_norm(state.folders)),
+        "at start": _number(norms.get("start")),
+        "on noise": _number(norms.get("noise")),
+        "gradient": _number(gradient_norm(state.folders)),
+        "kappa": "" if kappa is None else f"{kappa:g}",
+        "minutes": _number(minutes_per_concept(state.folders)),
+    }
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits, without an exponent where it would not help."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if 0.1 <= abs(value) < 100 else f"{value:.3g}"
+
+
+def _mismatched(states: Sequence[RowState]) -> list[ScoreFile]:
+    return [mismatched(file) for state in states if state.spec.bound == "class" for file in state.files]
+
+
+def _search(
+    experiment: Experiment,
+    states: Sequence[RowState],
+    shifted: Sequence[ScoreFile],
+    facts: dict[str, dict[str, str]],
+    searched: Path,
+) -> None:
+    """Write the best setting of each method, and every row's scaled scores into its facts."""
+    metrics = experiment.metrics
+    by_bound: dict[str, list[ScoreFile]] = defaultdict(list)
+    for state in states:
+        by_bound[state.spec.bound or ""] += state.files
+    scale = scales(
+        experiment.image,
+        experiment.text,
+        class_word=means_of(by_bound["class"], metrics),
+        description=means_of(by_bound["description"], metrics),
+        references=means_of(by_bound["references"], metrics),
+        mismatched=means_of(shifted, metrics),
+    )
+    settings = [state for state in states if state.spec.bound is None]
+    found: dict[str, Quality] = {}
+    for state in settings:
+        found[state.spec.name] = quality(experiment.image, experiment.text, means_of(state.files, metrics), scale)
+        values = (found[state.spec.name].image, found[state.spec.name].text, found[state.spec.name].criterion)
+        facts[state.spec.name] |= dict(zip(SEARCH_FACTS, map(_number, values), strict=True))
+    chosen = write_searched(searched, [state.spec for state in settings], found)
+    for method, row in chosen.items():
+        facts[row]["criterion"] += " (chosen)"
+        print(f"searched {method}: {row}, written to {searched}")
+
+
+@entry("benchmark")
+def main(cfg: DictConfig) -> None:
+    benchmark(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""An experiment's stages in one process: train, generate, score. Each computes what is missing and nothing else.
+
+Nothing heavy is imported unless something is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dti_repro.app import CONF, explain
+from dti_repro.concepts.concept import Concept
+from dti_repro.configured import build
+from dti_repro.errors import InputError
+from dti_repro.generate import image_seeds, of_run, of_text
+from dti_repro.generation import Gallery, Settings, draw
+from dti_repro.metrics.scoring import ScoreFile, generated, real_references
+from dti_repro.prompts import PromptSet, load_prompts
+from dti_repro.results.experiment import Experiment, RowSpec
+from dti_repro.results.facts import gradient_norm
+from dti_repro.results.files import write_json
+from dti_repro.results.manifest import NAME
+from dti_repro.results.run import ConceptFolder, config_hash
+from dti_repro.train import check, check_facts, hashed, is_complete, run_folder, train
+
+ADAMW = "torch.optim.AdamW"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment with the overrides of this call. ``concepts`` by name; empty: those of the configuration."""
+
+    experiment: Experiment
+    runs: str
+    setup: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    generate: tuple[str, ...] = ()
+    concepts: Mapping[str, Concept] = field(default_factory=dict)
+
+    def train_config(self, row: RowSpec) -> DictConfig:
+        """InputError that names the experiment and the row for anything that conf/train.yaml does not take."""
+        return self._config("train", row.name, (*self.experiment.train, *row.overrides, *self.train))
+
+    def generate_config(self, row: str = "any") -> DictConfig:
+        return self._config("generate", row, (*self.experiment.generate, *self.generate))
+
+    def choose_concepts(self, most: int | None) -> Plan:
+        """With the first ``most`` of the configured concepts (by name), or all."""
+        concepts: list[Concept] = build(self.generate_config().concepts).load()
+        limits = [n for n in (most, self.experiment.subjects) if n is not None]
+        chosen = sorted(concepts, key=lambda concept: concept.name)[: min(limits, default=None)]
+        return replace(self, concepts={concept.name: concept for concept in chosen})
+
+    def prompts(self) -> PromptSet:
+        return load_prompts(OmegaConf.to_container(self.generate_config()).get("prompts"))
+
+    def seeds(self) -> list[int]:
+        return image_seeds(OmegaConf.to_container(self.generate_config()).get("seeds"))
+
+    def _config(self, stage: str, row: str, own: Sequence[str]) -> DictConfig:
+        overrides = [*self.experiment.setup, *self.setup, *own]
+        outer = get_gh_backup()  # a command's own Hydra, which allows no second one beside it
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+                cfg = hydra.compose(stage, overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            where = f"experiment '{self.experiment.name}', row '{row}'"
+            raise InputError(f"{where}: {explain(error, stage, overrides)}") from error
+        finally:
+            restore_gh_from_backup(outer)
+        cfg.runs = self.runs
+        if self.concepts and "names" in cfg.concepts:
+            cfg.concepts.names = list(self.concepts)
+        return cfg
+
+
+@dataclass
+class RowState:
+    """A row on its way to the table."""
+
+    spec: RowSpec
+    cfg: DictConfig | None = None  # of its training; None for a bound
+    folders: list[ConceptFolder] = field(default_factory=list)  # of its concepts, trained
+    galleries: list[Gallery] = field(default_factory=list)
+    files: list[ScoreFile] = field(default_factory=list)
+
+
+def check_rows(plan: Plan) -> None:
+    """Compose and judge every row and the generation before the first one is trained. InputError."""
+    for row in plan.experiment.rows:
+        if row.bound is None:
+            check(plan.train_config(row))
+    plan.prompts()
+    plan.seeds()
+    Settings.of(plan.generate_config())
+
+
+def learn(plan: Plan, rows: Sequence[RowSpec]) -> list[RowState]:
+    """Train what is missing, row by row; a relative kappa is resolved when the row that it refers to is trained."""
+    states: dict[str, RowState] = {}
+    for row in rows:
+        if row.bound is None and row.kappa is not None:
+            gradient = gradient_norm(states[row.kappa.of].folders)
+            if gradient is None:
+                raise InputError(f"row '{row.name}' takes kappa of '{row.kappa.of}', which has no training log")
+            row = replace(row, overrides=(*row.overrides, f"method.prior.kappa={row.kappa.fraction * gradient:.2g}"))
+        states[row.name] = RowState(row) if row.bound else _learn(plan, row)
+    return list(states.values())
+
+
+def _learn(plan: Plan, row: RowSpec) -> RowState:
+    cfg = plan.train_config(row)
+    run = run_folder(cfg)
+    folders = [run.concept(name) for name in plan.concepts]
+    if all(is_complete(cfg, folder) for folder in folders):
+        for folder in folders:
+            check_facts(folder, plan.concepts[folder.name])
+    else:
+        print(f"train {row.label}: {run.path}", flush=True)
+        train(cfg)
+    return RowState(row, cfg, folders)
+
+
+def draw_rows(plan: Plan, states: Sequence[RowState]) -> None:
+    """Generate the missing pictures of all rows with one model; fills in their galleries."""
+    prompts, seeds = plan.prompts(), plan.seeds()
+    cfg = plan.generate_config()
+    settings = Settings.of(cfg)
+    for state in states:
+        own = cfg.copy()
+        if state.spec.bound is None:
+            own.run = str(state.folders[0].seed_folder)
+            state.galleries = of_run(state.folders, own, prompts, seeds, settings)
+        elif state.spec.bound != "references":
+            own.text = state.spec.bound
+            state.galleries = of_text(own, prompts, seeds, settings)
+    galleries = [gallery for state in states for gallery in state.galleries]
+    if any(gallery.missing() for gallery in galleries):
+        print(f"generate: {sum(len(g.missing()) for g in galleries)} images", flush=True)
+        draw(galleries, cfg, settings)
+
+
+def list_scores(plan: Plan, states: Sequence[RowState]) -> list[ScoreFile]:
+    """The score files of all rows; fills them in."""
+    backbone = plan.generate_config().backbone.name
+    for state in states:
+        if state.spec.bound == "references":
+            root = Path(plan.runs) / backbone / "references"
+            state.files = [
+                real_references(concept, root / name / "scores" / "real.csv") for name, concept in plan.concepts.items()
+            ]
+        else:
+            state.files = [generated(gallery.folder / NAME, plan.concepts) for gallery in state.galleries]
+    return [file for state in states for file in state.files]
+
+
+def start_norms(plan: Plan, states: Sequence[RowState], cache: Path) -> dict[str, dict[str, float]]:
+    """Row -> {"start": mean norm at the start, and with AdamW "noise": what it gives on random gradients}.
+
+    Rows without a training of their own are left out. Kept in ``cache``, as the start needs the text encoder.
+    """
+    known: dict[str, dict[str, float]] = json.loads(cache.read_text()) if cache.is_file() else {}
+    keys = {
+        state.spec.name: config_hash({"run": hashed(state.cfg), "concepts": list(plan.concepts)})
+        for state in states
+        if state.cfg is not None and "source" not in state.cfg.method
+    }
+    found = {
+        state.spec.name: known.get(keys[state.spec.name]) or _start_norms(plan, state.cfg)
+        for state in states
+        if state.spec.name in keys
+    }
+    write_json(cache, {**known, **{keys[name]: norms for name, norms in found.items()}})
+    return found
+
+
+def _start_norms(plan: Plan, cfg: DictConfig) -> dict[str, float]:
+    import torch
+
+    from dti_repro.backbones.load import load_backbone
+    from dti_repro.results.noise_norm import AdamWRun, norm_on_noise
+
+    backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
+    method = build(cfg.method)
+    starts = [backbone.start(c.name, c.initializer, cfg.seed) for c in plan.concepts.values()]
+    method.initialise(starts, backbone.spec)
+    vectors = [v for i in range(len(starts)) for v in method.export(i).values()]
+    start = torch.cat([v.norm(dim=-1) for v in vectors]).mean().item()
+    if cfg.optim._target_ != ADAMW:
+        return {"start": start}
+    optim = cfg.optim
+    run = AdamWRun(
+        dim=vectors[0].shape[-1],
+        steps=cfg.trainer.steps,
+        initial_norm=start,
+        lr=optim.lr,
+        betas=tuple(optim.betas),
+        eps=float(optim.eps),
+        weight_decay=optim.weight_decay,
+    )
+    return {"start": start, "noise": norm_on_noise(run)}

@@ -1,0 +1,63 @@
+"""What a learned row's folders say besides scores: norms, gradients, minutes. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from dti_repro.errors import InputError
+from dti_repro.results.run import ConceptFolder
+
+
+def final_norm(folders: Sequence[ConceptFolder]) -> float:
+    """Mean over concepts of the mean norm of their learned vectors, in the text encoder's own units."""
+    return statistics.fmean(_norm(folder.embedding) for folder in folders)
+
+
+def gradient_norm(folders: Sequence[ConceptFolder]) -> float | None:
+    """Mean over concepts of the median over steps of the gradient's norm; None for a row without a training.
+
+    The gradient is with respect to what the optimizer steps (for DTI the unit direction), the prior included.
+    """
+    logs = [folder.log for folder in folders if folder.log.is_file()]
+    return statistics.fmean(map(_median_gradient, logs)) if len(logs) == len(folders) else None
+
+
+def minutes_per_concept(folders: Sequence[ConceptFolder]) -> float | None:
+    """Wall time of the trainings over the number of concepts; concepts of one pack share theirs.
+
+    A row that only transforms another's vectors took that one's time. None where a provenance file is missing.
+    """
+    packs: dict[tuple[str, str], float] = {}
+    for folder in folders:
+        record = _provenance(folder)
+        if record is not None and "source" in record:
+            record = _provenance(ConceptFolder(Path(record["source"])))
+        if record is None:
+            return None
+        key = (record["host"], record["began"])
+        packs[key] = max(packs.get(key, 0.0), record["seconds"])
+    return sum(packs.values()) / 60 / len(folders)
+
+
+def _norm(path: Path) -> float:
+    (vectors,) = load_file(path).values()  # (vectors, dim)
+    return float(np.linalg.norm(vectors.astype(np.float64), axis=-1).mean())
+
+
+def _median_gradient(log: Path) -> float:
+    with log.open(newline="") as file:
+        try:
+            return statistics.median(float(row["grad_norm"]) for row in csv.DictReader(file))
+        except (KeyError, TypeError, ValueError, statistics.StatisticsError) as error:
+            raise InputError(f"{log} has no usable column grad_norm; train this concept again") from error
+
+
+def _provenance(folder: ConceptFolder) -> dict | None:
+    return json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else None

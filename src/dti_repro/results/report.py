@@ -1,0 +1,120 @@
+"""The files that an experiment leaves: table.md, table.csv, scores.csv, differences.csv, front.png. Imports
+no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dti_repro.results.experiment import Experiment
+from dti_repro.results.files import atomic_write
+from dti_repro.results.front import save_front
+from dti_repro.results.statistics import t_interval
+from dti_repro.results.tables import (
+    Row,
+    claims_table,
+    compare,
+    comparison_table,
+    markdown,
+    means_table,
+    write_csv,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the numbers are means over."""
+
+    subjects: Sequence[str]
+    prompts: str  # the set's name
+    prompt_count: int
+    image_seeds: Sequence[int]
+
+
+def write_report(
+    folder: Path, experiment: Experiment, setting: Setting, rows: Sequence[Row], facts: Sequence[str]
+) -> None:
+    """All files of one experiment; equal inputs give equal bytes."""
+    sections = _sections(experiment, setting, rows, facts)
+    with atomic_write(folder / "table.md") as temporary:
+        temporary.write_text("\n".join(sections))
+    write_csv(folder / "table.csv", _wide(experiment, rows, facts))
+    write_csv(folder / "scores.csv", _per_subject(rows))
+    write_csv(folder / "differences.csv", _differences(experiment, rows))
+    bounds = [row.name for row in experiment.rows if row.bound]
+    save_front(folder / "front.png", rows, bounds, experiment.image, experiment.text[0], experiment.metrics)
+
+
+def _sections(experiment: Experiment, setting: Setting, rows: Sequence[Row], facts: Sequence[str]) -> list[str]:
+    by_name = {row.name: row for row in rows}
+    labels = {row.name: row.label for row in rows}
+    n = len(setting.subjects)
+    sections = [
+        f"# {experiment.title}\n",
+        f"Made by `python -m dti_repro.benchmark experiment={experiment.name}`. {n} subjects "
+        f"({', '.join(setting.subjects)}), {setting.prompt_count} prompts (`{setting.prompts}`), "
+        f"{len(setting.image_seeds)} image seeds. Cells: mean over subjects ± half of its 95% t interval.\n",
+        markdown(means_table(rows, experiment.metrics, facts)),
+    ]
+    if experiment.claims:
+        sections += [
+            "## The paper's orderings\n",
+            "holds: the paired 95% t interval lies wholly on the claimed side; does not: wholly on the other side.\n",
+            markdown(claims_table(experiment.claims, by_name, experiment.metrics)),
+        ]
+    for baseline in experiment.baselines:
+        differences = compare(rows, baseline, list(experiment.metrics))
+        sections += [
+            f"## Paired differences from {labels[baseline]}\n",
+            "Over subjects; p is the exact two-sided sign-flip test's, corrected by Holm over this table.\n",
+            markdown(comparison_table(differences, labels, experiment.metrics)),
+        ]
+    sections += ["## Notes\n", *(f"- {note}" for note in _notes(experiment)), ""]
+    return sections
+
+
+def _notes(experiment: Experiment) -> list[str]:
+    notes = [
+        "`norm` is the learned vector's, `on noise` the norm that AdamW gives a vector of this start, rate, decay and "
+        "number of steps on random gradients: a norm near it says nothing about what was learned.",
+        "`gradient` is the median norm of the gradient that the optimizer was given; kappa acts relative to it.",
+        "`minutes` is training time a subject, subjects trained in packs.",
+        "The image-text front is front.png, drawn from table.csv.",
+    ]
+    sources = {row.published.source for row in experiment.rows if row.published}
+    return [*notes, *(f"Published numbers: {source}." for source in sorted(sources)), *experiment.notes]
+
+
+def _wide(experiment: Experiment, rows: Sequence[Row], facts: Sequence[str]) -> list[list[object]]:
+    header: list[object] = ["row", "label"]
+    for metric in experiment.metrics:
+        header += [metric, f"{metric}_low", f"{metric}_high", f"{metric}_subjects"]
+    lines = [[*header, *facts]]
+    for row in rows:
+        line: list[object] = [row.name, row.label]
+        for metric in experiment.metrics:
+            values = list(row.scores.get(metric, {}).values())
+            interval = t_interval(values) if values else None
+            line += [interval.mean, interval.low, interval.high, interval.n] if interval else ["", "", "", 0]
+        lines.append([*line, *(row.facts.get(fact, "") for fact in facts)])
+    return lines
+
+
+def _per_subject(rows: Sequence[Row]) -> list[list[object]]:
+    lines: list[list[object]] = [["row", "concept", "metric", "mean"]]
+    for row in rows:
+        for metric, by_subject in sorted(row.scores.items()):
+            lines += [[row.name, subject, metric, value] for subject, value in sorted(by_subject.items())]
+    return lines
+
+
+def _differences(experiment: Experiment, rows: Sequence[Row]) -> list[list[object]]:
+    lines: list[list[object]] = [
+        ["row", "minus", "metric", "difference", "t_low", "t_high", "bca_low", "bca_high", "p"]
+    ]
+    for baseline in experiment.baselines:
+        for c in compare(rows, baseline, list(experiment.metrics)):
+            t, bca = c.difference.t, c.difference.bca
+            lines.append([c.a, c.b, c.metric, t.mean, t.low, t.high, bca.low, bca.high, c.difference.p])
+    return lines
