@@ -13,43 +13,55 @@ from torch import Tensor
 from dti_repro.results.files import atomic_write
 from dti_repro.toybox.dataset import WORLD_VERSION
 from dti_repro.toybox.drawing import SIZE, render
-from dti_repro.toybox.scene import Instance, Scene, sample_instance, sample_scene
+from dti_repro.toybox.scene import ATTRIBUTES, Instance, Scene, sample_instance, sample_scene
 
-STREAMS = {"scenes": 7001, "scenes-heldout": 7002, "individuals": 7003, "individuals-heldout": 7004}
+STREAMS = {"training": 7003, "heldout": 7004}
+ABSENT = -1  # the colour of no hat, in labels
 MEAN = STD = 0.5  # of the evaluators' pixels, which are fed in [-1, 1]
 
 
 class EvaluatorScenes:
-    """``count`` scenes of a stream, as many ``views`` of each individual as asked for (1: a new individual every time).
+    """``individuals`` subjects of a stream, each in ``views`` scenes that have nothing else in common.
 
-    ``images`` is (count, views, 48, 48, 3) uint8, kept on disk and mapped into memory. A scene is a function of
-    (world version, stream, individual, view).
+    Scene ``i`` shows individual ``i // views`` and is a function of (world version, stream, individual, view) alone.
+    ``images`` is (individuals * views, 48, 48, 3) uint8, kept on disk and mapped into memory.
     """
 
-    def __init__(self, stream: str, count: int, cache: str | Path, views: int = 1):
-        self.stream, self.count, self.views = stream, count, views
-        path = Path(cache) / f"evaluators-world{WORLD_VERSION}-{stream}-{count}x{views}.npy"
+    def __init__(self, stream: str, individuals: int, views: int, cache: str | Path):
+        self.stream, self.individuals, self.views = stream, individuals, views
+        self.count = individuals * views
+        self._path = Path(cache) / f"evaluators-world{WORLD_VERSION}-{stream}-{individuals}x{views}.npy"
+        if not self._path.exists():
+            scenes = (self.scene(i) for i in track(range(self.count), f"rendering {self._path.name}"))
+            _save(self._path, np.stack([render(scene) for scene in scenes]))
+        self.images = np.load(self._path, mmap_mode="r")
+
+    def individual(self, number: int) -> Instance:
+        return sample_instance(np.random.default_rng([STREAMS[self.stream], WORLD_VERSION, number]))
+
+    def scene(self, index: int) -> Scene:
+        number, view = divmod(index, self.views)
+        # Views count from 1: a seed of trailing zeros is the seed without them, and would tie a scene to its subject.
+        rng = np.random.default_rng([STREAMS[self.stream], WORLD_VERSION, number, 1 + view])
+        return sample_scene(rng, subject=self.individual(number))
+
+    def labels(self) -> Tensor:
+        """(count, attributes) int64 indices into scene.ATTRIBUTES; ABSENT where the scene lacks the attribute."""
+        path = self._path.with_suffix(".labels.npy")
         if not path.exists():
-            self._render_all(path)
-        self.images = np.load(path, mmap_mode="r")
+            labels = np.full((self.count, len(ATTRIBUTES)), ABSENT)
+            for index in range(self.count):
+                shown = self.scene(index).attributes()
+                for k, (name, values) in enumerate(ATTRIBUTES.items()):
+                    if name in shown:
+                        labels[index, k] = values.index(shown[name])
+            _save(path, labels)
+        return torch.from_numpy(np.load(path))
 
-    def _rng(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([STREAMS[self.stream], WORLD_VERSION, *key])
 
-    def individual(self, index: int) -> Instance:
-        return sample_instance(self._rng(index))
-
-    def scene(self, index: int, view: int = 0) -> Scene:
-        return sample_scene(self._rng(index, view), subject=self.individual(index))
-
-    def _render_all(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images = np.empty((self.count, self.views, SIZE, SIZE, 3), np.uint8)
-        for index in track(range(self.count), f"rendering {path.name}"):
-            for view in range(self.views):
-                images[index, view] = render(self.scene(index, view))
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.save(file, images)
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
 
 
 def to_pixels(images: np.ndarray) -> Tensor:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from dti_repro.results.files import write_json
 from dti_repro.toybox.evaluators import timm_format
-from dti_repro.toybox.evaluators.data import EvaluatorScenes, augment, normalise, soften, to_pixels
+from dti_repro.toybox.evaluators.data import ABSENT, EvaluatorScenes, augment, normalise, soften, to_pixels
 from dti_repro.toybox.scene import ATTRIBUTES
 from dti_repro.toybox.training import Stage
 
-ABSENT = -1  # the colour of no hat
 WIDTHS = [len(values) for values in ATTRIBUTES.values()]
 
 
@@ -36,14 +35,14 @@ class Reader(Stage):
         self.data, self.held_out, self.batch, self.seed, self.arguments = data, held_out, batch, seed, arguments
         torch.manual_seed(seed)
         self.model = timm_format.build(architecture, arguments, sum(WIDTHS))
-        self._labels = labels_of(data)
+        self._labels = data.labels()
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         # Epoch by epoch, so that every scene is seen equally often.
         epoch, at = divmod(step * self.batch, self.data.count - self.data.count % self.batch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.data.count)
         indices = np.sort(order[at : at + self.batch])
-        pixels = augment(self.data.images[indices, 0], np.random.default_rng([self.seed, 1, step]))
+        pixels = augment(self.data.images[indices], np.random.default_rng([self.seed, 1, step]))
         logits = self._logits(pixels)
         target = self._labels[indices].to(logits.device)
         losses = [
@@ -57,8 +56,8 @@ class Reader(Stage):
     def evaluate(self) -> dict[str, float]:
         """Share read rightly of those scenes that have the attribute, on clean and on softened renders."""
         self.model.eval()
-        target = labels_of(self.held_out)
-        clean = to_pixels(self.held_out.images[:, 0])
+        target = self.held_out.labels()
+        clean = to_pixels(self.held_out.images)
         figures = {}
         for suffix, pixels in (("", clean), ("_softened", soften(clean))):
             logits = torch.cat([self._logits(part).cpu() for part in pixels.split(256)])
@@ -78,14 +77,3 @@ class Reader(Stage):
     def _logits(self, pixels: Tensor) -> Tensor:
         device = next(self.model.parameters()).device
         return self.model(normalise(pixels).to(device, memory_format=torch.channels_last)).float()
-
-
-def labels_of(data: EvaluatorScenes) -> Tensor:
-    """(count, attributes) int64 class indices of first views; ABSENT where the scene lacks the attribute."""
-    labels = torch.full((data.count, len(ATTRIBUTES)), ABSENT)
-    for index in range(data.count):
-        shown = data.scene(index).attributes()
-        for k, (name, values) in enumerate(ATTRIBUTES.items()):
-            if name in shown:
-                labels[index, k] = values.index(shown[name])
-    return labels

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dti_repro.results.files import atomic_write, write_json
 from dti_repro.toybox.evaluators.data import (
+    ABSENT,
     MEAN,
     STD,
     EvaluatorScenes,
@@ -23,7 +24,7 @@ from dti_repro.toybox.evaluators.data import (
     soften,
     to_pixels,
 )
-from dti_repro.toybox.evaluators.reader import ABSENT, WIDTHS, labels_of
+from dti_repro.toybox.evaluators.reader import WIDTHS
 from dti_repro.toybox.language import caption, full_caption, swapped
 from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer
 from dti_repro.toybox.training import Stage
@@ -67,7 +68,7 @@ class Scorer(Stage):
         torch.manual_seed(seed)
         self.model = Towers(CLIP(**copy.deepcopy(self.config)), embed_dim)
         self.model.clip.visual.to(memory_format=torch.channels_last)
-        self._labels = labels_of(data)
+        self._labels = data.labels()
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         epoch, at = divmod(step * self.batch, self.data.count - self.data.count % self.batch)
@@ -82,7 +83,7 @@ class Scorer(Stage):
             choices = swapped(scene, rng) if complete[-1] else []
             if choices:
                 wrong.append(choices[rng.integers(len(choices))])
-        image = self._images(augment(self.data.images[indices, 0], rng))
+        image = self._images(augment(self.data.images[indices], rng))
         text = self._texts(captions + wrong)
         labels = self._labels[torch.from_numpy(indices)].to(image.device)
         with torch.autocast(image.device.type, enabled=False):
@@ -116,12 +117,12 @@ class Scorer(Stage):
         self.model.eval()
         count = 512
         rng = np.random.default_rng([self.seed, 2])
-        scenes = [self.held_out.scene(i) for i in range(count)]
+        scenes = [self.held_out.scene(i * self.held_out.views) for i in range(count)]
         captions = [full_caption(scene, rng) for scene in scenes]
         text = self._texts(captions)
         wrong = [swapped(scene, rng) for scene in scenes]
         swaps = self._texts([w for group in wrong for w in group]).split([len(group) for group in wrong])
-        clean = to_pixels(self.held_out.images[:count, 0])
+        clean = to_pixels(self.held_out.images[:: self.held_out.views][:count])
         figures: dict[str, float] = {}
         for suffix, pixels in (("", clean), ("_softened", soften(clean))):
             image = torch.cat([self._images(part) for part in pixels.split(128)])
