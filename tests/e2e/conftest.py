@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: one untrained checkpoint, and the real configuration composed for it."""
+"""What the end-to-end tests share: the real configuration composed for it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ import pytest
 from omegaconf import DictConfig
 
 from dti_repro.app import CONF, quote_paths
-from tests.tiny import build_tiny_sd
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_sd(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

@@ -1,0 +1,52 @@
+"""What all tests share: an untrained checkpoint, subjects of noise, and the training's real configuration shrunk for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import yaml
+from omegaconf import DictConfig
+from PIL import Image
+
+from dti_repro.app import CONF
+from tests.tiny import build_tiny_sd
+
+SUBJECTS = {"ann": "cat", "bob": "car", "cid": "cat"}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_sd(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the toybox's: ann, bob and cid, three pictures of noise each."""
+    root = tmp_path_factory.mktemp("subjects")
+    random = np.random.default_rng(0)
+    index = {}
+    for name, initializer in SUBJECTS.items():
+        (root / name).mkdir()
+        images = [f"{k}.png" for k in range(3)]
+        for image in images:
+            Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(root / name / image)
+        index[name] = {"initializer": initializer, "split": "table", "description": "", "images": images}
+    (root / "subjects.yaml").write_text(yaml.safe_dump(index))
+    return root
+
+
+@pytest.fixture
+def training(checkpoint: Path, subjects: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+    """training("method=ti", ...) -> the configuration of `python -m dti_repro.train` with these overrides."""
+
+    def compose(*overrides: str) -> DictConfig:
+        small = [f"backbone.path={checkpoint}", f"concepts.root={subjects}", f"runs={tmp_path / 'runs'}"]
+        short = ["trainer.steps=6", "trainer.batch=2", "trainer.threads=1", "trainer.progress=false", "trainer.accelerator=cpu"]
+        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+            return hydra.compose("train", overrides=[*small, *short, *overrides])
+
+    return compose

@@ -1,0 +1,91 @@
+"""The backbone against the libraries' own models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from dti_repro.backbones.backbone import Conditioning, EncoderSpec
+from dti_repro.backbones.checkpoint import fingerprint
+from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
+from dti_repro.errors import InputError
+from tests.tiny import DIM, build_tiny_sd
+
+
+@pytest.fixture(scope="module")
+def backbone(checkpoint: Path) -> StableDiffusion:
+    return StableDiffusion("toybox", str(checkpoint), None)
+
+
+def test_a_placeholder_with_a_words_row_encodes_to_the_same_bits_as_the_word(backbone: StableDiffusion) -> None:
+    """Everything after the embedding is then the model's own. First, second and several places, repeats, two words."""
+    for prompt in ("a photo of a {}", "{} on the grass", "a {} left of a {}"):
+        for words in ("cat", "red car"):
+            start = backbone.start("x", words, 0)
+            slots = backbone.tokenize([prompt.replace("{}", "<x>")], {"<x>": len(start.rows[ENCODER])})
+            injected = backbone.encode_text(slots, {ENCODER: start.rows[ENCODER][None, None]}).hidden
+            plain = backbone.encode_text(backbone.tokenize([prompt.replace("{}", words)], {})).hidden
+            assert torch.equal(injected, plain)
+
+
+def test_plain_prompts_encode_as_diffusers_pipeline_does(backbone: StableDiffusion, checkpoint: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
+    theirs, _ = pipeline.encode_prompt("a red cat left of a ball", "cpu", 1, False)
+    ours = backbone.encode_text(backbone.tokenize(["a red cat left of a ball"], {})).hidden
+    assert torch.equal(ours, theirs)
+
+
+def test_only_the_vectors_receive_a_gradient(backbone: StableDiffusion) -> None:
+    tokens = backbone.tokenize(["a photo of a <x>"], {"<x>": 1})
+    vectors = torch.randn(1, 1, 1, DIM, requires_grad=True)
+    latents, noise = torch.randn(2, 1, 4, 4, 4).unbind()
+    backbone.loss(latents, noise, torch.tensor([500]), backbone.encode_text(tokens, {ENCODER: vectors})).sum().backward()
+    assert vectors.grad is not None
+    assert vectors.grad.norm() > 0
+    assert all(not p.requires_grad and p.grad is None for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_loss_is_the_diffusion_loss_written_out(tmp_path: Path, prediction: str) -> None:
+    backbone = StableDiffusion("x", str(build_tiny_sd(tmp_path, prediction)), None)
+    latents, noise = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    t = torch.tensor([10, 900])
+    hidden = backbone.encode_text(backbone.tokenize(["a cat", "a car"], {})).hidden
+    alpha = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)[t].view(-1, 1, 1, 1)
+    predicted = backbone.unet(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, hidden).sample
+    target = noise if prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+    expected = (predicted - target).square().flatten(1).mean(1)
+    torch.testing.assert_close(backbone.loss(latents, noise, t, Conditioning(hidden)), expected)
+
+
+def test_latents_are_those_of_the_pipelines_vae(backbone: StableDiffusion) -> None:
+    pixels = torch.rand(2, 3, 16, 16) * 2 - 1
+    posterior = backbone.vae.encode(pixels).latent_dist
+    latents = backbone.encode_images(pixels)
+    torch.testing.assert_close(latents.mean, posterior.mean * backbone.vae.config.scaling_factor)
+    torch.testing.assert_close(latents.std, posterior.std * backbone.vae.config.scaling_factor)
+
+
+def test_vocabulary_statistics_skip_rows_of_no_word() -> None:
+    table = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [0.0, 3.0]])
+    spec = EncoderSpec.of(table)
+    assert spec.norms == {"mean": 3.0, "min": 1.0, "max": 5.0, "median": 3.0}
+    torch.testing.assert_close(spec.mean_row, torch.tensor([1.0, 8 / 3]))
+
+
+def test_a_prompt_that_cuts_the_placeholder_off_is_refused(backbone: StableDiffusion) -> None:
+    with pytest.raises(InputError, match="longer than"):
+        backbone.tokenize(["a " * 40 + "<x>"], {"<x>": 1})
+    with pytest.raises(InputError, match="<x>"):
+        backbone.tokenize(["a <x>"], {})  # known to the tokenizer by now, but without vectors
+
+
+def test_the_fingerprint_knows_weights_and_not_places(checkpoint: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    assert fingerprint(copy) == fingerprint(checkpoint)
+    assert fingerprint(build_tiny_sd(tmp_path / "other", seed=1)) != fingerprint(checkpoint)
