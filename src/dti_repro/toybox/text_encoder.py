@@ -22,7 +22,7 @@ from dti_repro.toybox.vae import as_pixels
 class TextEncoder(Stage):
     """A pre-norm causal transformer with learned positions, trained against an image tower that is thrown away.
 
-    Half of the pairs bring one caption that uses the same words in other roles or colours (see
+    A quarter of the pairs brings one caption that uses the same words in other roles or colours (see
     :func:`dti_repro.toybox.language.swapped`), so that the order of words is worth encoding.
     """
 
@@ -34,7 +34,7 @@ class TextEncoder(Stage):
         width: int = 256,
         layers: int = 6,
         heads: int = 4,
-        batch: int = 256,
+        batch: int = 128,
         seed: int = 0,
     ):
         self.data, self.held_out, self.batch, self.seed = data, held_out, batch, seed
@@ -44,11 +44,11 @@ class TextEncoder(Stage):
             "vocab_size": len(self.tokenizer), "hidden_size": width, "intermediate_size": 4 * width,
             "num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": CONTEXT,
             "bos_token_id": self.tokenizer.bos_token_id, "eos_token_id": self.tokenizer.eos_token_id,
-            "pad_token_id": self.tokenizer.pad_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id, "hidden_act": "gelu",
         }  # fmt: skip
         vision = {
-            "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 5, "num_attention_heads": 4,
-            "image_size": SIZE, "patch_size": 6,
+            "hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "image_size": SIZE, "patch_size": 8, "hidden_act": "gelu",
         }  # fmt: skip
         self.model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
         table = self.model.text_model.embeddings.token_embedding.weight
@@ -108,7 +108,7 @@ class TextEncoder(Stage):
     ) -> tuple[Tensor, list[str], list[str]]:
         scenes = [data.scene(int(i)) for i in indices]
         wrong = []
-        for scene in scenes[: self.batch // 2]:
+        for scene in scenes[: self.batch // 4]:
             choices = swapped(scene, rng)
             if choices:
                 wrong.append(choices[rng.integers(len(choices))])

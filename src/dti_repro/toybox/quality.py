@@ -1,0 +1,54 @@
+"""``python -m dti_repro.toybox.quality``: how well the base model draws held-out captions, as the reader reads them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from dti_repro.app import entry
+
+
+@entry("toybox_quality")
+def main(cfg: DictConfig) -> None:
+    import numpy as np
+    import torch
+    from PIL import Image
+    from rich.progress import track
+
+    from dti_repro.backbones.stable_diffusion import StableDiffusion
+    from dti_repro.metrics.attributes import read_heads
+    from dti_repro.metrics.encoders import reader_heads, timm_encoder
+    from dti_repro.results.files import atomic_write, write_json
+    from dti_repro.toybox.dataset import scene_of
+    from dti_repro.toybox.language import full_caption
+
+    torch.set_num_threads(cfg.threads)
+    model = StableDiffusion("toybox", cfg.weights, None)
+    reader, heads = timm_encoder(cfg.reader), reader_heads(cfg.reader)
+    scenes = [scene_of(1, cfg.first + k) for k in range(cfg.images)]
+    captions = [full_caption(scene, np.random.default_rng([cfg.seed, k])) for k, scene in enumerate(scenes)]
+    drawn: list[Image.Image] = []
+    for k in track(range(0, len(captions), cfg.batch), "drawing"):
+        part = captions[k : k + cfg.batch]
+        seeds = range(k, k + len(part))
+        drawn += model.generate(part, {}, list(seeds), steps=cfg.steps, guidance=cfg.guidance)
+    right: dict[str, list[bool]] = defaultdict(list)
+    for scene, read in zip(scenes, read_heads(reader.images(drawn), heads), strict=True):
+        for name, expected in scene.attributes().items():
+            right[name].append(read[name] == expected)
+    colours = ("color", "accessory_color", "other_color")
+    figures = {name: round(float(np.mean(values)), 4) for name, values in right.items()}
+    figures["binding"] = round(float(np.mean([value for name in colours for value in right[name]])), 4)
+    out = Path(cfg.out)
+    write_json(out / "quality.json", {"images": len(drawn), "accuracy": figures, "captions": captions[:64]})
+    rows = [np.concatenate([np.asarray(image) for image in drawn[k : k + 16]], 1) for k in range(0, 128, 16)]
+    with atomic_write(out / "quality.png") as temporary:
+        sheet = Image.fromarray(np.concatenate(rows, 0))
+        sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.LANCZOS).save(temporary)
+    print(figures)
+
+
+if __name__ == "__main__":
+    main()
