@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.app import entry
 from dti_repro.concepts.concept import Concept
+from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.generation import Gallery, Settings, Subject, draw, gallery
 from dti_repro.prompts import PromptSet, load_prompts
@@ -90,10 +91,8 @@ def of_text(cfg: DictConfig, prompts: PromptSet, seeds: Sequence[int], settings:
         raise InputError(
             f"prompts={prompts.name} names concepts, text={cfg.text} draws each by itself: use {{}}"
         )
-    from hydra.utils import instantiate
-
     root = Path(cfg.runs) / settings.backbone / f"text={cfg.text}"
-    concepts: list[Concept] = instantiate(cfg.concepts).load()
+    concepts: list[Concept] = build(cfg.concepts).load()
     galleries = []
     for concept in concepts:
         words = concept.initializer if cfg.text == "class" else concept.description
