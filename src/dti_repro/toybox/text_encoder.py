@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel
 
+from dti_repro.results.files import write_json
 from dti_repro.toybox.dataset import RenderedScenes
 from dti_repro.toybox.drawing import SIZE
 from dti_repro.toybox.language import caption, full_caption, swapped
@@ -95,6 +97,9 @@ class TextEncoder(Stage):
         tower = {name: state[name] if name in state else state[f"text_model.{name}"] for name in wanted}
         encoder.load_state_dict(tower)
         encoder.to(torch.float16).save_pretrained(folder / "text_encoder")
+        # transformers would load float16 as such, diffusers' UNet comes as float32: the pipeline needs one of them.
+        config = folder / "text_encoder" / "config.json"
+        write_json(config, {**json.loads(config.read_text()), "dtype": "float32"})
         self.tokenizer.save_pretrained(folder / "tokenizer")
 
     def load(self, folder: Path) -> None:
