@@ -1,4 +1,4 @@
-"""What all tests share: an untrained checkpoint, subjects of noise, and the training's real configuration shrunk for them."""
+"""What all tests share: an untrained checkpoint, subjects of noise, the training's real configuration shrunk."""
 
 from __future__ import annotations
 
@@ -45,7 +45,13 @@ def training(checkpoint: Path, subjects: Path, tmp_path: Path) -> Callable[..., 
 
     def compose(*overrides: str) -> DictConfig:
         small = [f"backbone.path={checkpoint}", f"concepts.root={subjects}", f"runs={tmp_path / 'runs'}"]
-        short = ["trainer.steps=6", "trainer.batch=2", "trainer.threads=1", "trainer.progress=false", "trainer.accelerator=cpu"]
+        short = [
+            "trainer.steps=6",
+            "trainer.batch=2",
+            "trainer.threads=1",
+            "trainer.progress=false",
+            "trainer.accelerator=cpu",
+        ]
         with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
             return hydra.compose("train", overrides=[*small, *short, *overrides])
 

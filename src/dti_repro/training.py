@@ -177,14 +177,15 @@ def _header(run: RunFolder, concept: Concept, base_model: str) -> dict[str, str]
 
 
 def _previewer(cfg: DictConfig, backbone: Backbone) -> Any:
-    from dti_repro.results.figures import save_preview
+    from dti_repro.results.figures import Grid
 
     def watch(lesson: Lesson, vectors: dict[str, Tensor]) -> None:
         if lesson.step % cfg.trainer.preview_every == 0:
             word = lesson.concept.placeholder
             prompts = [template.replace("{}", word) for template in cfg.trainer.preview_prompts]
             images = backbone.generate(prompts, {word: vectors}, [0] * len(prompts), steps=20, guidance=5.0)
-            save_preview(lesson.folder.previews / f"step={lesson.step:06d}.png", images, prompts)
+            grid = Grid(columns=prompts, rows={f"step {lesson.step}": images})
+            grid.save(lesson.folder.previews / f"step={lesson.step:06d}.png")
 
     return watch
 

@@ -42,7 +42,8 @@ def test_only_the_vectors_receive_a_gradient(backbone: StableDiffusion) -> None:
     tokens = backbone.tokenize(["a photo of a <x>"], {"<x>": 1})
     vectors = torch.randn(1, 1, 1, DIM, requires_grad=True)
     latents, noise = torch.randn(2, 1, 4, 4, 4).unbind()
-    backbone.loss(latents, noise, torch.tensor([500]), backbone.encode_text(tokens, {ENCODER: vectors})).sum().backward()
+    conditioning = backbone.encode_text(tokens, {ENCODER: vectors})
+    backbone.loss(latents, noise, torch.tensor([500]), conditioning).sum().backward()
     assert vectors.grad is not None
     assert vectors.grad.norm() > 0
     assert all(not p.requires_grad and p.grad is None for p in backbone.parameters())

@@ -1,0 +1,111 @@
+"""What every method must keep, found by its yaml: nothing else has to be written for a new one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import get_class, get_object
+from omegaconf import DictConfig, OmegaConf
+
+from dti_repro.app import CONF, choices
+from dti_repro.backbones.stable_diffusion import StableDiffusion
+from dti_repro.configured import build
+from dti_repro.methods.method import TokenMethod
+from dti_repro.results.embedding import load_embedding
+from dti_repro.train import train
+from tests.crash import assert_same, stop_after
+from tests.tiny import DIM
+
+METHODS = choices("method")
+GROUPS = ("method", "optim", "prior", "backbone", "concepts")
+Training = Callable[..., DictConfig]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
+)
+def test_the_keys_of_a_yaml_are_its_constructors(path: Path) -> None:
+    """A key that does nothing is a lie, and a default hidden in code is a second place to look."""
+    node = OmegaConf.load(path)
+    keys = {str(key) for key in node} - {"_target_", "defaults"}
+    for item in node.get("defaults", ()):
+        if OmegaConf.is_dict(item):
+            keys |= {str(key).split("@")[1] for key in item if str(key).startswith("/")}
+    target = get_class(node._target_)
+    settings = set(inspect.signature(target).parameters) - {"params"}
+    assert keys <= settings
+    if not issubclass(target, torch.optim.AdamW):  # torch's has switches of implementation besides
+        assert keys == settings
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_a_final_class_of_its_own_file(name: str, training: Training) -> None:
+    target = training(f"method={name}").method._target_
+    assert not get_class(target).__subclasses__()
+    assert inspect.getmodule(get_object(target)).__name__ == target.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_shapes_and_gradients(name: str, training: Training, checkpoint: Path) -> None:
+    method = build(training(f"method={name}").method)
+    method = method if isinstance(method, TokenMethod) else method.source
+    backbone = StableDiffusion("toybox", str(checkpoint), None)
+    method.initialise([backbone.start("a", "cat", 0), backbone.start("b", "red car", 0)], backbone.spec)
+    vectors = method(torch.tensor([1, 0, 1]), torch.tensor([0, 500, 999]))
+    assert vectors.keys() == backbone.spec.encoders.keys()
+    for rows in vectors.values():
+        assert rows.shape == (3, 1, 2, DIM)
+        torch.testing.assert_close(rows[0], rows[2])
+    assert method.prior().shape == (2,)
+    exported = method.export(1)["text_encoder"]
+    assert exported.shape == (2, DIM)
+    assert exported.dtype == torch.float32
+    grouped = [p for group in method.param_groups() for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in method.parameters()}
+    assert {id(p) for c in method.concepts for p in c.parameters()} == {id(p) for p in method.parameters()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_packed_is_alone_to_the_byte(name: str, training: Training, tmp_path: Path) -> None:
+    packed = train(training(f"method={name}", "concepts.names=[ann,bob]", f"runs={tmp_path / 'packed'}"))
+    alone = train(training(f"method={name}", "concepts.names=[bob]", f"runs={tmp_path / 'alone'}"))
+    assert_same(packed[1], alone[0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_interrupted_is_uninterrupted_to_the_byte(
+    name: str, training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(training(f"method={name}", f"runs={tmp_path / 'whole'}"))[0]
+    again = training(f"method={name}", "trainer.checkpoint_every=2", "trainer.snapshots=[2]")
+    stop_after(monkeypatch, step=5)
+    with pytest.raises(MemoryError):
+        train(again)
+    monkeypatch.undo()
+    assert_same(train(again)[0], whole)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_embedding_reads_back_as_what_was_learned(name: str, training: Training) -> None:
+    folder = train(training(f"method={name}"))[0]
+    placeholder, vectors, header = load_embedding(folder.embedding, DIM)
+    assert placeholder == "<ann>"
+    assert vectors.shape == (1, DIM)
+    assert header["method"] == name
+    assert header["base_model"] == "toybox"
+    assert header["config_hash"] == folder.seed_folder.parent.name
+
+
+@pytest.mark.parametrize("name", ["dti", "ti_rescaled"])
+@pytest.mark.parametrize("magnitude", ["mean", "min", "max", "median", "5.0"])
+def test_the_norm_is_kept_where_it_should_be(name: str, magnitude: str, training: Training, checkpoint: Path) -> None:
+    folder = train(training(f"method={name}", f"method.magnitude={magnitude}", "trainer.steps=2"))[0]
+    norms = StableDiffusion("toybox", str(checkpoint), None).spec.encoders["text_encoder"].norms
+    wanted = norms[magnitude] if magnitude in norms else float(magnitude)
+    assert load_embedding(folder.embedding)[1].norm(dim=-1).item() == pytest.approx(wanted, rel=1e-6)

@@ -1,0 +1,262 @@
+"""Training as its user sees it: nothing twice, nothing lost, nothing that depends on how it was run."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from PIL import Image
+
+from dti_repro.app import CONF, explain
+from dti_repro.errors import DivergedError, InputError
+from dti_repro.lesson import COLUMNS
+from dti_repro.methods.method import SharedVectors
+from dti_repro.module import InversionModule
+from dti_repro.results.embedding import load_embedding
+from dti_repro.results.run import ConceptFolder, parse
+from dti_repro.train import run_folder, train
+from tests.crash import assert_same, stop_after
+
+Training = Callable[..., DictConfig]
+
+
+def vectors(folder: ConceptFolder) -> torch.Tensor:
+    return load_embedding(folder.embedding)[1]
+
+
+def log(folder: ConceptFolder) -> list[dict[str, float]]:
+    with folder.log.open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_the_log_says_of_each_step_what_happened(training: Training) -> None:
+    folder = train(training("method=dti", "trainer.steps=8"))[0]
+    rows = log(folder)
+    assert list(rows[0]) == list(COLUMNS)
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    # A step turns by arctan(lr): the first leaves the initializer by just that.
+    assert rows[0]["angle"] == pytest.approx(math.atan(0.04), rel=1e-3)
+    assert all(row["norm"] == pytest.approx(vectors(folder).norm().item(), rel=1e-5) for row in rows)
+    assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
+
+
+def test_a_second_call_trains_nothing(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train(training())
+    monkeypatch.setattr(InversionModule, "training_step", lambda *_: pytest.fail("trained again"))
+    assert train(training("trainer.pack=1", "logger=tensorboard", "trainer.checkpoint_every=3")) == first
+
+
+def test_only_what_can_change_a_vector_changes_the_folder(training: Training) -> None:
+    same = ["trainer.threads=2", "trainer.pack=1", "trainer.preview_every=5", "concepts.names=[bob]", "optim.lr=4e-2"]
+    other = ["optim.lr=0.05", "trainer.steps=7", "trainer.accumulate=2", "method.prior.kappa=0", "method.init=random"]
+    here = run_folder(training()).path
+    assert {run_folder(training(knob)).path for knob in same} == {here}
+    assert len({run_folder(training(knob)).path for knob in [*other, "seed=1", "seed=42"]}) == len(other) + 2
+
+
+def test_answers_without_importing_torch(training: Training) -> None:
+    """What is done is said within a second; imports of torch and its friends alone take several."""
+    cfg = training()
+    train(cfg)
+    code = "import sys, dti_repro.train; assert 'torch' not in sys.modules, 'torch'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    places = [f"backbone.path={cfg.backbone.path}", f"concepts.root={cfg.concepts.root}", f"runs={cfg.runs}"]
+    overrides = [*places, "trainer.steps=6", "trainer.batch=2"]
+    command = [sys.executable, "-X", "importtime", "-m", "dti_repro.train", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "done: " in done.stdout
+    assert "| torch\n" not in done.stderr
+
+
+def test_a_crash_between_the_log_and_the_checkpoint_leaves_no_trace(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(training(f"runs={tmp_path / 'whole'}"))[0]
+    stop_after(monkeypatch, step=5)
+    with pytest.raises(MemoryError):
+        train(training("trainer.checkpoint_every=4"))
+    monkeypatch.undo()
+    folder = run_folder(training()).concept("ann")
+    with folder.log.open("a") as file:
+        file.write("5,0.1,0.2,0.3,0.4\n6,0.1,0.")
+    assert_same(train(training())[0], whole)
+
+
+def test_concepts_of_a_pack_may_be_at_different_steps(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(training("concepts.names=all", f"runs={tmp_path / 'whole'}"))
+    stop_after(monkeypatch, step=3)
+    with pytest.raises(MemoryError):
+        train(training("concepts.names=[bob]", "trainer.checkpoint_every=2"))
+    monkeypatch.undo()
+    for ours, theirs in zip(train(training("concepts.names=all")), whole, strict=True):
+        assert_same(ours, theirs)
+
+
+def test_one_pass_for_a_pack_is_within_rounding_of_one_for_each(training: Training, tmp_path: Path) -> None:
+    for method in ("ti", "dti"):
+        each = train(training(f"method={method}", "concepts.names=all"))
+        fused = train(training(f"method={method}", "concepts.names=all", "trainer.fuse=true", f"runs={tmp_path / 'f'}"))
+        for a, b in zip(each, fused, strict=True):
+            torch.testing.assert_close(vectors(a), vectors(b), atol=2e-4, rtol=0)
+
+
+def test_accumulated_passes_are_one_larger_batch(training: Training) -> None:
+    """The same samples in one pass of 4 and two of 2: as many optimizer steps, the same vectors up to rounding."""
+    whole = train(training("trainer.batch=4"))[0]
+    halves = train(training("trainer.batch=2", "trainer.accumulate=2"))[0]
+    assert len(log(whole)) == len(log(halves)) == 6
+    torch.testing.assert_close(vectors(whole), vectors(halves), atol=1e-5, rtol=1e-4)
+
+
+def test_snapshots_are_the_runs_own_vectors_on_the_way(training: Training) -> None:
+    folder = train(training("trainer.snapshots=[2,6]"))[0]
+    assert torch.equal(load_embedding(folder.snapshot(6))[1], vectors(folder))
+    assert not torch.equal(load_embedding(folder.snapshot(2))[1], vectors(folder))
+    before = folder.embedding.read_bytes()
+    assert train(training("trainer.snapshots=[2,4,6]"))[0].snapshot(4).is_file()  # asked for later: trained again
+    assert folder.embedding.read_bytes() == before
+
+
+def test_ti_rescaled_is_tis_vector_at_the_vocabularys_norm(training: Training) -> None:
+    derived = train(training("method=ti_rescaled"))[0]
+    ti = run_folder(training("method=ti")).concept("ann")
+    assert ti.is_done()
+    stamp = ti.embedding.stat().st_mtime_ns
+    shorter = train(training("method=ti_rescaled", "method.magnitude=0.1"))[0]
+    assert ti.embedding.stat().st_mtime_ns == stamp
+    direction = torch.nn.functional.normalize(vectors(ti), dim=-1)
+    torch.testing.assert_close(vectors(shorter), 0.1 * direction)
+    torch.testing.assert_close(torch.nn.functional.normalize(vectors(derived), dim=-1), direction)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        ("method=dti", "method.prior.kappa=5e-4", "method.magnitude=5.0"),
+        ("method=dti", "method.init=random", "optim.tangent=false", "optim.beta=0.9"),
+        ("method=dti", "method.learn_magnitude=true", "method.init=vocab_mean"),
+        ("method=dti", "optim=adamw_projected", "method.prior.kappa=0"),
+        ("method=ti", "method.init=vocab_mean", "optim.weight_decay=0"),
+        ("method=crossinit", "method.prior.distance=mse"),
+        ("method=dti", "trainer.precision=bf16"),
+    ],
+    ids=" ".join,
+)
+def test_knobs_train(knobs: tuple[str, ...], training: Training) -> None:
+    assert bool(torch.isfinite(vectors(train(training(*knobs, "trainer.steps=3"))[0])).all())
+
+
+def test_a_learned_magnitude_moves_and_stays_positive(training: Training) -> None:
+    rows = log(train(training("method.learn_magnitude=true", "method.magnitude_lr=0.5"))[0])
+    assert len({row["norm"] for row in rows}) == len(rows)
+    assert all(row["norm"] > 0 for row in rows)
+
+
+def test_a_strong_prior_pulls_back_to_the_initializer(training: Training) -> None:
+    start = "method.init=random"
+    free = log(train(training(start, "method.prior.kappa=0", "trainer.steps=20"))[0])
+    pulled = log(train(training(start, "method.prior.kappa=100", "trainer.steps=20"))[0])
+    assert pulled[-1]["angle"] < free[-1]["angle"] - 0.3
+    assert pulled[-1]["angle"] == pytest.approx(pulled[0]["angle"] - 19 * math.atan(0.04), abs=0.02)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = SharedVectors.forward
+    calls = iter(range(100))
+
+    def poisoned(self: SharedVectors, *arguments: torch.Tensor) -> dict[str, torch.Tensor]:
+        bad = math.nan if next(calls) >= 3 else 1.0
+        return {name: v * bad for name, v in forward(self, *arguments).items()}
+
+    monkeypatch.setattr(SharedVectors, "forward", poisoned)
+    with pytest.raises(DivergedError, match="'ann' diverged at step 4: loss nan"):
+        train(training())
+    folder = run_folder(training()).concept("ann")
+    state = torch.load(folder.checkpoint, weights_only=True)
+    assert state["step"] == 3
+    assert all(bool(torch.isfinite(p).all()) for p in state["parameters"].values())
+    assert folder.checkpoint.stat().st_size < 20_000
+    assert not folder.is_done()
+
+
+def test_an_exploding_loss_stops(training: Training) -> None:
+    with pytest.raises(DivergedError, match="'ann' diverged at step 1"):
+        train(training("trainer.max_loss=1e-6"))
+
+
+def test_a_second_process_on_the_same_concept_is_refused(training: Training) -> None:
+    folder = run_folder(training()).concept("ann")
+    folder.path.mkdir(parents=True)
+    with folder.lock.open("w") as lock:
+        lock.write("process 7 on elsewhere\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="'ann' is being trained by process 7 on elsewhere"):
+            train(training())
+    assert train(training())[0].is_done()
+
+
+def test_other_photos_under_the_same_name_are_not_taken_for_the_same_concept(
+    training: Training, tmp_path: Path
+) -> None:
+    (tmp_path / "rex").mkdir()
+    Image.new("RGB", (20, 30), "red").save(tmp_path / "rex" / "a.png")
+    cfg = training()
+    cfg.concepts = {"_target_": "dti_repro.concepts.folder.Folder", "path": str(tmp_path / "rex"), "initializer": "cat"}
+    assert train(cfg)[0].name == "rex"
+    Image.new("RGB", (20, 30), "blue").save(tmp_path / "rex" / "a.png")
+    with pytest.raises(InputError, match=r"rex.*images"):
+        train(cfg)
+
+
+def test_times_and_hosts_live_in_the_provenance_alone(training: Training) -> None:
+    folder = train(training())[0]
+    provenance = json.loads(folder.provenance.read_text())
+    assert {"began", "seconds", "host", "versions", "threads", "device", "config"} <= provenance.keys()
+    assert provenance["config"]["optim"]["lr"] == 0.04
+    assert parse(folder.seed_folder) == parse(folder.seed_folder.parent) == parse(folder.path) == [folder]
+
+
+def test_mirrors_get_the_rows(training: Training, tmp_path: Path) -> None:
+    train(training("logger=tensorboard"))
+    assert list((tmp_path / "runs" / ".tensorboard").rglob("events.*"))
+
+
+def test_previews_show_the_held_out_prompts(training: Training) -> None:
+    folder = train(training("trainer.preview_every=3"))[0]
+    assert sorted(p.name for p in folder.previews.iterdir()) == ["step=000003.png", "step=000006.png"]
+
+
+def test_a_missing_knob_names_itself_and_the_method() -> None:
+    for arguments, words in {
+        ("method=ti", "method.prior.kappa=1"): ("method 'ti'", "method.prior.kappa", "method.init"),
+        ("method=dti,ti", "method.prior.kappa=1"): ("method 'ti'", "method.prior.kappa"),
+        ("optim=adamw", "method=ti", "optim.tangent=true"): ("optim 'adamw'", "optim.tangent", "optim.lr"),
+        ("method=nope",): ("unknown method 'nope'", "crossinit", "ti_rescaled"),
+        ("nonsense=1",): ("nonsense", "trainer"),
+    }.items():
+        job = [a.replace("dti,ti", "ti") for a in arguments]
+        with (
+            hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"),
+            pytest.raises(HydraException) as error,
+        ):
+            hydra.compose("train", overrides=job)
+        line = explain(error.value, "train", arguments)
+        assert "\n" not in line
+        for word in words:
+            assert word in line
