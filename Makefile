@@ -38,4 +38,4 @@ speed: $(STAMP) ## measure this trainer and evaluator against the plain way, sid
 	$(PY) benchmarks/speed.py $(ARGS)
 
 soak: $(STAMP) ## kill a training N times (N=50) at random moments; the result must be the same bytes
-	$(PY) benchmarks/soak.py $(N)
+	$(PY) benchmarks/soak.py kills=$(N)

@@ -65,6 +65,11 @@ class Grid:
         return canvas.crop((0, 0, canvas.width, y + MARGIN))
 
 
+def save_preview(path: Path, images: Sequence[Image.Image], prompts: Sequence[str]) -> Path:
+    """Write a PNG of one row of images, each under its prompt."""
+    return Grid(prompts, {"": images}).save(path)
+
+
 def save_lines(
     path: Path,
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
@@ -97,9 +102,7 @@ def save_lines(
     return path
 
 
-def _row(
-    canvas: Image.Image, y: int, left: int, label: str, images: Sequence[Image.Image], font: FreeTypeFont
-) -> int:
+def _row(canvas: Image.Image, y: int, left: int, label: str, images: Sequence[Image.Image], font: FreeTypeFont) -> int:
     """Draw one row from (left, y) with its label centred beside it; returns the y below it."""
     ImageDraw.Draw(canvas).text((MARGIN, y + CELL // 2), label, "black", font, anchor="lm")
     for i, image in enumerate(images):

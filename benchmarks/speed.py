@@ -1,0 +1,234 @@
+"""How much faster the trainer and the evaluator are than the plain way, side by side in one process.
+
+Ratios mean something, seconds only on this machine: the two sides of each pair take turns, so that whatever else the
+machine does slows both. The result is speed.md and speed.csv in `out`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+import numpy as np
+import timm
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from omegaconf import DictConfig
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dti_repro.app import CONF
+from dti_repro.backbones import load
+from dti_repro.backbones.checkpoint import PACKAGED
+from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
+from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.photos import centre_crop, load_photo
+from dti_repro.concepts.toybox import Toybox
+from dti_repro.metrics.encoders import timm_encoder
+from dti_repro.metrics.metric import Sample
+from dti_repro.metrics.similarity import ReferenceSimilarity
+from dti_repro.results.files import atomic_write
+from dti_repro.toybox.tokenizer import build_tokenizer, word_ids
+from dti_repro.train import train
+
+TEMPLATES = ("a photo of a {}", "a picture of a {}", "there is a {}", "the {}")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two ways to the same thing and how long they took, in seconds."""
+
+    what: str
+    plain: list[float]
+    ours: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [plain / ours for plain, ours in zip(self.plain, self.ours, strict=True)]
+
+
+def measure(what: str, plain: Callable[[], object], ours: Callable[[], object], repeats: int) -> Pair:
+    """Turn by turn; one turn of each before the clock counts."""
+    plain(), ours()
+    pair = Pair(what, [], [])
+    for _ in range(repeats):
+        for side, action in ((pair.plain, plain), (pair.ours, ours)):
+            began = time.perf_counter()
+            action()
+            side.append(time.perf_counter() - began)
+    print(f"{what}: {statistics.median(pair.ratios):.2f}x", flush=True)
+    return pair
+
+
+def plain_training(checkpoint: Path, concepts: Sequence[Concept], steps: int, batch: int) -> None:
+    """Textual Inversion as the usual script does it: a model for each concept, photos decoded and encoded at each step."""
+    for concept in concepts:
+        backbone = StableDiffusion("plain", str(checkpoint), None)
+        start = backbone.start(concept.name, concept.initializer, 0)
+        word = torch.nn.Parameter(start.rows[ENCODER].clone())
+        optimizer = torch.optim.AdamW([word], lr=0.02, weight_decay=0.01)
+        random = torch.Generator().manual_seed(0)
+        for step in range(steps):
+            chosen = [concept.images[(step * batch + i) % len(concept.images)] for i in range(batch)]
+            photos = [np.asarray(centre_crop(load_photo(path), backbone.spec.resolution)) for path in chosen]
+            pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            posterior = backbone.encode_images(pixels)
+            latents = posterior.sample(torch.arange(batch), torch.randn(posterior.mean.shape, generator=random))
+            prompts = [TEMPLATES[(step + i) % len(TEMPLATES)].format(concept.placeholder) for i in range(batch)]
+            tokens = backbone.tokenize(prompts, {concept.placeholder: len(word)})
+            hidden = backbone.encode_text(tokens, {ENCODER: word[None, None].expand(batch, -1, -1, -1)})
+            t = torch.randint(backbone.spec.timesteps, (batch,), generator=random)
+            noise = torch.randn(latents.shape, generator=random)
+            optimizer.zero_grad()
+            backbone.loss(latents, noise, t, hidden).mean().backward()
+            optimizer.step()
+
+
+def our_training(checkpoint: Path, concepts: Sequence[Concept], cfg: DictConfig, pack: int, reload: bool) -> None:
+    """The project's own command, into a folder that is thrown away. reload: the model is read from disk in it."""
+    if reload:
+        load._load.cache_clear()
+    names = ",".join(concept.name for concept in concepts)
+    with tempfile.TemporaryDirectory() as runs, hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        trainer = {"steps": cfg.steps, "batch": cfg.batch, "threads": cfg.threads, "pack": pack, "progress": "false"}
+        keys = [f"trainer.{key}={value}" for key, value in trainer.items()]
+        composed = hydra.compose(
+            "train",
+            ["method=ti", f"concepts.names=[{names}]", f'backbone.path="{checkpoint}"', f'runs="{runs}"', *keys],
+        )
+        train(composed)
+
+
+def narrow_checkpoint(folder: Path) -> Path:
+    """Stable Diffusion 1.x's shape (four UNet levels, a VAE of factor 8, 256 px), a tenth as wide, untrained."""
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 12, "num_attention_heads": 4}
+    context = tokenizer.model_max_length
+    text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=context, **sizes, **special))
+    table = text.get_input_embeddings().weight.data
+    known = torch.zeros(len(table), 1)
+    known[word_ids(tokenizer)] = 1
+    table.mul_(known)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=256,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=32, block_out_channels=(32, 64, 128, 128), cross_attention_dim=96, norm_num_groups=8
+    )
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    parts = {"vae": vae, "text_encoder": text, "tokenizer": tokenizer, "unet": unet, "scheduler": scheduler}
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    StableDiffusionPipeline(**parts, **none).save_pretrained(folder)
+    return folder
+
+
+def evaluation(images: Sequence[Image.Image], concept: Concept, repeats: int) -> Pair:
+    """A reference score of images in batches of 16: references encoded with each batch, and once."""
+    checkpoint = "toybox:subject_encoder" if PACKAGED.is_dir() else None
+    if checkpoint is None:
+        raise SystemExit("the toybox's weights are not there")
+    metric = ReferenceSimilarity(timm_encoder(checkpoint))
+    sample = Sample(concept.name, "")
+
+    def run(again: bool) -> None:
+        photos = [load_photo(path) for path in concept.images]
+        for begin in range(0, len(images), 16):
+            if again or begin == 0:
+                metric.set_references(concept.name, photos)
+            batch = images[begin : begin + 16]
+            metric.update(batch, [sample] * len(batch))
+        metric.compute()
+        metric.reset()
+
+    what = f"evaluator, {len(images)} images: references encoded with each batch / once"
+    return measure(what, lambda: run(True), lambda: run(False), repeats)
+
+
+def write(pairs: Sequence[Pair], folder: Path, command: str, cfg: DictConfig) -> None:
+    header = ["what", "plain s", "ours s", "ratio", "ratio min", "ratio max"]
+    rows = [
+        [
+            pair.what,
+            *(f"{statistics.median(side):.3f}" for side in (pair.plain, pair.ours)),
+            *(f"{value:.2f}" for value in (statistics.median(pair.ratios), min(pair.ratios), max(pair.ratios))),
+        ]
+        for pair in pairs
+    ]
+    with atomic_write(folder / "speed.csv") as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    lines = [
+        "# Speed",
+        "",
+        f"Made by `{command}`: medians of {cfg.repeats} turns, {cfg.steps} steps of batch {cfg.batch}. Compare ratios:",
+        "plain / ours, measured side by side in one process. Above 1, ours is faster.",
+        "",
+        f"{_processor()}, {os.cpu_count()} CPUs, {cfg.threads} threads; Python {platform.python_version()}, torch "
+        f"{torch.__version__}, timm {timm.__version__}; load average at the end {os.getloadavg()[0]:.1f}.",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+    with atomic_write(folder / "speed.md") as temporary:
+        temporary.write_text("\n".join(lines))
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+
+
+@hydra.main(version_base="1.3", config_path=".", config_name="speed")
+def main(cfg: DictConfig) -> None:
+    hydra.core.global_hydra.GlobalHydra.instance().clear()  # the trainings compose configurations of their own
+    torch.set_num_threads(cfg.threads)
+    concepts = Toybox(names="all").load()
+    pairs = []
+    with tempfile.TemporaryDirectory() as scratch:
+        narrow = narrow_checkpoint(Path(scratch) / "narrow")
+        for name, checkpoint in (("toybox", PACKAGED), ("narrow SD 1.x, 256 px", narrow)):
+            few = concepts[:2]
+            pairs.append(
+                measure(
+                    f"{name}: plain loop / this trainer, {len(few)} concepts, loading included",
+                    lambda c=checkpoint, f=few: plain_training(c, f, cfg.steps, cfg.batch),
+                    lambda c=checkpoint, f=few: our_training(c, f, cfg, pack=len(f), reload=True),
+                    cfg.repeats,
+                )
+            )
+    for count in cfg.packs:
+        some = concepts[:count]
+        pairs.append(
+            measure(
+                f"toybox: {len(some)} concepts alone / packed, model loaded before",
+                lambda s=some: [our_training(PACKAGED, [one], cfg, pack=1, reload=False) for one in s],
+                lambda s=some: our_training(PACKAGED, s, cfg, pack=len(s), reload=False),
+                cfg.repeats,
+            )
+        )
+    noise = np.random.default_rng(0).integers(0, 256, (cfg.images, 48, 48, 3), dtype=np.uint8)
+    pairs.append(evaluation([Image.fromarray(pixels) for pixels in noise], concepts[0], cfg.repeats))
+    write(pairs, Path(cfg.out), " ".join(["python", *sys.argv]), cfg)
+
+
+if __name__ == "__main__":
+    main()
