@@ -52,9 +52,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for p, (template, expect) in enumerate(prompts)
         for seed in (0, 1)
     ]
-    (folder / "manifest.json").write_text(
-        json.dumps({"generation": {}, "embedding_sha256": {}, "images": images})
-    )
+    (folder / "manifest.json").write_text(json.dumps({"generation": {}, "embedding_sha256": {}, "images": images}))
     arguments = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
     torch.manual_seed(0)
     reader = timm.create_model("vit_tiny_patch16_224", num_classes=6, **arguments)
@@ -81,7 +79,7 @@ def configs(world: Path, *names: str) -> dict:
 def scores_of(world: Path, concept: Concept, csv: Path, *names: str) -> tuple[int, scoring.ScoreFile]:
     (manifest,) = manifests(world / "run")
     file = scoring.ScoreFile(csv, generated(manifest, {"rex": concept}).items)
-    return score([file], configs(world, *names), say=lambda line: None), file
+    return score([file], configs(world, *names)), file
 
 
 def test_a_row_for_each_image_and_metric_and_none_where_nothing_is_expected(
@@ -98,9 +96,7 @@ def test_a_row_for_each_image_and_metric_and_none_where_nothing_is_expected(
     ]
     assert [r.file for r in rows if r.metric == "reading"] == ["p000_s0.png", "p000_s1.png"]
     assert {r.text for r in rows} == {"a dog on a beach", "a dog in the sky"}
-    assert (
-        json.loads(file.provenance.read_text())["metrics"]["image"]["versions"]["torch"] == version("torch")
-    )
+    assert json.loads(file.provenance.read_text())["metrics"]["image"]["versions"]["torch"] == version("torch")
 
 
 def test_only_what_is_missing_is_computed(world: Path, concept: Concept, tmp_path: Path) -> None:
@@ -129,21 +125,17 @@ def test_references_are_encoded_once_for_all_runs(
 
     calls = []
     original = ReferenceSimilarity.set_references
-    monkeypatch.setattr(
-        ReferenceSimilarity, "set_references", lambda *a: (calls.append(a[1]), original(*a))[1]
-    )
+    monkeypatch.setattr(ReferenceSimilarity, "set_references", lambda *a: (calls.append(a[1]), original(*a))[1])
     (manifest,) = manifests(world / "run")
     items = generated(manifest, {"rex": concept}).items
     files = [scoring.ScoreFile(tmp_path / f"{i}.csv", items) for i in range(3)]
-    score(files, configs(world, "image"), say=lambda line: None)
+    score(files, configs(world, "image"))
     assert len(calls) == 1
 
 
-def test_real_references_are_scored_against_the_others_only(
-    world: Path, concept: Concept, tmp_path: Path
-) -> None:
+def test_real_references_are_scored_against_the_others_only(world: Path, concept: Concept, tmp_path: Path) -> None:
     file = real_references(concept, tmp_path / "real.csv")
-    score([file], configs(world, "image"), say=lambda line: None)
+    score([file], configs(world, "image"))
     values = {row.file: row.value for row in read_scores(file.csv)}
     model = timm.create_model(f"local-dir:{world / 'reader'}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
@@ -164,9 +156,7 @@ def test_mismatched_scores_give_each_image_another_prompt(world: Path, concept: 
     assert dict(shifted.items[2].expect) == {"class": "dog", "background": "beach"}
 
 
-def test_masks_black_out_references_and_a_missing_one_is_named(
-    world: Path, concept: Concept, tmp_path: Path
-) -> None:
+def test_masks_black_out_references_and_a_missing_one_is_named(world: Path, concept: Concept, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     (masks / "rex").mkdir(parents=True)
     for photo in concept.images[:2]:
@@ -174,11 +164,11 @@ def test_masks_black_out_references_and_a_missing_one_is_named(
     (manifest,) = manifests(world / "run")
     file = scoring.ScoreFile(tmp_path / "a.csv", generated(manifest, {"rex": concept}).items)
     with pytest.raises(InputError, match=r"rex/2\.png"):
-        score([file], configs(world, "image"), masks, say=lambda line: None)
+        score([file], configs(world, "image"), masks)
     Image.new("L", (40, 40), 0).save(masks / "rex" / "2.png")
-    score([file], configs(world, "image"), masks, say=lambda line: None)
+    score([file], configs(world, "image"), masks)
     masked = [row.value for row in read_scores(file.csv)]
-    score([file], configs(world, "image"), say=lambda line: None)
+    score([file], configs(world, "image"))
     assert [row.value for row in read_scores(file.csv)] != masked
 
 
@@ -202,9 +192,7 @@ def test_a_run_may_be_named_by_any_of_its_folders(world: Path, level: str) -> No
         (["run={run}", "generation=ffff"], "ffff"),
     ],
 )
-def test_bad_input_is_one_line_before_anything_heavy_loads(
-    world: Path, overrides: list[str], words: str
-) -> None:
+def test_bad_input_is_one_line_before_anything_heavy_loads(world: Path, overrides: list[str], words: str) -> None:
     arguments = [o.format(run=world / "run") for o in overrides]
     result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "dti_repro.evaluate", *arguments],

@@ -5,8 +5,12 @@ The result is <out>/<experiment>/table.md and the files beside it; a finished ex
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from operator import sub
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.app import CONF, entry
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.metrics.scoring import ScoreFile, mismatched, score
+from dti_repro.metrics.scoring import ScoreFile, environment, mismatched, score
 from dti_repro.pipeline import Plan, RowState, check_rows, draw_rows, learn, list_scores, start_norms
 from dti_repro.results.experiment import Experiment, Published, parse_experiment
 from dti_repro.results.facts import final_norm, gradient_norm, minutes_per_concept
+from dti_repro.results.files import write_json
 from dti_repro.results.report import Setting, write_report
 from dti_repro.results.scores import read_scores, subject_means
 from dti_repro.results.search import Quality, quality, scales, write_searched
@@ -37,11 +42,15 @@ def benchmark(cfg: DictConfig) -> Path:
     plan = plan.choose_concepts(cfg.subjects)
     check_rows(plan)
 
+    clock = [time.perf_counter()]
     states = learn(plan, experiment.rows)
+    clock.append(time.perf_counter())
     draw_rows(plan, states)
+    clock.append(time.perf_counter())
     files = list_scores(plan, states)
     shifted = _mismatched(states) if experiment.search else []
     computed = score([*files, *shifted], configs, accelerator=cfg.accelerator)
+    clock.append(time.perf_counter())
 
     folder = Path(cfg.out) / name
     norms = start_norms(plan, states, folder / "norms.json")
@@ -52,6 +61,8 @@ def benchmark(cfg: DictConfig) -> Path:
     prompts = plan.prompts()
     setting = Setting(list(plan.concepts), prompts.name, len(prompts.prompts), plan.seeds())
     write_report(folder, experiment, setting, rows, [*FACTS, *(SEARCH_FACTS if experiment.search else ())])
+    if computed or not (folder / "provenance.json").is_file():
+        write_json(folder / "provenance.json", _provenance(experiment, states, clock))
     print(f"{computed} columns of scores computed, the rest was there: {folder / 'table.md'}")
     return folder
 
@@ -60,6 +71,28 @@ def means_of(files: Sequence[ScoreFile], metrics: Mapping[str, object]) -> Subje
     """metric -> subject -> mean, of the wanted metrics only (a score file may hold more)."""
     means = subject_means(row for file in files for row in read_scores(file.csv))
     return {metric: means[metric] for metric in metrics if metric in means}
+
+
+def _provenance(experiment: Experiment, states: Sequence[RowState], clock: Sequence[float]) -> dict[str, object]:
+    """Of the last call that computed something; what was there before it took no time in it."""
+    stages = dict(zip(("train", "generate", "score"), map(sub, clock[1:], clock), strict=True))
+    return {
+        **environment(),
+        "commit": _commit(),
+        "minutes": {stage: round(seconds / 60, 2) for stage, seconds in stages.items()},
+        "experiment": asdict(experiment),
+        "runs": {s.spec.name: str(s.folders[0].seed_folder) for s in states if s.folders},
+        "overrides": {s.spec.name: list(s.spec.overrides) for s in states},
+    }
+
+
+def _commit() -> str | None:
+    """Of the checkout that this code is from, with a plus for changed files; None for an installed package."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _facts(state: RowState, norms: Mapping[str, float]) -> dict[str, str]:

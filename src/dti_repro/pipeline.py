@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import hydra
@@ -67,21 +69,29 @@ class Plan:
         return image_seeds(OmegaConf.to_container(self.generate_config()).get("seeds"))
 
     def _config(self, stage: str, row: str, own: Sequence[str]) -> DictConfig:
-        overrides = [*self.experiment.setup, *self.setup, *own]
-        outer = get_gh_backup()  # a command's own Hydra, which allows no second one beside it
-        GlobalHydra.instance().clear()
+        overrides = (*self.experiment.setup, *self.setup, *own)
         try:
-            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-                cfg = hydra.compose(stage, overrides)
-        except (HydraException, OmegaConfBaseException) as error:
-            where = f"experiment '{self.experiment.name}', row '{row}'"
-            raise InputError(f"{where}: {explain(error, stage, overrides)}") from error
-        finally:
-            restore_gh_from_backup(outer)
+            cfg = deepcopy(_compose(stage, overrides))
+        except InputError as error:
+            raise InputError(f"experiment '{self.experiment.name}', row '{row}': {error}") from error
         cfg.runs = self.runs
         if self.concepts and "names" in cfg.concepts:
             cfg.concepts.names = list(self.concepts)
         return cfg
+
+
+@cache
+def _compose(stage: str, overrides: tuple[str, ...]) -> DictConfig:
+    """The configuration of a command; InputError for what it does not take."""
+    outer = get_gh_backup()  # a running command's own Hydra, which allows no second one beside it
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose(stage, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(explain(error, stage, overrides)) from error
+    finally:
+        restore_gh_from_backup(outer)
 
 
 @dataclass
@@ -137,7 +147,7 @@ def draw_rows(plan: Plan, states: Sequence[RowState]) -> None:
     cfg = plan.generate_config()
     settings = Settings.of(cfg)
     for state in states:
-        own = cfg.copy()
+        own = deepcopy(cfg)
         if state.spec.bound is None:
             own.run = str(state.folders[0].seed_folder)
             state.galleries = of_run(state.folders, own, prompts, seeds, settings)

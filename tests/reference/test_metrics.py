@@ -1,6 +1,7 @@
 """Every metric gives what its library's own model and preprocessing give, on tiny random checkpoints made
 here."""
 
+import inspect
 import json
 import string
 from pathlib import Path
@@ -10,6 +11,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
@@ -264,12 +266,21 @@ def test_a_fingerprint_follows_the_bytes_of_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", metric_names())
-def test_every_metric_yaml_names_its_checkpoint_and_preprocessing(name: str) -> None:
+def test_every_metric_yaml_has_exactly_its_constructors_keys(name: str) -> None:
     config = metric_config(name)
-    holder = config.get("encoder", config)
-    assert holder["checkpoint"]
-    if holder["preprocess"] is not None:
-        Preprocess(**holder["preprocess"])
+    for node in (config, *([config["encoder"]] if "encoder" in config else [])):
+        signature = inspect.signature(get_object(node["_target_"]))
+        assert set(node) == {"_target_", *signature.parameters}
+    weights = config.get("encoder", config)
+    assert weights["checkpoint"]
+    if weights["preprocess"] is not None:
+        Preprocess(**weights["preprocess"])
+
+
+def test_an_image_without_a_prompt_has_no_text_score(clip_folder: Path) -> None:
+    metric = metric_of("clip_t", checkpoint=f"local-dir:{clip_folder}", pretrained=None, preprocess=None)
+    metric.update(IMAGES[:2], [Sample("dog", ""), Sample("dog", "a dog")])
+    assert metric.compute().isnan().tolist() == [True, False]
 
 
 def test_an_unknown_metric_is_named_with_the_ones_there_are() -> None:

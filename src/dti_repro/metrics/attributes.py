@@ -32,8 +32,6 @@ class AttributeAccuracy(ImageMetric):
     the labels.
     """
 
-    needs_texts = True
-
     def __init__(self, checkpoint: str, keys: Sequence[str], preprocess: Mapping | None = None) -> None:
         super().__init__()
         self.keys, self.heads = list(keys), reader_heads(checkpoint)

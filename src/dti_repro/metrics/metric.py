@@ -30,8 +30,6 @@ class ImageMetric(Metric, ABC):
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
-    needs_references = False
-    needs_texts = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dti_repro.metrics.metric import ImageMetric
 
 _BATCH = 64  # images held in memory at once
-_PACKAGES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "torchmetrics")
+_PACKAGES = ("dti-repro", "torch", "torchvision", "timm", "transformers", "open_clip_torch", "torchmetrics")
 Configs = Mapping[str, Mapping[str, Any]]  # metric name -> its yaml
 
 
@@ -142,7 +142,6 @@ def score(
     configs: Configs,
     masks: Path | None = None,
     accelerator: str = "auto",
-    say: Callable[[str], None] = print,
 ) -> int:
     """Compute what is missing; returns how many (file, metric) pairs that was, 0 without importing torch.
 
@@ -160,8 +159,8 @@ def score(
     on = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     metrics = {name: build(configs[name]).to(on) for name in needed}
     known: set[tuple[str, tuple[Path, ...]]] = set()
-    for number, (file, names) in enumerate(todo.items(), 1):
-        say(f"score {number}/{len(todo)}: {file.csv} ({', '.join(names)})")
+    print(f"score: {len(todo)} score files, {', '.join(needed)}", flush=True)
+    for file, names in todo.items():
         _score_file(file, {name: metrics[name] for name in names}, configs, masks, known)
     return sum(map(len, todo.values()))
 
@@ -192,7 +191,12 @@ def _score_file(
             if not math.isnan(value)
         ]
     write_scores(file.csv, sorted(rows, key=lambda row: row.metric))
-    new_entry = {"inputs": inputs, "masks": str(masks) if masks else None, **_provenance(time.time() - start)}
+    new_entry = {
+        **environment(),
+        "inputs": inputs,
+        "masks": str(masks) if masks else None,
+        "seconds": round(time.time() - start, 3),
+    }
     added = {n: {**new_entry, "identity": metric_identity(configs[n]), "config": configs[n]} for n in metrics}
     write_json(file.provenance, {"metrics": {**kept, **added}})
 
@@ -254,11 +258,11 @@ def _digest(path: Path, modified_ns: int, size: int) -> str:
     return sha256(path)
 
 
-def _provenance(seconds: float) -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """When, where and with what something is computed."""
     return {
-        "seconds": round(seconds, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": platform.node(),
         "cpus": os.cpu_count(),
-        "versions": {name: version(name) for name in ("dti-repro", *_PACKAGES)},
+        "versions": {name: version(name) for name in _PACKAGES},
     }

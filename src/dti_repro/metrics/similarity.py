@@ -30,8 +30,6 @@ def sigmoid_score(images: Tensor, texts: Tensor, scale: float, bias: float) -> T
 class ReferenceSimilarity(ImageMetric):
     """Likeness to the concept's references, which are encoded once per concept."""
 
-    needs_references = True
-
     def __init__(self, encoder: ImageEncoder) -> None:
         super().__init__()
         self.encoder = encoder
@@ -52,21 +50,17 @@ class ReferenceSimilarity(ImageMetric):
 class TextSimilarity(ImageMetric):
     """CLIP-T: cosine of an image and its prompt, in which the class word stands for the placeholder."""
 
-    needs_texts = True
-
     def __init__(self, encoder: ClipEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
         texts = self.encoder.texts([sample.text for sample in samples])
-        return paired_cosine(self.encoder.images(images), texts)
+        return _prompted(paired_cosine(self.encoder.images(images), texts), samples)
 
 
 class SigmoidTextScore(ImageMetric):
     """The DTI paper's text score (Kim et al. 2025): the prompt with the class word, plus ``suffix``."""
-
-    needs_texts = True
 
     def __init__(self, encoder: SiglipEncoder, suffix: str = ".") -> None:
         super().__init__()
@@ -74,4 +68,10 @@ class SigmoidTextScore(ImageMetric):
 
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
         texts = self.encoder.texts([sample.text + self.suffix for sample in samples])
-        return sigmoid_score(self.encoder.images(images), texts, *self.encoder.scale_and_bias)
+        scores = sigmoid_score(self.encoder.images(images), texts, *self.encoder.scale_and_bias)
+        return _prompted(scores, samples)
+
+
+def _prompted(values: Tensor, samples: Sequence[Sample]) -> Tensor:
+    """NaN where there is no prompt to score: a photo has none."""
+    return values.masked_fill(torch.tensor([not sample.text for sample in samples]), float("nan"))
