@@ -44,9 +44,7 @@ def test_a_damaged_score_file_is_named(tmp_path: Path, content: str) -> None:
 
 def test_subject_means_count_every_image_once_and_no_batch_twice() -> None:
     rows = [ScoreRow("f", "t", "t", i, "rex", "m", v) for i, v in enumerate([0.0, 0.0, 0.9])]
-    assert subject_means([*rows, ScoreRow("f", "t", "t", 0, "tom", "m", 1.0)]) == {
-        "m": {"rex": 0.3, "tom": 1.0}
-    }
+    assert subject_means([*rows, ScoreRow("f", "t", "t", 0, "tom", "m", 1.0)]) == {"m": {"rex": 0.3, "tom": 1.0}}
 
 
 def test_the_mean_cell_is_the_t_interval_over_subjects() -> None:
@@ -60,10 +58,7 @@ def test_the_mean_cell_is_the_t_interval_over_subjects() -> None:
 
 
 def test_orderings_are_decided_by_the_paired_interval() -> None:
-    rows = {
-        r.name: r
-        for r in (row("dti", 0.6, seed=1), row("ti", 0.5, seed=2), row("cross", 0.6, spread=0.1, seed=3))
-    }
+    rows = {r.name: r for r in (row("dti", 0.6, seed=1), row("ti", 0.5, seed=2), row("cross", 0.6, spread=0.1, seed=3))}
     claims = [
         Claim("dti", "ti", "text", "DTI > TI"),
         Claim("ti", "dti", "text", "TI > DTI"),
@@ -74,11 +69,21 @@ def test_orderings_are_decided_by_the_paired_interval() -> None:
     assert verdicts == ["holds", "does not", "undecided", "not measured"]
 
 
+def test_a_claims_p_values_are_corrected_over_its_own_metrics() -> None:
+    rows = {r.name: r for r in (row("dti", 0.6, seed=1), row("ti", 0.5, seed=2))}
+    rows = {n: Row(n, r.label, {"text": r.scores["text"], "more": r.scores["text"]}) for n, r in rows.items()}
+    claims = [
+        Claim("dti", "ti", "text", "DTI > TI"),
+        Claim("dti", "ti", "more", "DTI > TI"),
+        Claim("dti", "ti", "text", "alone"),
+    ]
+    lines = claims_table(claims, rows, {"text": "Text", "more": "More"})
+    assert [line[-2] for line in lines[1:]] == ["0.0010", "0.0010", "0.0005"]
+
+
 def test_p_values_are_corrected_over_the_whole_table() -> None:
     rows = [row("dti", 0.6, seed=1), row("ti", 0.5, seed=2), row("other", 0.4, seed=3)]
-    lines = comparison_table(
-        compare(rows, "dti", ["text"]), {r.name: r.label for r in rows}, {"text": "Text"}
-    )
+    lines = comparison_table(compare(rows, "dti", ["text"]), {r.name: r.label for r in rows}, {"text": "Text"})
     assert [line[-2] for line in lines[1:]] == ["0.0005", "0.0005"]  # 2 / 2^12: all subjects agree
     assert [line[-1] for line in lines[1:]] == ["0.0010", "0.0010"]
 

@@ -60,7 +60,8 @@ def _sections(experiment: Experiment, setting: Setting, rows: Sequence[Row], fac
     if experiment.claims:
         sections += [
             "## The paper's orderings\n",
-            "holds: the paired 95% t interval lies wholly on the claimed side; does not: wholly on the other side.\n",
+            "holds: the paired 95% t interval lies wholly on the claimed side; does not: wholly on the other "
+            "side. Holm's correction is over the metrics of one ordering.\n",
             markdown(claims_table(experiment.claims, by_name, experiment.metrics)),
         ]
     for baseline in experiment.baselines:

@@ -73,9 +73,7 @@ def difference(rows: Mapping[str, Row], a: str, b: str, metric: str) -> Paired |
     if not left or not right:
         return None
     if left.keys() != right.keys():
-        raise ValueError(
-            f"{a} and {b} have different subjects for {metric}: {sorted(left.keys() ^ right.keys())}"
-        )
+        raise ValueError(f"{a} and {b} have different subjects for {metric}: {sorted(left.keys() ^ right.keys())}")
     subjects = sorted(left)
     return paired([left[s] for s in subjects], [right[s] for s in subjects]) if len(subjects) > 1 else None
 
@@ -103,23 +101,22 @@ def comparison_table(
     return lines
 
 
-def claims_table(
-    claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mapping[str, str]
-) -> list[list[str]]:
-    """Each ordering with its paired difference and whether it holds (see statistics.verdict), by the t
-    interval."""
+def claims_table(claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mapping[str, str]) -> list[list[str]]:
+    """Each ordering with its paired difference and whether it holds (see statistics.verdict), by the t interval.
+
+    p-values are corrected by Holm over the metrics that one claim is measured by.
+    """
     differences = [difference(rows, c.better, c.worse, c.metric) for c in claims]
-    adjusted = iter(holm([d.p for d in differences if d is not None]))
     lines = [["the paper says", "measured by", "difference", "95% t", "p (sign flip)", "p (Holm)", "verdict"]]
     for claim, d in zip(claims, differences, strict=True):
         start = [claim.text, titles[claim.metric]]
         if d is None:
             lines.append([*start, "", "", "", "", "not measured"])
-        else:
-            interval = f"[{d.t.low:+.3f}, {d.t.high:+.3f}]"
-            lines.append(
-                [*start, f"{d.t.mean:+.3f}", interval, f"{d.p:.4f}", f"{next(adjusted):.4f}", verdict(d.t)]
-            )
+            continue
+        family = [f.p for c, f in zip(claims, differences, strict=True) if c.text == claim.text and f is not None]
+        adjusted = holm(family)[family.index(d.p)]
+        interval = f"[{d.t.low:+.3f}, {d.t.high:+.3f}]"
+        lines.append([*start, f"{d.t.mean:+.3f}", interval, f"{d.p:.4f}", f"{adjusted:.4f}", verdict(d.t)])
     return lines
 
 
