@@ -50,7 +50,7 @@ def _portrait(subject, index, view) -> Image.Image:
 @torch.inference_mode()
 def test_reader_names_what_a_clean_picture_shows(scenes, pictures):
     heads = json.loads((WEIGHTS / "reader" / "heads.json").read_text())
-    assert heads == {name: list(values) for name, values in ATTRIBUTES.items()}
+    assert list(heads.items()) == [(name, list(values)) for name, values in ATTRIBUTES.items()]
     model, transform = _timm("reader")
     outputs = model(torch.stack([transform(p) for p in pictures])).split([len(v) for v in heads.values()], dim=1)
     for (name, values), output in zip(heads.items(), outputs, strict=True):

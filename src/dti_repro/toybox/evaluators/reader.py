@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dti_repro.results.files import write_json
+from dti_repro.results.files import atomic_write
 from dti_repro.toybox.evaluators import timm_format
 from dti_repro.toybox.evaluators.data import ABSENT, EvaluatorScenes, augment, normalise, soften, to_pixels
 from dti_repro.toybox.scene import ATTRIBUTES
@@ -69,7 +70,8 @@ class Reader(Stage):
 
     def save(self, folder: Path) -> None:
         timm_format.save(self.model, self.arguments, folder / "reader")
-        write_json(folder / "reader" / "heads.json", {name: list(values) for name, values in ATTRIBUTES.items()})
+        with atomic_write(folder / "reader" / "heads.json") as temporary:  # its order is that of the outputs
+            temporary.write_text(json.dumps(ATTRIBUTES, indent=1) + "\n")
 
     def load(self, folder: Path) -> None:
         timm_format.load(self.model, folder / "reader")
