@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from dti_repro.errors import InputError
 from dti_repro.randomness import generator
 from dti_repro.results.embedding import save_embedding
 from dti_repro.results.files import atomic_write
-from dti_repro.results.run import ConceptFolder
+from dti_repro.results.run import ConceptFolder, encoder_file
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
 """Of log.csv, means over the vectors: norm and angle (radians, to the initializer) after the step; grad_norm
@@ -100,14 +101,13 @@ class Lesson:
         """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes) to this step, in that
         order."""
         self._write_log()
-        state = {
-            "step": self.step,
-            "parameters": learned.state_dict(),
-            "optimizer": {name: _owner(p, optimizers).state.get(p, {}) for name, p in learned.named_parameters()},
+        optimizer = {
+            name: _same_bytes(_owner(parameter, optimizers).state.get(parameter, {}))
+            for name, parameter in learned.named_parameters()
         }
-        buffer = (
-            io.BytesIO()
-        )  # torch writes the file's name into the file: through memory, equal states are equal bytes
+        parameters = _same_bytes(learned.state_dict())
+        state = {"step": self.step, "parameters": parameters, "optimizer": _same_bytes(optimizer)}
+        buffer = io.BytesIO()  # torch writes the file's name into the file: go through memory
         torch.save(state, buffer)
         with atomic_write(self.folder.checkpoint) as temporary:
             temporary.write_bytes(buffer.getvalue())
@@ -131,7 +131,7 @@ class Lesson:
     def keep(self, path: Path, vectors: Mapping[str, Tensor], **header: str) -> None:
         """Write an embedding, one file per text encoder."""
         for encoder, rows in vectors.items():
-            target = path if len(vectors) == 1 else path.with_suffix(f".{encoder}.safetensors")
+            target = encoder_file(path, encoder, len(vectors))
             save_embedding(target, self.concept.placeholder, rows, {**self.header, **header})
 
     def _read_checkpoint(self) -> dict[str, Any]:
@@ -159,6 +159,12 @@ class Lesson:
         kept = lines[: step + 1] if step else []
         with atomic_write(self.folder.log) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept or [",".join(COLUMNS)]))
+
+
+def _same_bytes(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Pickle writes equal strings once if they are one object, else twice; those of a resumed state are not. One object
+    each, in one order: equal states are then equal bytes."""
+    return {sys.intern(key): content[key] for key in sorted(content)}
 
 
 def _owner(parameter: nn.Parameter, optimizers: Sequence[Optimizer]) -> Optimizer:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
-import socket
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import pytorch_lightning as pl
@@ -34,11 +29,11 @@ from dti_repro.optim.sphere_optimizer import SphereOptimizer
 from dti_repro.results.embedding import load_embedding, save_embedding
 from dti_repro.results.files import atomic_write, write_json
 from dti_repro.results.lock import locked
-from dti_repro.results.run import RunFolder
+from dti_repro.results.provenance import provenance
+from dti_repro.results.run import RunFolder, encoder_file
 from dti_repro.train import facts, hashed, is_complete, run_folder, train
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "dti-repro")
 
 
 def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
@@ -114,7 +109,11 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
     resumed = {lesson.concept.name: lesson.step for lesson in lessons}
     _fit(cfg, module)
     for lesson in lessons:
-        write_json(lesson.folder.provenance, _provenance(cfg, began, resumed[lesson.concept.name], module.device))
+        about = {
+            "resumed_from_step": resumed[lesson.concept.name],
+            "config": OmegaConf.to_container(cfg, resolve=True),
+        }
+        write_json(lesson.folder.provenance, {**provenance(began, module.device.type), **about})
 
 
 def _fit(cfg: DictConfig, module: InversionModule) -> None:
@@ -135,35 +134,32 @@ def _fit(cfg: DictConfig, module: InversionModule) -> None:
             log_every_n_steps=1,
         )
         trainer.fit(module)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
 
 
 def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method: DerivedMethod) -> None:
-    """Train the source where it is missing, through the same door, and transform what it learned."""
-    source = OmegaConf.merge(cfg, {"trainer": {"snapshots": []}})
-    OmegaConf.set_struct(source, False)
-    source.method = cfg.method.source
-    source.concepts = cfg.concepts
-    source_run = run_folder(source)
+    """Train the source where it is missing, through the same door, and transform what it learned, snapshots too."""
     began = time.time()
-    train(source)
+    source_cfg = OmegaConf.merge(cfg)
+    OmegaConf.set_struct(source_cfg, False)
+    source_cfg.method = cfg.method.source
+    train(source_cfg)
+    source = run_folder(source_cfg)
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
     with _owned(cfg, run, concepts) as free:
         for concept in free:
-            folder, origin = run.concept(concept.name), source_run.concept(concept.name)
-            encoders = len(backbone.spec.encoders)
-            learned = {
-                name: load_embedding(origin.encoder_embedding(name, encoders), encoder.dim)[1]
-                for name, encoder in backbone.spec.encoders.items()
-            }
-            write_json(
-                folder.provenance,
-                {**_provenance(cfg, began, 0, torch.device("cpu")), "source": str(origin.path)},
-            )
-            for name, vectors in method.derive(learned, backbone.spec).items():
-                header = _header(run, concept, backbone.spec.name)
-                save_embedding(folder.encoder_embedding(name, encoders), concept.placeholder, vectors, header)
+            folder, origin = run.concept(concept.name), source.concept(concept.name)
+            about = {"source": str(origin.path), "config": OmegaConf.to_container(cfg, resolve=True)}
+            write_json(folder.provenance, {**provenance(began, backbone.device.type), **about})
+            header = _header(run, concept, backbone.spec.name)
+            files = [(origin.snapshot(step), folder.snapshot(step)) for step in cfg.trainer.snapshots]
+            for theirs, ours in [*files, (origin.embedding, folder.embedding)]:
+                learned = {
+                    name: load_embedding(encoder_file(theirs, name, len(backbone.spec.encoders)), encoder.dim)[1]
+                    for name, encoder in backbone.spec.encoders.items()
+                }
+                for name, vectors in method.derive(learned, backbone.spec).items():
+                    path = encoder_file(ours, name, len(learned))
+                    save_embedding(path, concept.placeholder, vectors, header)
 
 
 def _header(run: RunFolder, concept: Concept, base_model: str) -> dict[str, str]:
@@ -188,19 +184,3 @@ def _previewer(cfg: DictConfig, backbone: Backbone) -> Any:
             grid.save(lesson.folder.previews / f"step={lesson.step:06d}.png")
 
     return watch
-
-
-def _provenance(cfg: DictConfig, began: float, resumed_from: int, device: torch.device) -> dict[str, Any]:
-    return {
-        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-        "seconds": round(time.time() - began, 3),
-        "resumed_from_step": resumed_from,
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "python": sys.version.split()[0],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "versions": {package: version(package) for package in PACKAGES},
-        "config": OmegaConf.to_container(cfg, resolve=True),
-    }

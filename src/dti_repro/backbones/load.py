@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import transformers
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.backbones.backbone import Backbone
+from dti_repro.configured import build
 from dti_repro.errors import InputError
 
 
@@ -31,4 +31,4 @@ def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
 @lru_cache(maxsize=1)
 def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
     transformers.utils.logging.disable_progress_bar()
-    return instantiate(dict(settings)).to(device)
+    return build(dict(settings)).to(device)

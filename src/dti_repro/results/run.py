@@ -45,10 +45,6 @@ class ConceptFolder:
         """The learned vectors of the only text encoder; its presence means that the training is done."""
         return self.path / "embedding.safetensors"
 
-    def encoder_embedding(self, encoder: str, encoders: int) -> Path:
-        """The file of one of several text encoders: one key a file, as diffusers' loader wants."""
-        return self.embedding if encoders == 1 else self.path / f"embedding.{encoder}.safetensors"
-
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step={step:06d}.safetensors"
 
@@ -144,6 +140,11 @@ def config_hash(hashed: Mapping[str, Any]) -> str:
     """Ten hex digits of plain nested content; 5, 5.0 and the order of keys make no difference."""
     text = json.dumps(_canonical(hashed), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def encoder_file(path: Path, encoder: str, encoders: int) -> Path:
+    """Where the vectors of one of several text encoders lie: one key a file, as diffusers' loader wants."""
+    return path if encoders == 1 else path.with_suffix(f".{encoder}{path.suffix}")
 
 
 def check_name(name: str, what: str) -> str:
