@@ -74,10 +74,18 @@ class Autoencoder(Stage):
         return {"psnr_db": float(torch.cat(psnr).mean()), "latent_std": float(torch.cat(means).std())}
 
     def save(self, folder: Path) -> None:
-        """The scaling factor in the config makes the latents' standard deviation 1 over the held-out scenes."""
-        self.model.register_to_config(scaling_factor=round(1 / self.evaluate()["latent_std"], 4))
+        """The scaling factor in the config makes the latents' standard deviation 1 over the held-out scenes.
+
+        The posterior is saved without its spread: an encoder this small learns a wide one, and noise that the
+        denoiser never saw would be added to every reference photo.
+        """
         model = AutoencoderKL.from_config(self.model.config)
         model.load_state_dict(self.model.state_dict())
+        channels = model.config.latent_channels
+        with torch.no_grad():
+            model.quant_conv.weight[channels:] = 0
+            model.quant_conv.bias[channels:] = -30  # diffusers' least log variance
+        model.register_to_config(scaling_factor=round(1 / self.evaluate()["latent_std"], 4))
         model.to(torch.float16).save_pretrained(folder / "vae")
 
     def load(self, folder: Path) -> None:
