@@ -135,7 +135,7 @@ def test_photos_of_every_kind_come_out_upright_in_eight_bits(tmp_path: Path) -> 
     image.convert("CMYK").save(tmp_path / "cmyk.tif")
     Image.fromarray(plain[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
     image.convert("L").save(tmp_path / "grey.png")
-    image.convert("P").save(tmp_path / "palette.png")
+    image.quantize(4).save(tmp_path / "palette.png")
     for path in sorted(tmp_path.iterdir()):
         loaded = load_photo(path)
         assert (loaded.mode, loaded.size) == ("RGB", (20, 10)), path.name
