@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.app import CONF, entry
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.metrics.scoring import ScoreFile, environment, mismatched, score
+from dti_repro.metrics.scoring import ScoreFile, mismatched, score
 from dti_repro.pipeline import Plan, RowState, check_rows, draw_rows, learn, list_scores, start_norms
 from dti_repro.results.experiment import Experiment, Published, parse_experiment
 from dti_repro.results.facts import final_norm, gradient_norm, minutes_per_concept
 from dti_repro.results.files import write_json
+from dti_repro.results.provenance import provenance
 from dti_repro.results.report import Setting, write_report
 from dti_repro.results.scores import read_scores, subject_means
 from dti_repro.results.search import Quality, quality, scales, write_searched
@@ -42,15 +43,15 @@ def benchmark(cfg: DictConfig) -> Path:
     plan = plan.choose_concepts(cfg.subjects)
     check_rows(plan)
 
-    clock = [time.perf_counter()]
+    clock = [time.time()]
     states = learn(plan, experiment.rows)
-    clock.append(time.perf_counter())
+    clock.append(time.time())
     draw_rows(plan, states)
-    clock.append(time.perf_counter())
+    clock.append(time.time())
     files = list_scores(plan, states)
     shifted = _mismatched(states) if experiment.search else []
     computed = score([*files, *shifted], configs, accelerator=cfg.accelerator)
-    clock.append(time.perf_counter())
+    clock.append(time.time())
 
     folder = Path(cfg.out) / name
     norms = start_norms(plan, states, folder / "norms.json")
@@ -62,7 +63,7 @@ def benchmark(cfg: DictConfig) -> Path:
     setting = Setting(list(plan.concepts), prompts.name, len(prompts.prompts), plan.seeds())
     write_report(folder, experiment, setting, rows, [*FACTS, *(SEARCH_FACTS if experiment.search else ())])
     if computed or not (folder / "provenance.json").is_file():
-        write_json(folder / "provenance.json", _provenance(experiment, states, clock))
+        write_json(folder / "provenance.json", _provenance(experiment, states, clock, cfg.accelerator))
     print(f"{computed} columns of scores computed, the rest was there: {folder / 'table.md'}")
     return folder
 
@@ -73,11 +74,15 @@ def means_of(files: Sequence[ScoreFile], metrics: Mapping[str, object]) -> Subje
     return {metric: means[metric] for metric in metrics if metric in means}
 
 
-def _provenance(experiment: Experiment, states: Sequence[RowState], clock: Sequence[float]) -> dict[str, object]:
+def _provenance(
+    experiment: Experiment, states: Sequence[RowState], clock: Sequence[float], accelerator: str
+) -> dict[str, object]:
     """Of the last call that computed something; what was there before it took no time in it."""
+    from dti_repro.backbones.load import device_of
+
     stages = dict(zip(("train", "generate", "score"), map(sub, clock[1:], clock), strict=True))
     return {
-        **environment(),
+        **provenance(clock[0], device_of(accelerator)),
         "commit": _commit(),
         "minutes": {stage: round(seconds / 60, 2) for stage, seconds in stages.items()},
         "experiment": asdict(experiment),

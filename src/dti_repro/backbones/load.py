@@ -21,11 +21,16 @@ def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
 
     The last one is kept. InputError for gpu where there is none.
     """
+    device = device_of(accelerator)
+    settings = OmegaConf.to_container(node, resolve=True)
+    return _load(tuple(sorted(settings.items())), device)
+
+
+def device_of(accelerator: str) -> str:
+    """torch's name of cpu, gpu, or auto (a GPU if there is one). InputError for gpu where there is none."""
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("a gpu was asked for, and torch sees none here")
-    cuda = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
-    settings = OmegaConf.to_container(node, resolve=True)
-    return _load(tuple(sorted(settings.items())), "cuda" if cuda else "cpu")
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 @lru_cache(maxsize=1)

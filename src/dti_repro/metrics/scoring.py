@@ -8,13 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +22,13 @@ from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_identity
 from dti_repro.results.files import sha256, write_json
 from dti_repro.results.manifest import Manifest
+from dti_repro.results.provenance import provenance
 from dti_repro.results.scores import ScoreRow, read_scores, write_scores
 
 if TYPE_CHECKING:
     from dti_repro.metrics.metric import ImageMetric
 
 _BATCH = 64  # images held in memory at once
-_PACKAGES = ("dti-repro", "torch", "torchvision", "timm", "transformers", "open_clip_torch", "torchmetrics")
 Configs = Mapping[str, Mapping[str, Any]]  # metric name -> its yaml
 
 
@@ -152,16 +149,14 @@ def score(
     needed = sorted({name for names in todo.values() for name in names})
     if not needed:
         return 0
-    import torch
+    from dti_repro.backbones.load import device_of
 
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise InputError("a gpu was asked for, and torch sees none here")
-    on = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    metrics = {name: build(configs[name]).to(on) for name in needed}
+    device = device_of(accelerator)
+    metrics = {name: build(configs[name]).to(device) for name in needed}
     known: set[tuple[str, tuple[Path, ...]]] = set()
     print(f"score: {len(todo)} score files, {', '.join(needed)}", flush=True)
     for file, names in todo.items():
-        _score_file(file, {name: metrics[name] for name in names}, configs, masks, known)
+        _score_file(file, {name: metrics[name] for name in names}, configs, masks, known, device)
     return sum(map(len, todo.values()))
 
 
@@ -171,6 +166,7 @@ def _score_file(
     configs: Configs,
     masks: Path | None,
     known: set[tuple[str, tuple[Path, ...]]],
+    device: str,
 ) -> None:
     start = time.time()
     for references in dict.fromkeys(item.references for item in file.items):
@@ -191,13 +187,8 @@ def _score_file(
             if not math.isnan(value)
         ]
     write_scores(file.csv, sorted(rows, key=lambda row: row.metric))
-    new_entry = {
-        **environment(),
-        "inputs": inputs,
-        "masks": str(masks) if masks else None,
-        "seconds": round(time.time() - start, 3),
-    }
-    added = {n: {**new_entry, "identity": metric_identity(configs[n]), "config": configs[n]} for n in metrics}
+    about = {**provenance(start, device), "inputs": inputs, "masks": str(masks) if masks else None}
+    added = {n: {**about, "identity": metric_identity(configs[n]), "config": configs[n]} for n in metrics}
     write_json(file.provenance, {"metrics": {**kept, **added}})
 
 
@@ -256,13 +247,3 @@ def _file_digest(path: Path) -> str:
 @cache
 def _digest(path: Path, modified_ns: int, size: int) -> str:
     return sha256(path)
-
-
-def environment() -> dict[str, Any]:
-    """When, where and with what something is computed."""
-    return {
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "host": platform.node(),
-        "cpus": os.cpu_count(),
-        "versions": {name: version(name) for name in _PACKAGES},
-    }
