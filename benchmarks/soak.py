@@ -1,7 +1,7 @@
 """Kill a training at random moments, start it again with the same command, and compare bytes with one left alone.
 
-Whenever a training gets to its end it is compared, its folder is thrown away and the next one begins, until it was killed
-as often as asked for. Exit code 1 at the first difference; its folder is then kept and named.
+Whenever a training gets to its end it is compared, its folder is thrown away and the next one begins, until it was
+killed as often as asked for. Exit code 1 at the first difference; its folder is then kept and named.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def measure(what: str, plain: Callable[[], object], ours: Callable[[], object], 
 
 
 def plain_training(checkpoint: Path, concepts: Sequence[Concept], steps: int, batch: int) -> None:
-    """Textual Inversion as the usual script does it: a model for each concept, photos decoded and encoded at each step."""
+    """Textual Inversion as the usual script does it: a model for each concept, photos encoded at each step."""
     for concept in concepts:
         backbone = StableDiffusion("plain", str(checkpoint), None)
         start = backbone.start(concept.name, concept.initializer, 0)
@@ -132,7 +132,9 @@ def narrow_checkpoint(folder: Path) -> Path:
     unet = UNet2DConditionModel(
         sample_size=32, block_out_channels=(32, 64, 128, 128), cross_attention_dim=96, norm_num_groups=8
     )
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
     parts = {"vae": vae, "text_encoder": text, "tokenizer": tokenizer, "unet": unet, "scheduler": scheduler}
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     StableDiffusionPipeline(**parts, **none).save_pretrained(folder)

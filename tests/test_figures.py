@@ -1,0 +1,48 @@
+"""Grids that people read: every picture in its place, small ones enlarged by whole pixels, nothing cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dti_repro.results.figures import CELL, Grid, save_lines, save_preview
+
+
+def plain(color: tuple[int, int, int], size: int = 48) -> Image.Image:
+    return Image.new("RGB", (size, size), color)
+
+
+def area(path: Path, color: tuple[int, int, int]) -> int:
+    return int((np.asarray(Image.open(path)) == color).all(axis=-1).sum())
+
+
+def test_every_picture_is_whole_however_many_there_are(tmp_path: Path) -> None:
+    red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    prompts = [f"a prompt of some length, number {i}" for i in range(11)]
+    rows = {"TI": [plain(red)] * 11, "DTI": [plain(green, 96)] * 11}
+    path = Grid(prompts, rows, [plain(blue)] * 5, "title").save(tmp_path / "grid.png", wrap=4)
+    assert [area(path, color) for color in (red, green, blue)] == [11 * CELL**2, 11 * CELL**2, 5 * CELL**2]
+
+
+def test_small_pictures_are_not_smoothed(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 250, (48, 48, 3), dtype=np.uint8)
+    path = save_preview(tmp_path / "one.png", [Image.fromarray(noise)], [""])
+    colors = {tuple(color) for color in noise.reshape(-1, 3)}
+    shown = {tuple(color) for color in np.asarray(Image.open(path)).reshape(-1, 3)}
+    assert shown == colors | {(255, 255, 255)}
+
+
+def test_a_row_of_another_length_than_the_columns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="row TI: 1 images for 2 columns"):
+        Grid(["a", "b"], {"TI": [plain((0, 0, 0))]}).save(tmp_path / "grid.png")
+
+
+def test_lines_are_the_same_bytes_when_drawn_again(tmp_path: Path) -> None:
+    drawn = [
+        save_lines(tmp_path / name, {"TI": ([1, 2], [0.3, 4.0])}, x_label="step", y_label="norm", log_y=True)
+        for name in ("a.png", "b.png")
+    ]
+    assert drawn[0].read_bytes() == drawn[1].read_bytes()
