@@ -29,8 +29,8 @@ class SubjectEncoder(Stage):
         architecture: str,
         arguments: dict[str, Any],
         batch: int = 96,
-        kinds: int = 4,
-        temperature: float = 0.07,
+        kinds: int = 2,
+        temperature: float = 0.06,
         seed: int = 0,
     ):
         """``batch`` individuals a step, half of them of ``kinds`` pairs of class and colour, the rest of any."""
