@@ -1,4 +1,5 @@
-"""Random numbers that are a function of what they are for, so that packing, resuming and workers change nothing."""
+"""Random numbers that are a function of what they are for, so that packing, resuming and workers change
+nothing."""
 
 from __future__ import annotations
 
