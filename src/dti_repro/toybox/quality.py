@@ -43,7 +43,10 @@ def main(cfg: DictConfig) -> None:
     figures["binding"] = round(float(np.mean([value for name in colours for value in right[name]])), 4)
     out = Path(cfg.out)
     write_json(out / "quality.json", {"images": len(drawn), "accuracy": figures, "captions": captions[:64]})
-    rows = [np.concatenate([np.asarray(image) for image in drawn[k : k + 16]], 1) for k in range(0, 128, 16)]
+    rows = [
+        np.concatenate([np.asarray(image) for image in drawn[k : k + 16]], 1)
+        for k in range(0, min(128, len(drawn) - 15), 16)
+    ]
     with atomic_write(out / "quality.png") as temporary:
         sheet = Image.fromarray(np.concatenate(rows, 0))
         sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.LANCZOS).save(temporary)
