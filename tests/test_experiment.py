@@ -45,7 +45,6 @@ def parse(change: dict, searched: Path = NOWHERE) -> Experiment:
             "claim names metric 'z'",
         ),
         ({"rows": [{"name": "a", "kappa": {"fraction": 0.1, "of": "b"}}, {"name": "b"}]}, "no row above it"),
-        ({"rows": [{"name": "a", "searched": "ti"}]}, "experiment=search' first"),
         ({"search": True}, "needs a row with bound"),
     ],
 )
@@ -74,6 +73,15 @@ def test_searched_rows_take_what_the_search_wrote(tmp_path: Path) -> None:
     assert again.rows[0].overrides == ("method=ti", "optim.lr=2")
     with pytest.raises(InputError, match="has no 'dti'"):
         parse({"rows": [{"name": "dti", "searched": "dti"}]}, path)
+
+
+def test_searched_rows_are_left_out_before_there_was_a_search() -> None:
+    claims = [{"better": "dti", "worse": w, "says": "more", "metrics": ["t"]} for w in ("ti", "ti_searched")]
+    rows = [*BASE["rows"], {"name": "ti_searched", "searched": "ti"}]
+    experiment = parse({"rows": rows, "claims": claims})
+    assert [row.name for row in experiment.rows] == ["ti", "dti"]
+    assert [claim.worse for claim in experiment.claims] == ["ti"]
+    assert "1 searched rows are left out" in experiment.notes[0]
 
 
 def test_the_criterion_is_the_geometric_mean_between_the_bounds() -> None:

@@ -87,14 +87,19 @@ def parse_experiment(name: str, config: Mapping[str, Any], searched: Path) -> Ex
     """The experiment of a plain nested mapping. InputError that names the experiment, the row and the key.
 
     ``searched`` is the file that a search wrote; rows that say ``searched: <method>`` take their overrides
-    from it.
+    from it. Before there was a search they are left out, with the claims about them, and a note says so.
     """
     where = f"experiment '{name}'"
     _check_keys(config, Experiment, where)
     missing = sorted({"title", "setup", "metrics", "image", "text", "rows"} - set(config))
     if missing:
         raise InputError(f"{where}: {', '.join(missing)} missing")
-    rows = tuple(_row(entry, where, searched) for entry in config["rows"])
+    waiting = {e.get("name") for e in config["rows"] if "searched" in e and not searched.is_file()}
+    rows = tuple(_row(entry, where, searched) for entry in config["rows"] if entry.get("name") not in waiting)
+    claims = [c for c in config.get("claims", ()) if not {c["better"], c["worse"]} & waiting]
+    notes = tuple(config.get("notes", ()))
+    if waiting:
+        notes += (f"{len(waiting)} searched rows are left out: {searched.name} comes from experiment=search.",)
     names = [row.name for row in rows]
     if twice := [n for n, count in Counter(names).items() if count > 1]:
         raise InputError(f"{where}: two rows are called '{twice[0]}'")
@@ -121,10 +126,10 @@ def parse_experiment(name: str, config: Mapping[str, Any], searched: Path) -> Ex
         image=config["image"],
         text=tuple(config["text"]),
         rows=rows,
-        claims=tuple(_claims(config.get("claims", ()), names, metrics, where)),
+        claims=tuple(_claims(claims, names, metrics, where)),
         baselines=tuple(config.get("baselines", ())),
         search=bool(config.get("search", False)),
-        notes=tuple(config.get("notes", ())),
+        notes=notes,
     )
     if experiment.search:
         _check_budget(experiment, where)
@@ -155,10 +160,6 @@ def _row(entry: Mapping[str, Any], where: str, searched: Path) -> RowSpec:
 
 
 def _chosen(method: str, searched: Path) -> tuple[str, ...]:
-    if not searched.is_file():
-        raise InputError(
-            f"{searched} does not exist: run 'python -m dti_repro.benchmark experiment=search' first"
-        )
     chosen = yaml.safe_load(searched.read_text())
     if method not in chosen:
         raise InputError(f"{searched} has no '{method}': the search has no row of this method")

@@ -52,7 +52,7 @@ class Denoiser(Stage):
         parts: str,
         cache: str,
         *,
-        channels: tuple[int, ...] = (64, 128, 192),
+        channels: tuple[int, ...] = (64, 128, 160),
         attention: tuple[bool, ...] = (False, True, True),
         heads: int = 4,
         captions_per_image: int = 2,
