@@ -113,8 +113,7 @@ def _text_model(model: StableDiffusion) -> nn.Module:
 
 def _pictures(model: StableDiffusion, rows: dict[str, Tensor], factor: float, cfg: DictConfig) -> dict[str, float]:
     """Mean scores of the pictures drawn with the scaled words, for the validation prompts."""
-    from hydra.utils import instantiate
-
+    from dti_repro.configured import build
     from dti_repro.metrics.catalogue import metric_config
     from dti_repro.metrics.metric import Sample
     from dti_repro.prompts import load_prompts
@@ -130,7 +129,7 @@ def _pictures(model: StableDiffusion, rows: dict[str, Tensor], factor: float, cf
             samples += [Sample(concept=word, text=prompt.fill({"": word}), expect=expect)] * len(seeds)
     scores = {}
     for name in cfg.metrics:
-        values = instantiate(metric_config(name)).score(images, samples)
+        values = build(metric_config(name)).score(images, samples)
         scores[name] = round(float(values.nanmean()), 4)
     return scores
 

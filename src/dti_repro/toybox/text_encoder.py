@@ -99,7 +99,7 @@ class TextEncoder(Stage):
             if choices:
                 wrong.append(choices[rng.integers(len(choices))])
         logits = self._logits(scenes, captions + wrong)
-        target = torch.arange(len(scenes))
+        target = torch.arange(len(scenes), device=self.device)
         by_scene = F.cross_entropy(logits, target)
         by_text = F.cross_entropy(logits[:, : len(scenes)].T, target)
         top1 = (logits.argmax(1) == target).float().mean().item()
@@ -117,7 +117,7 @@ class TextEncoder(Stage):
             if wrong:
                 right += int(self._logits([scene], [full_caption(scene, rng), *wrong]).argmax() == 0)
                 total += 1
-        top1 = (logits.argmax(1) == torch.arange(512)).float().mean().item()
+        top1 = (logits.argmax(1) == torch.arange(512, device=self.device)).float().mean().item()
         return {"retrieval_top1_of_512": top1, "right_among_swapped": right / total}
 
     def save(self, folder: Path) -> None:
@@ -136,7 +136,7 @@ class TextEncoder(Stage):
         """Scaled cosines (scenes, captions)."""
         tokens = self.tokenizer(captions, padding="longest", return_tensors="pt")
         # Under a causal mask the states after the end token are never read, so no padding mask is needed.
-        states = self.model.text(tokens.input_ids).pooler_output
+        states = self.model.text(tokens.input_ids.to(self.device)).pooler_output
         text = F.normalize(self.model.text_out(states).float(), dim=-1)
-        seen = self.model.scene(torch.tensor([facts_of(scene) for scene in scenes]))
+        seen = self.model.scene(torch.tensor([facts_of(scene) for scene in scenes], device=self.device))
         return self.model.logit_scale.exp().clamp(max=100) * F.normalize(seen.float(), dim=-1) @ text.T

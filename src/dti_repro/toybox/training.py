@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,6 +23,10 @@ class Stage(ABC):
     """One network to pretrain. A batch is a function of (seed, step), so a resumed run sees the same data."""
 
     model: nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @abstractmethod
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -61,6 +67,7 @@ def fit(
 ) -> dict[str, float]:
     """Trains ``stage.model`` to ``steps``, from ``folder/last.pt`` where that exists.
 
+    Under torchrun each process takes a batch of its own and the gradients are averaged; the first process writes.
     Leaves the averaged weights in the model and returns the last batch's figures.
     Raises InputError for a checkpoint that does not fit the stage and for a gradient that is not finite.
     """
@@ -71,8 +78,10 @@ def fit(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
     checkpoint = folder / "last.pt"
     start = _resume(checkpoint, model, average, optimizer)
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     figures: dict[str, float] = {}
-    with _progress(folder.name, start, steps) as advance, (folder / "log.csv").open("a", newline="") as log:
+    log_file = folder / "log.csv" if rank == 0 else Path(os.devnull)
+    with _progress(folder.name, start, steps, rank == 0) as advance, log_file.open("a", newline="") as log:
         writer = csv.writer(log)
         since, seen = time.monotonic(), start
         for step in range(start, steps):
@@ -82,8 +91,9 @@ def fit(
             # On short sequences the CPU's fused attention is several times slower backward than the plain one.
             with sdpa_kernel(SDPBackend.MATH):
                 with torch.autocast(device, torch.bfloat16, enabled=bf16):
-                    loss, figures = stage.loss(step)
+                    loss, figures = stage.loss(step * processes + rank)
                 loss.backward()
+            _average_gradients(trained, processes)
             norm = nn.utils.clip_grad_norm_(trained, clip)
             if not torch.isfinite(norm):
                 raise InputError(f"{folder.name}: the gradient is not finite at step {step}; lower lr (now {lr})")
@@ -94,7 +104,7 @@ def fit(
                 writer.writerow([step + 1, f"{loss.item():.5f}", f"{(step + 1 - seen) / (now - since):.3f}", figures])
                 log.flush()
                 since, seen = now, step + 1
-            if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+            if rank == 0 and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
                 state = {
                     "step": step + 1,
                     "model": model.state_dict(),
@@ -107,6 +117,16 @@ def fit(
     model.load_state_dict(average.module.state_dict())
     model.eval()
     return figures
+
+
+def _average_gradients(trained: list[nn.Parameter], processes: int) -> None:
+    if processes == 1:
+        return
+    gradients = [p.grad for p in trained if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, mean in zip(gradients, (flat / processes).split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def _resume(checkpoint: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -127,7 +147,7 @@ def _resume(checkpoint: Path, model: nn.Module, average: nn.Module, optimizer: t
 class _progress:
     """A bar on a terminal; rich prints its final state only where there is none."""
 
-    def __init__(self, name: str, start: int, steps: int):
+    def __init__(self, name: str, start: int, steps: int, shown: bool):
         columns = (
             TextColumn(name),
             BarColumn(),
@@ -135,7 +155,7 @@ class _progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[loss]}"),
         )
-        self._bar = Progress(*columns)
+        self._bar = Progress(*columns, disable=not shown)
         self._task = self._bar.add_task(name, total=steps, completed=start, loss="")
 
     def __enter__(self):

@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dti_repro.results.files import atomic_write
+from dti_repro.results.files import atomic_write, sha256
 from dti_repro.toybox.dataset import RenderedScenes
 from dti_repro.toybox.drawing import SIZE
 from dti_repro.toybox.language import caption
@@ -59,7 +59,6 @@ class Denoiser(Stage):
         dropout: float = 0.1,
         batch: int = 64,
         seed: int = 0,
-        compile: bool = False,
     ):
         self.data, self.held_out, self.batch, self.seed, self.dropout = data, held_out, batch, seed, dropout
         self.captions_per_image = captions_per_image
@@ -85,24 +84,23 @@ class Denoiser(Stage):
             attention_head_dim=heads,  # diffusers reads this as the number of heads
             norm_num_groups=16,
         ).to(memory_format=torch.channels_last)
-        self.forward = torch.compile(self.model) if compile else self.model
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.seed, step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         index = rng.integers(len(self.latents), size=self.batch)
-        latents = self.latents[torch.from_numpy(index)].float()
+        latents = self.latents[torch.from_numpy(index)].float().to(self.device)
         variant = rng.integers(self.captions_per_image, size=self.batch)
         kept = rng.uniform(size=self.batch) >= self.dropout
         captions = [self._caption(i, v) if k else "" for i, v, k in zip(index, variant, kept, strict=True)]
         states = self._encode(captions)
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
         # Stratified over the batch: the same distribution, less variance.
         u = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator)) / self.batch
         t = (u * len(self.signal)).long()
-        a, s = self.signal[t].view(-1, 1, 1, 1), self.noise[t].view(-1, 1, 1, 1)
+        a, s = self._levels(t)
         noisy = (a * latents + s * noise).to(memory_format=torch.channels_last)
-        predicted = self.forward(noisy, t, states, return_dict=False)[0].float()
+        predicted = self.model(noisy, t.to(self.device), states, return_dict=False)[0].float()
         return (predicted - (a * noise - s * latents)).square().mean(), {}
 
     def evaluate(self) -> dict[str, float]:
@@ -133,27 +131,32 @@ class Denoiser(Stage):
     def load(self, folder: Path) -> None:
         self.model.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
 
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Share of signal and of noise at timesteps (batch,), shaped to multiply latents."""
+        return tuple(level[t].view(-1, 1, 1, 1).to(self.device) for level in (self.signal, self.noise))
+
     def _caption(self, index: int, variant: int) -> str:
         return caption(self.data.scene(int(index)), np.random.default_rng([self.seed, 2, int(index), int(variant)]))
 
     @torch.no_grad()
     def _encode(self, captions: list[str]) -> Tensor:
         tokens = self.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
-        return self.text_encoder(tokens).last_hidden_state
+        return self.text_encoder.to(self.device)(tokens.to(self.device)).last_hidden_state
 
     @torch.no_grad()
     def _held_out_loss(self, part: int) -> float:
-        latents = self._encode_images(self.held_out, np.arange(64 * part, 64 * part + 64)).float()
+        latents = self._encode_images(self.held_out, np.arange(64 * part, 64 * part + 64)).float().to(self.device)
         rng = np.random.default_rng([self.seed, 3, part])
         states = self._encode([caption(self.held_out.scene(64 * part + i), rng) for i in range(64)])
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(part))
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(part)).to(self.device)
         t = ((torch.arange(64) + 0.5) / 64 * len(self.signal)).long()
-        a, s = self.signal[t].view(-1, 1, 1, 1), self.noise[t].view(-1, 1, 1, 1)
-        predicted = self.model(a * latents + s * noise, t, states).sample
+        a, s = self._levels(t)
+        predicted = self.model(a * latents + s * noise, t.to(self.device), states).sample
         return float((predicted - (a * noise - s * latents)).square().mean())
 
     def _latents(self, cache: Path) -> Tensor:
-        path = cache / f"latents-{self.data.stream}-{self.data.count}.npy"
+        encoder = sha256(self.parts / "vae" / "diffusion_pytorch_model.safetensors")[:10]
+        path = cache / f"latents-{encoder}-{self.data.stream}-{self.data.count}.npy"
         if not path.exists():
             parts = [
                 self._encode_images(self.data, np.arange(k, min(k + 250, self.data.count)))

@@ -25,7 +25,7 @@ class Autoencoder(Stage):
         *,
         channels: tuple[int, ...] = (24, 64, 128),
         latent_channels: int = 8,
-        kl_weight: float = 1e-5,
+        kl_weight: float = 1e-7,
         batch: int = 32,
         seed: int = 0,
     ):
@@ -50,11 +50,12 @@ class Autoencoder(Stage):
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.seed, step])
-        pixels = as_pixels(self.data.images, np.sort(rng.integers(self.data.count, size=self.batch)))
+        index = np.sort(rng.integers(self.data.count, size=self.batch))
+        pixels = as_pixels(self.data.images, index).to(self.device)
         if rng.uniform() < 0.5:
             pixels = pixels.flip(3)
         posterior = self.model.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(self.device)
         decoded = self.model.decode(posterior.mean + posterior.std * noise).sample.float()
         mse, kl = F.mse_loss(decoded, pixels), posterior.kl().float().mean()
         error = decoded - pixels
@@ -64,7 +65,7 @@ class Autoencoder(Stage):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        pixels = as_pixels(self.held_out.images, np.arange(512))
+        pixels = as_pixels(self.held_out.images, np.arange(512)).to(self.device)
         means, psnr = [], []
         for part in pixels.split(64):
             latents = self.model.encode(part).latent_dist.mean
@@ -89,7 +90,10 @@ class Autoencoder(Stage):
         model.to(torch.float16).save_pretrained(folder / "vae")
 
     def load(self, folder: Path) -> None:
+        """The posterior, saved without its spread, starts narrow again."""
         self.model.load_state_dict(AutoencoderKL.from_pretrained(folder / "vae").state_dict())
+        with torch.no_grad():
+            self.model.quant_conv.bias[self.model.config.latent_channels :] = -6
 
 
 def as_pixels(images: np.ndarray, indices: np.ndarray) -> Tensor:
