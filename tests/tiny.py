@@ -1,4 +1,4 @@
-"""A narrow, untrained checkpoint in Stable Diffusion's format, small enough to be built in every test
+"""Narrow, untrained checkpoints in Stable Diffusion's formats, small enough to be built in every test
 session."""
 
 from __future__ import annotations
@@ -6,12 +6,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from open_clip.tokenizer import SimpleTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from dti_repro.toybox.tokenizer import build_tokenizer, word_ids
 
 DIM = 32
+DIM_2 = 48  # of SDXL's second encoder
 
 
 def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0) -> Path:
@@ -39,14 +48,7 @@ def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0)
         table.zero_()
         # Norms differ from word to word, as in a real vocabulary.
         table[words] = torch.randn(len(words), DIM) * 0.05 * torch.linspace(0.7, 1.3, len(words))[:, None]
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 16),
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=16,
-        )
+        vae = _vae()
         unet = UNet2DConditionModel(
             sample_size=4,
             in_channels=4,
@@ -80,3 +82,83 @@ def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0)
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def build_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
+    """Write the checkpoint to `folder`: CLIP text encoders d = 32 and d = 48 of 2 layers with CLIP's own
+    vocabulary and the eos_token_id 2 of the published configs, and their two ways to pad; the VAE and the image
+    size of `build_tiny_sd`; a UNet with pooled text and sizes; the published scheduler."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        first = CLIPTextModel(_clip_config(DIM, "quick_gelu"))
+        second = CLIPTextModelWithProjection(_clip_config(DIM_2, "gelu"))
+        vae = _vae()
+        unet = UNet2DConditionModel(
+            sample_size=4,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=1,
+            block_out_channels=(32, 64),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2),
+            cross_attention_dim=DIM + DIM_2,
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=DIM_2 + 6 * 8,
+            norm_num_groups=8,
+        )
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=_clip_tokenizer("<|endoftext|>"),
+        tokenizer_2=_clip_tokenizer("!"),
+        unet=unet,
+        scheduler=scheduler,
+        add_watermarker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+
+
+def _clip_config(dim: int, activation: str) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=dim,
+        intermediate_size=2 * dim,
+        projection_dim=dim,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        hidden_act=activation,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
+
+
+def _clip_tokenizer(pad: str) -> CLIPTokenizer:
+    """CLIP's own, of the list that open_clip ships."""
+    theirs = SimpleTokenizer()
+    vocab = {word: i for i, word in enumerate([*list(theirs.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocab, merges=list(theirs.bpe_ranks), pad_token=pad, model_max_length=77)

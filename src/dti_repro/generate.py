@@ -19,8 +19,7 @@ from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.generation import Gallery, Settings, Subject, draw, gallery
 from dti_repro.prompts import PromptSet, load_prompts
-from dti_repro.results.files import sha256
-from dti_repro.results.run import ConceptFolder, parse
+from dti_repro.results.run import ConceptFolder, embedding_sha256, parse
 
 
 def generate(cfg: DictConfig) -> list[Path]:
@@ -107,7 +106,7 @@ def learned_subject(folder: ConceptFolder, embedding: Path) -> Subject:
     """A trained concept as something that stands in a prompt. InputError if its concept.json is missing."""
     try:
         facts = json.loads(folder.facts.read_text(encoding="utf-8"))
-        return Subject(folder.name, facts["placeholder"], facts["initializer"], sha256(embedding))
+        return Subject(folder.name, facts["placeholder"], facts["initializer"], embedding_sha256(embedding))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder.facts} is missing or unreadable: train {folder.name} again") from error
 
@@ -128,10 +127,8 @@ def _embedding(folder: ConceptFolder, snapshot: int | None) -> Path:
     if snapshot is None:
         return folder.embedding
     path = folder.snapshot(snapshot)
-    if not path.is_file():
-        steps = ", ".join(
-            str(int(p.stem.removeprefix("step="))) for p in sorted(path.parent.glob("step=*.safetensors"))
-        )
+    if not folder.has_snapshot(snapshot):
+        steps = ", ".join(sorted({p.name[5:11] for p in path.parent.glob("step=*.safetensors")}))
         raise InputError(
             f"snapshot={snapshot}: {folder.path} has none of that step (there are: {steps or 'none'})"
         )

@@ -53,7 +53,7 @@ class Settings:
             raise InputError("width and height are given together, or neither")
         return cls(
             backbone=cfg.backbone.name,
-            weights=fingerprint(locate(cfg.backbone.path))[:16],
+            weights=fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))[:16],
             sampler=cfg.sampler.scheduler,
             sampler_options=OmegaConf.to_container(cfg.sampler.options),
             steps=cfg.steps,
@@ -80,7 +80,7 @@ class Gallery:
 
     folder: Path
     manifest: Manifest
-    vectors: Mapping[str, Path] = field(default_factory=dict)  # placeholder -> embedding file
+    vectors: Mapping[str, Path] = field(default_factory=dict)  # placeholder -> embedding
 
     def missing(self) -> list[ManifestImage]:
         return self.manifest.missing(self.folder)
@@ -149,17 +149,20 @@ def draw(galleries: Sequence[Gallery], cfg: DictConfig, settings: Settings) -> i
     import torch
 
     from dti_repro.backbones.load import load_backbone
-    from dti_repro.results.embedding import load_embedding
+    from dti_repro.results.embedding import for_encoders, load_embeddings
 
     files = {path for i in todo for path in galleries[i].vectors.values()}
-    vectors = {path: load_embedding(path)[1] for path in sorted(files)}
+    vectors = {path: load_embeddings(path) for path in sorted(files)}
     torch.set_num_threads(cfg.threads)
     backbone = load_backbone(cfg.backbone, cfg.accelerator)
     total = sum(map(len, todo.values()))
     with _progress(total, cfg.progress) as advance:
         for i, pictures in todo.items():
             _start(galleries[i], pictures)
-            learned = _for_encoders(backbone, galleries[i].vectors, vectors)
+            learned = {
+                placeholder: for_encoders(vectors[path], backbone.spec, path)
+                for placeholder, path in galleries[i].vectors.items()
+            }
             for begin in range(0, len(pictures), cfg.batch):
                 chunk = pictures[begin : begin + cfg.batch]
                 _draw_batch(backbone, galleries[i].folder, chunk, learned, settings)
@@ -178,20 +181,6 @@ def _start(target: Gallery, pictures: Sequence[ManifestImage]) -> None:
     for picture in pictures:
         (target.folder / picture.file).unlink(missing_ok=True)
     target.manifest.write(target.folder / NAME)
-
-
-def _for_encoders(
-    backbone: Backbone, files: Mapping[str, Path], vectors: Mapping[Path, Tensor]
-) -> dict[str, dict[str, Tensor]]:
-    """placeholder -> {the only text encoder: (vectors, dim)}. InputError for a width not the encoder's."""
-    ((encoder, spec),) = backbone.spec.encoders.items()
-    for path in files.values():
-        if vectors[path].shape[1] != spec.dim:
-            raise InputError(
-                f"embedding {path} is {vectors[path].shape[1]} wide, {backbone.spec.name} "
-                f"takes {spec.dim}: choose the backbone it was learned on"
-            )
-    return {placeholder: {encoder: vectors[path]} for placeholder, path in files.items()}
 
 
 def _draw_batch(

@@ -9,7 +9,7 @@ halfway between opposite vectors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +22,9 @@ from dti_repro.errors import InputError
 from dti_repro.generate import image_seeds, learned_subject
 from dti_repro.generation import Gallery, Settings, Subject, draw, gallery
 from dti_repro.prompts import PromptSet, load_prompts
-from dti_repro.results.embedding import load_embedding, save_embedding
+from dti_repro.results.embedding import load_embeddings, save_embeddings
 from dti_repro.results.figures import Grid
-from dti_repro.results.files import sha256
-from dti_repro.results.run import ConceptFolder, config_hash, parse
+from dti_repro.results.run import ConceptFolder, config_hash, embedding_files, embedding_sha256, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +59,7 @@ def interpolate(cfg: DictConfig) -> Path:
     name = config_hash({"embeddings": shas, "mode": cfg.mode, "steps": cfg.steps})
     folder = Path(cfg.out or Path(cfg.runs) / settings.backbone / "interpolate") / name
     files = [folder / f"step={k:02d}" / "embedding.safetensors" for k in range(cfg.steps)]
-    if not all(file.is_file() for file in files):
+    if not all(embedding_files(file) for file in files):
         _write_embeddings(ends, cfg.mode, files)
     galleries = [_gallery(file, ends, prompts, seeds, settings) for file in files]
     drawn = draw(galleries, cfg, settings)
@@ -68,7 +67,7 @@ def interpolate(cfg: DictConfig) -> Path:
     _grid(galleries, ends, cfg.mode).save(grid, wrap=cfg.steps)
     total = sum(len(target.manifest.images) for target in galleries)
     print(f"{drawn} images drawn, {total - drawn} were there")
-    print(f"embeddings: {folder}/step=*/embedding.safetensors")
+    print(f"embeddings: {folder}/step=*/embedding*.safetensors")
     print(f"grid: {grid}")
     return folder
 
@@ -96,30 +95,34 @@ def _end(key: str, path: str, settings: Settings) -> End:
 
 
 def _write_embeddings(ends: Sequence[End], mode: str, files: Sequence[Path]) -> None:
-    a, b = (load_embedding(end.folder.embedding)[1] for end in ends)
-    if a.shape != b.shape:
+    a, b = (load_embeddings(end.folder.embedding) for end in ends)
+    shapes = [{name: tuple(rows.shape) for name, rows in end.items()} for end in (a, b)]
+    if shapes[0] != shapes[1]:
         raise InputError(
-            f"{ends[0].folder.embedding} has shape {tuple(a.shape)}, {ends[1].folder.embedding} has "
-            f"{tuple(b.shape)}: only words of equally many vectors can be interpolated"
+            f"{ends[0].folder.embedding} has shape {_shape(shapes[0])}, {ends[1].folder.embedding} has "
+            f"{_shape(shapes[1])}: only words of equally many vectors can be interpolated"
         )
     try:
-        points = between(a, b, mode, len(files))
+        points = {encoder: between(a[encoder], b[encoder], mode, len(files)) for encoder in a}
     except ValueError as error:
         paths = " and ".join(str(end.folder.path) for end in ends)
         raise InputError(f"mode={mode} between {paths}: {error}") from error
     name = _name(ends)
     header = {"method": mode, "concept": name, "initializer": ends[0].subject.text}
     header |= {key: end.subject.embedding_sha256 or "" for key, end in zip("ab", ends, strict=True)}
-    for k, (file, rows) in enumerate(zip(files, points, strict=True)):
-        save_embedding(file, f"<{name}>", rows, {**header, "step": f"{k}/{len(files) - 1}"})
+    for k, file in enumerate(files):
+        rows = {encoder: way[k] for encoder, way in points.items()}
+        save_embeddings(file, f"<{name}>", rows, {**header, "step": f"{k}/{len(files) - 1}"})
 
 
-def _gallery(
-    file: Path, ends: Sequence[End], prompts: PromptSet, seeds: Sequence[int], settings: Settings
-) -> Gallery:
+def _gallery(file: Path, ends: Sequence[End], prompts: PromptSet, seeds: Sequence[int], settings: Settings) -> Gallery:
     name = _name(ends)
-    subject = Subject(name, f"<{name}>", ends[0].subject.text, sha256(file))
+    subject = Subject(name, f"<{name}>", ends[0].subject.text, embedding_sha256(file))
     return gallery(file.parent / "images", [subject], prompts, seeds, settings, vectors={subject.word: file})
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return " and ".join(str(shape) for shape in shapes.values())
 
 
 def _name(ends: Sequence[End]) -> str:

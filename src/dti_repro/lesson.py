@@ -20,9 +20,9 @@ from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.photos import centre_crop, load_photo
 from dti_repro.errors import InputError
 from dti_repro.randomness import generator
-from dti_repro.results.embedding import save_embedding
+from dti_repro.results.embedding import save_embeddings
 from dti_repro.results.files import atomic_write
-from dti_repro.results.run import ConceptFolder, encoder_file
+from dti_repro.results.run import ConceptFolder
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
 """Of log.csv, means over the vectors: norm and angle (radians, to the initializer) after the step; grad_norm
@@ -116,7 +116,7 @@ class Lesson:
         """Go on from last.ckpt, if there is one and it does not lie beyond a snapshot that is wanted and
         missing."""
         state = self._read_checkpoint()
-        missing = any(s <= state.get("step", 0) and not self.folder.snapshot(s).is_file() for s in snapshots)
+        missing = any(s <= state.get("step", 0) and not self.folder.has_snapshot(s) for s in snapshots)
         if not state or missing:
             self._cut_log(0)
             return
@@ -130,9 +130,7 @@ class Lesson:
 
     def keep(self, path: Path, vectors: Mapping[str, Tensor], **header: str) -> None:
         """Write an embedding, one file per text encoder."""
-        for encoder, rows in vectors.items():
-            target = encoder_file(path, encoder, len(vectors))
-            save_embedding(target, self.concept.placeholder, rows, {**self.header, **header})
+        save_embeddings(path, self.concept.placeholder, vectors, {**self.header, **header})
 
     def _read_checkpoint(self) -> dict[str, Any]:
         if not self.folder.checkpoint.is_file():

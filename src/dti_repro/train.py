@@ -20,9 +20,10 @@ from dti_repro.concepts.photos import check_photos
 from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.results.files import sha256
-from dti_repro.results.run import ConceptFolder, RunFolder, check_name, config_hash
+from dti_repro.results.run import ConceptFolder, RunFolder, check_name, config_hash, embedding_files
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
+NOT_HASHED = ("path", "revision", "generation")  # of a backbone: the weights are hashed themselves
 COUNTS = ("steps", "batch", "accumulate", "threads", "pack", "checkpoint_every")
 
 
@@ -60,11 +61,11 @@ def run_folder(cfg: DictConfig) -> RunFolder:
 def hashed(cfg: DictConfig) -> dict[str, Any]:
     """All that can change a vector, save the concept and the seed, which have folders of their own below it.
     Not here: packing, threads and device (which change rounding only), loggers, launchers, paths."""
-    backbone = {k: v for k, v in _plain(cfg.backbone).items() if k != "path"}
+    backbone = {k: v for k, v in _plain(cfg.backbone).items() if k not in NOT_HASHED}
     return {
         "method": _plain(cfg.method),
         "optim": _plain(cfg.optim),
-        "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path))},
+        "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))},
         "templates": _plain(cfg.templates)["prompts"],
         "trainer": {key: cfg.trainer[key] for key in HASHED_TRAINER},
     }
@@ -72,7 +73,7 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
 
 def is_complete(cfg: DictConfig, folder: ConceptFolder) -> bool:
     """Done, with every snapshot that this configuration asks for."""
-    return folder.is_done() and all(folder.snapshot(step).is_file() for step in cfg.trainer.snapshots)
+    return folder.is_done() and all(folder.has_snapshot(step) for step in cfg.trainer.snapshots)
 
 
 def facts(concept: Concept) -> dict[str, Any]:
@@ -146,7 +147,8 @@ def _plain(node: DictConfig) -> Mapping[str, Any]:
 @entry("train")
 def main(cfg: DictConfig) -> None:
     for folder in train(cfg):
-        print(folder.embedding)
+        for file in embedding_files(folder.embedding).values():
+            print(file)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
 from dti_repro.backbones.backbone import Backbone
-from dti_repro.backbones.checkpoint import check_words, locate
+from dti_repro.backbones.checkpoint import check_words, commit, locate
 from dti_repro.backbones.load import load_backbone
 from dti_repro.concepts.concept import Concept
 from dti_repro.configured import build
@@ -26,11 +26,11 @@ from dti_repro.lesson import Lesson
 from dti_repro.methods.method import DerivedMethod, TokenMethod
 from dti_repro.module import InversionModule, Schedule
 from dti_repro.optim.sphere_optimizer import SphereOptimizer
-from dti_repro.results.embedding import load_embedding, save_embedding
+from dti_repro.results.embedding import for_encoders, load_embeddings, save_embeddings
 from dti_repro.results.files import atomic_write, write_json
 from dti_repro.results.lock import locked
 from dti_repro.results.provenance import provenance
-from dti_repro.results.run import RunFolder, encoder_file
+from dti_repro.results.run import RunFolder
 from dti_repro.train import facts, hashed, is_complete, run_folder, train
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -40,7 +40,7 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
     """Train these concepts of a run. InputError for what only the method or the tokenizer can judge, still
     before a model is loaded."""
     method = build(cfg.method)
-    checkpoint = locate(cfg.backbone.path)
+    checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
     for concept in concepts:
         check_words(checkpoint, concept.initializer, concept.placeholder)
     if isinstance(method, DerivedMethod):
@@ -111,6 +111,7 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
     for lesson in lessons:
         about = {
             "resumed_from_step": resumed[lesson.concept.name],
+            "checkpoint": {"folder": str(backbone.folder), "commit": commit(backbone.folder)},
             "config": OmegaConf.to_container(cfg, resolve=True),
         }
         write_json(lesson.folder.provenance, {**provenance(began, module.device.type), **about})
@@ -153,13 +154,8 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
             header = _header(run, concept, backbone.spec.name)
             files = [(origin.snapshot(step), folder.snapshot(step)) for step in cfg.trainer.snapshots]
             for theirs, ours in [*files, (origin.embedding, folder.embedding)]:
-                learned = {
-                    name: load_embedding(encoder_file(theirs, name, len(backbone.spec.encoders)), encoder.dim)[1]
-                    for name, encoder in backbone.spec.encoders.items()
-                }
-                for name, vectors in method.derive(learned, backbone.spec).items():
-                    path = encoder_file(ours, name, len(learned))
-                    save_embedding(path, concept.placeholder, vectors, header)
+                learned = for_encoders(load_embeddings(theirs), backbone.spec, theirs)
+                save_embeddings(ours, concept.placeholder, method.derive(learned, backbone.spec), header)
 
 
 def _header(run: RunFolder, concept: Concept, base_model: str) -> dict[str, str]:

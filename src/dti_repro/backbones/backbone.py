@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -89,6 +90,7 @@ class Conditioning:
     """Encoded prompts as the denoiser takes them."""
 
     hidden: Tensor  # (batch, length, dim)
+    pooled: Tensor | None = None  # (batch, dim) of models that take a vector of the whole prompt besides
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Backbone(nn.Module, ABC):
     vectors."""
 
     spec: BackboneSpec
+    folder: Path  # of the checkpoint
 
     @property
     @abstractmethod

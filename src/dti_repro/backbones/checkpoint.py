@@ -5,30 +5,71 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dti_repro.backbones.hub import cached, download, is_hub_id
 from dti_repro.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 PACKAGED = Path(__file__).parent.parent / "toybox" / "weights" / "pipeline"
-PARTS = ("text_encoder", "tokenizer", "unet", "vae", "scheduler")
+PARTS = ("text_encoder", "tokenizer", "unet", "vae", "scheduler", "transformer", "text_encoder_2", "tokenizer_2")
+"""That a model may have, in the order in which they are hashed."""
+WEIGHTS = ("text_encoder", "text_encoder_2", "unet", "transformer", "vae")
 WHOLE = 64 << 20  # bytes up to which a file is hashed whole
 CHUNK = 1 << 20
 CHUNKS = 32
 
 
-def locate(path: str | None) -> Path:
-    """The checkpoint's folder; None is the packaged toybox. InputError if there is none."""
-    folder = Path(path) if path is not None else PACKAGED
+def locate(path: str | None, revision: str = "main") -> Path:
+    """The checkpoint's folder, of a folder or an id on the Hugging Face Hub; None is the packaged toybox.
+    InputError if it is not there whole."""
+    if path is not None and is_hub_id(path):
+        folder = cached(path, revision)
+        if folder is None or not _is_whole(folder):
+            folder = download(path, revision)
+    else:
+        folder = Path(path) if path is not None else PACKAGED
     if not (folder / "model_index.json").is_file():
         raise InputError(f"backbone.path {folder} is no checkpoint in diffusers' format (it has no model_index.json)")
-    for part in PARTS:
+    require(folder, parts(folder))
+    return folder
+
+
+def require(folder: Path, wanted: Sequence[str]) -> None:
+    """InputError if one of these parts is not there, or has no weights in safetensors."""
+    for part in wanted:
         if not (folder / part).is_dir():
             raise InputError(f"backbone.path {folder} has no folder {part}")
-    return folder
+        if part in WEIGHTS and not any(map(_is_used, (folder / part).glob("*.safetensors"))):
+            raise InputError(f"backbone.path {folder} has no weights in {part}: *.safetensors are needed, not fp16")
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        require(folder, parts(folder))
+    except (InputError, OSError):
+        return False
+    return True
+
+
+def parts(folder: Path) -> list[str]:
+    """Those that its model_index.json names. InputError for one that is no checkpoint's."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+        return [part for part in PARTS if isinstance(index.get(part), list) and index[part][0]]
+    except (ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"backbone.path {folder}: its model_index.json is damaged, copy it again") from error
+
+
+def commit(folder: Path) -> str | None:
+    """The commit of a snapshot from the Hub; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def fingerprint(folder: Path) -> str:
@@ -39,12 +80,17 @@ def fingerprint(folder: Path) -> str:
     start may.
     """
     digest = hashlib.sha256()
-    for part in PARTS:
+    for part in parts(folder):
         for file in sorted((folder / part).iterdir()):
-            if file.suffix in (".safetensors", ".json", ".txt"):
+            if file.suffix in (".safetensors", ".json", ".txt", ".model") and _is_used(file):
                 digest.update(f"{part}/{file.name}\0{file.stat().st_size}\0".encode())
                 _update(digest, file)
     return digest.hexdigest()
+
+
+def _is_used(file: Path) -> bool:
+    """Not a variant of the weights that is never read."""
+    return ".fp16" not in file.name and "non_ema" not in file.name
 
 
 def _update(digest: hashlib._Hash, file: Path) -> None:
@@ -86,16 +132,34 @@ def initializer_ids(tokenizer: PreTrainedTokenizerBase, initializer: str) -> lis
 
 
 def _has_zero_row(folder: Path, ids: list[int]) -> bool:
+    with _table(folder, "text_encoder") as table:
+        return table is not None and any(not bool(table[i].any()) for i in ids)
+
+
+def vocabulary(folder: Path, encoder: str) -> Tensor:
+    """The embedding table (words, dim) of a text encoder, as stored. InputError if its weights have none."""
+    with _table(folder, encoder) as table:
+        if table is None:
+            raise InputError(f"backbone.path {folder} has no token_embedding.weight in {encoder}")
+        return table[:]
+
+
+def encoder_dims(folder: Path) -> dict[str, int]:
+    """Text encoder -> its width."""
+    encoders = sorted(part for part in parts(folder) if part.startswith("text_encoder"))
+    return {part: json.loads((folder / part / "config.json").read_text())["hidden_size"] for part in encoders}
+
+
+@contextmanager
+def _table(folder: Path, encoder: str) -> Iterator[Any]:
+    """The embedding table, of which rows are read as they are asked for; None if there is none."""
     from safetensors import safe_open
 
-    files = sorted((folder / "text_encoder").glob("*.safetensors"))
-    if index := next(iter((folder / "text_encoder").glob("*.safetensors.index.json")), None):
-        names = json.loads(index.read_text())["weight_map"]
-        files = [index.parent / file for name, file in names.items() if name.endswith("token_embedding.weight")]
+    files = sorted(filter(_is_used, (folder / encoder).glob("*.safetensors")))
     for path in files:
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 (not a dict)
-                if key.endswith("token_embedding.weight"):
-                    table = file.get_slice(key)
-                    return any(not bool(table[i].any()) for i in ids)
-    return False
+            key = next((key for key in file.keys() if key.endswith("token_embedding.weight")), None)  # noqa: SIM118
+            if key is not None:
+                yield file.get_slice(key)
+                return
+    yield None

@@ -23,6 +23,7 @@ def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
     """
     device = device_of(accelerator)
     settings = OmegaConf.to_container(node, resolve=True)
+    settings.pop("generation", None)  # defaults of the commands that draw, nothing of the model's
     return _load(tuple(sorted(settings.items())), device)
 
 

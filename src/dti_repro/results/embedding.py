@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 from dti_repro.errors import InputError
 from dti_repro.results.files import atomic_write
+from dti_repro.results.run import embedding_files, encoder_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dti_repro.backbones.backbone import BackboneSpec
 
 FORMAT = "dti-repro-1"
 MAX_BYTES = 16 << 20  # 1,000 vectors of 4,096 numbers: anything larger is not an embedding
@@ -36,6 +39,13 @@ def save_embedding(path: Path, placeholder: str, vectors: Tensor, header: Mappin
         temporary.write_bytes(_sorted_header(save({placeholder: content}, metadata=metadata)))
 
 
+def save_embeddings(path: Path, placeholder: str, vectors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Text encoder -> (vectors, dim): one file, or one per encoder where there are several, each naming all."""
+    several = {"encoders": " ".join(vectors)} if len(vectors) > 1 else {}
+    for encoder, rows in vectors.items():
+        save_embedding(encoder_file(path, encoder, len(vectors)), placeholder, rows, {**header, **several})
+
+
 def _sorted_header(data: bytes) -> bytes:
     """The library writes the metadata in the arbitrary order of a hash map; sort it, and equal content is
     equal bytes."""
@@ -43,6 +53,35 @@ def _sorted_header(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the tensors start at a multiple of eight
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def load_embeddings(path: Path) -> dict[str, Tensor]:
+    """Text encoder -> (vectors, dim) float32, {"": vectors} where there is only one. InputError as load_embedding."""
+    files = embedding_files(path)
+    if not files:
+        raise InputError(f"embedding {path} does not exist, or not for all of its text encoders")
+    learned = {encoder: load_embedding(file)[1] for encoder, file in files.items()}
+    if len({len(rows) for rows in learned.values()}) > 1:
+        raise InputError(f"embedding {path} has another number of vectors for each text encoder")
+    return learned
+
+
+def for_encoders(vectors: Mapping[str, Tensor], spec: BackboneSpec, path: Path) -> dict[str, Tensor]:
+    """What `load_embeddings` gave, by the backbone's own text encoders. InputError, naming the file, if it does
+    not fit them."""
+    own = {next(iter(spec.encoders)): vectors[""]} if "" in vectors and len(spec.encoders) == 1 else dict(vectors)
+    if own.keys() != spec.encoders.keys():
+        raise InputError(
+            f"embedding {path} is for {len(own)} text encoder(s), {spec.name} has {len(spec.encoders)}: "
+            "choose the backbone it was learned on"
+        )
+    for name, rows in own.items():
+        if rows.shape[1] != spec.encoders[name].dim:
+            raise InputError(
+                f"embedding {path} is {rows.shape[1]} wide, {spec.name} takes {spec.encoders[name].dim}: "
+                "choose the backbone it was learned on"
+            )
+    return own
 
 
 def load_embedding(path: Path, dim: int | None = None) -> tuple[str, Tensor, dict[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from dti_repro.errors import InputError
-from dti_repro.results.run import ConceptFolder
+from dti_repro.results.run import ConceptFolder, embedding_files
 
 
 def final_norm(folders: Sequence[ConceptFolder]) -> float:
@@ -47,8 +47,9 @@ def minutes_per_concept(folders: Sequence[ConceptFolder]) -> float | None:
 
 
 def _norm(path: Path) -> float:
-    (vectors,) = load_file(path).values()  # (vectors, dim)
-    return float(np.linalg.norm(vectors.astype(np.float64), axis=-1).mean())
+    """Mean over the vectors of all text encoders."""
+    rows = [vectors for file in embedding_files(path).values() for vectors in load_file(file).values()]
+    return float(np.concatenate([np.linalg.norm(v.astype(np.float64), axis=-1) for v in rows]).mean())
 
 
 def _median_gradient(log: Path) -> float:

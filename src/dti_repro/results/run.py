@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dti_repro.errors import InputError
+from dti_repro.results.files import sha256
 
 HASH_LENGTH = 10
 
@@ -42,7 +43,8 @@ class ConceptFolder:
 
     @property
     def embedding(self) -> Path:
-        """The learned vectors of the only text encoder; its presence means that the training is done."""
+        """The learned vectors; of several text encoders a file each (see `embedding_files`). Their presence means
+        that the training is done."""
         return self.path / "embedding.safetensors"
 
     def snapshot(self, step: int) -> Path:
@@ -83,7 +85,10 @@ class ConceptFolder:
         return self.path / "scores"
 
     def is_done(self) -> bool:
-        return self.embedding.is_file() or any(self.path.glob("embedding.*.safetensors"))
+        return bool(embedding_files(self.embedding))
+
+    def has_snapshot(self, step: int) -> bool:
+        return bool(embedding_files(self.snapshot(step)))
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,36 @@ def config_hash(hashed: Mapping[str, Any]) -> str:
 def encoder_file(path: Path, encoder: str, encoders: int) -> Path:
     """Where the vectors of one of several text encoders lie: one key a file, as diffusers' loader wants."""
     return path if encoders == 1 else path.with_suffix(f".{encoder}{path.suffix}")
+
+
+def embedding_files(path: Path) -> dict[str, Path]:
+    """Text encoder -> file of the embedding at `path`, which is its only file ({"": path}) or stands for one
+    per encoder. Empty unless all are there: each file's header names the encoders."""
+    if path.is_file():
+        return {"": path}
+    first = next(iter(sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))), None)
+    if first is None:
+        return {}
+    names = [name for name in read_header(first).get("encoders", "").split() if name.isidentifier()]
+    files = {name: encoder_file(path, name, len(names)) for name in names}
+    return files if len(files) > 1 and all(file.is_file() for file in files.values()) else {}
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty if it has none or is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def embedding_sha256(path: Path) -> str:
+    """Hex digest of the embedding at `path`: of its only file, or of its files' digests in the encoders' order."""
+    digests = [sha256(file) for file in embedding_files(path).values()]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def check_name(name: str, what: str) -> str:

@@ -1,0 +1,48 @@
+"""A frozen text encoder with its tokenizer and the place where learned vectors enter it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from dti_repro.backbones.checkpoint import initializer_ids
+from dti_repro.backbones.injection import InjectedEmbedding
+from dti_repro.backbones.tokens import PlaceholderTokenizer
+from dti_repro.errors import InputError
+
+
+class TextEncoder(nn.Module):
+    """architecture: the class in transformers; encoder and tokenizer: their folders in the checkpoint."""
+
+    def __init__(
+        self, folder: Path, encoder: str, tokenizer: str, architecture: type[PreTrainedModel], dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.tokenizer = PlaceholderTokenizer(AutoTokenizer.from_pretrained(folder / tokenizer, local_files_only=True))
+        self.model = architecture.from_pretrained(folder / encoder, dtype=dtype, local_files_only=True)
+        self.embedding = InjectedEmbedding(self.model.get_input_embeddings(), self.tokenizer.vocabulary)
+        self.model.set_input_embeddings(self.embedding)
+
+    @property
+    def table(self) -> Tensor:
+        """The vocabulary (words, dim), as stored."""
+        return self.embedding.table.weight
+
+    def rows(self, initializer: str) -> Tensor:
+        """(tokens, dim) float32 rows of the initializer's tokens. InputError for a word that it does not know."""
+        ids = initializer_ids(self.tokenizer.tokenizer, initializer)
+        rows = self.table[ids].float()
+        if not ids or not bool(rows.any(dim=-1).all()):
+            raise InputError(f"initializer '{initializer}' is unknown to the tokenizer of {self.model.name_or_path}")
+        return rows.clone()
+
+    def forward(self, ids: Tensor, slots: Tensor | None = None, vectors: Tensor | None = None, **options: Any) -> Any:
+        """The model's own output for ids (batch, length), with vectors (batch, vectors, dim) at the slots."""
+        if slots is None or vectors is None:
+            return self.model(ids, **options)
+        with self.embedding.reading(slots, vectors):
+            return self.model(ids, **options)
