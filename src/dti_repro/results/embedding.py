@@ -30,13 +30,17 @@ def save_embedding(path: Path, placeholder: str, vectors: Tensor, header: Mappin
     `header` takes method, config_hash, base_model, concept, placeholder, initializer and, for a snapshot,
     step. Equal content is equal bytes.
     """
+    write_tensors(path, {placeholder: vectors}, {"format": FORMAT, "placeholder": placeholder, **header})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """As float32 safetensors. Equal content is equal bytes."""
     import torch
     from safetensors.torch import save
 
-    content = vectors.detach().to("cpu", torch.float32).contiguous()
-    metadata = {"format": FORMAT, "placeholder": placeholder, **header}
+    content = {key: rows.detach().to("cpu", torch.float32).contiguous() for key, rows in tensors.items()}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(_sorted_header(save({placeholder: content}, metadata=metadata)))
+        temporary.write_bytes(_sorted_header(save(content, metadata=dict(header))))
 
 
 def save_embeddings(path: Path, placeholder: str, vectors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
@@ -87,7 +91,6 @@ def for_encoders(vectors: Mapping[str, Tensor], spec: BackboneSpec, path: Path) 
 def load_embedding(path: Path, dim: int | None = None) -> tuple[str, Tensor, dict[str, str]]:
     """(placeholder, vectors (V, dim) float32 on the CPU, header). InputError that names the file for anything
     else: a pickle, several keys, a wrong shape or width, numbers that are not finite."""
-    import torch
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -104,12 +107,21 @@ def load_embedding(path: Path, dim: int | None = None) -> tuple[str, Tensor, dic
             vectors, header = file.get_tensor(keys[0]), file.metadata() or {}
     except SafetensorError as error:
         raise InputError(f"embedding {path} is not a safetensors file (pickles are never loaded): {error}") from error
+    vectors = check_vectors(path, vectors)
+    if dim is not None and vectors.shape[1] != dim:
+        raise InputError(f"embedding {path} is {vectors.shape[1]} wide, the text encoder takes {dim}")
+    return keys[0], vectors, header
+
+
+def check_vectors(path: Path, vectors: Tensor) -> Tensor:
+    """As (vectors, dim) float32; a single vector may come without the first dimension. InputError that names the
+    file for another shape and for numbers that are not finite."""
+    import torch
+
     if vectors.ndim == 1:
         vectors = vectors[None]
     if vectors.ndim != 2 or 0 in vectors.shape or not vectors.is_floating_point():
         raise InputError(f"embedding {path} has shape {tuple(vectors.shape)} {vectors.dtype}, (vectors, dim) expected")
-    if dim is not None and vectors.shape[1] != dim:
-        raise InputError(f"embedding {path} is {vectors.shape[1]} wide, the text encoder takes {dim}")
     if not bool(torch.isfinite(vectors).all()):
         raise InputError(f"embedding {path} holds numbers that are not finite")
-    return keys[0], vectors.to(torch.float32), header
+    return vectors.to(torch.float32)

@@ -1,0 +1,94 @@
+"""`python -m dti_repro.adopt files=[x.safetensors] backbone=sdxl initializer=dog`: someone else's embedding as a run
+of ours, to be generated and scored like any other, as it is or at another norm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dti_repro.app import entry
+from dti_repro.backbones.checkpoint import check_words, encoder_dims, fingerprint, locate
+from dti_repro.concepts.concept import Concept
+from dti_repro.errors import InputError
+from dti_repro.results.files import atomic_write, sha256, write_json
+from dti_repro.results.formats import check_readable, read_foreign
+from dti_repro.results.lock import locked
+from dti_repro.results.run import ConceptFolder, RunFolder, check_name, config_hash
+from dti_repro.train import facts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def adopt(cfg: DictConfig) -> ConceptFolder:
+    """Write the concept's folder below <runs>/<backbone>/adopted/. InputError for what does not fit the backbone."""
+    files = [Path(file) for file in ([cfg.files] if isinstance(cfg.files, str) else cfg.files)]
+    if not files:
+        raise InputError("files is empty: name one file, or one for each text encoder")
+    for file in files:
+        check_readable(file)
+    name = check_name(str(cfg.name or files[0].name.split(".")[0]), "name")
+    concept = Concept(name, f"<{name}>", str(cfg.initializer), (), property=str(cfg.property))
+    from dti_repro.methods.magnitude import check_magnitude  # not above: it imports torch
+
+    magnitude = None if cfg.magnitude is None else check_magnitude(cfg.magnitude)
+    checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
+    check_words(checkpoint, concept.initializer, concept.placeholder)
+    vectors = read_foreign(files, encoder_dims(checkpoint))
+    if magnitude is not None:
+        vectors = {encoder: _rescaled(rows, magnitude, checkpoint, encoder) for encoder, rows in vectors.items()}
+    hashed = {
+        "files": [sha256(file) for file in files],
+        "magnitude": magnitude,
+        "backbone": {"name": cfg.backbone.name, "weights": fingerprint(checkpoint)},
+    }
+    backbone = check_name(str(cfg.backbone.name), "backbone.name")
+    run = RunFolder(Path(cfg.runs), backbone, "adopted", config_hash(hashed), 0)
+    _write(run, concept, vectors, hashed, files)
+    return run.concept(name)
+
+
+def _rescaled(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: str) -> Tensor:
+    from torch.nn.functional import normalize
+
+    from dti_repro.backbones.backbone import EncoderSpec
+    from dti_repro.backbones.checkpoint import vocabulary
+    from dti_repro.methods.magnitude import magnitude_for
+
+    return normalize(rows, dim=-1) * magnitude_for(magnitude, EncoderSpec.of(vocabulary(checkpoint, encoder)))
+
+
+def _write(
+    run: RunFolder, concept: Concept, vectors: Mapping[str, Tensor], hashed: Mapping[str, Any], files: Sequence[Path]
+) -> None:
+    from dti_repro.results.embedding import save_embeddings
+    from dti_repro.results.provenance import provenance
+
+    folder = run.concept(concept.name)
+    header = {
+        "method": run.method,
+        "config_hash": run.config_hash,
+        "base_model": run.backbone,
+        "concept": concept.name,
+        "initializer": concept.initializer,
+    }
+    with locked(folder):
+        with atomic_write(run.config) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed)))
+        write_json(folder.facts, facts(concept))
+        write_json(folder.provenance, {**provenance(time.time(), "cpu"), "adopted": [file.name for file in files]})
+        save_embeddings(folder.embedding, concept.placeholder, vectors, header)
+
+
+@entry("adopt")
+def main(cfg: DictConfig) -> None:
+    print(adopt(cfg).path)
+
+
+if __name__ == "__main__":
+    main()

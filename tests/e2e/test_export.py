@@ -1,0 +1,167 @@
+"""Files for other programs are loaded back by diffusers' own loader, and those of others become runs of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import DictConfig
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from dti_repro.adopt import adopt
+from dti_repro.app import CONF, quote_paths
+from dti_repro.backbones.backbone import EncoderSpec
+from dti_repro.errors import InputError
+from dti_repro.export import export
+from dti_repro.generate import generate
+from dti_repro.results.embedding import load_embeddings, save_embeddings
+from dti_repro.results.run import RunFolder, embedding_files
+from tests.e2e.trained import CLASS, trained_run, vectors
+from tests.tiny import DIM, DIM_2, build_tiny_sdxl
+
+Compose = Callable[..., DictConfig]
+TARGETS = ("diffusers", "a1111", "comfyui")
+BOTH = {"text_encoder": vectors(0, 2), "text_encoder_2": torch.randn(2, DIM_2)}
+
+
+def config(command: str, *overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        return hydra.compose(command, overrides=[quote_paths(override) for override in overrides])
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_sdxl(tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    """A run of one text encoder, in which rex has two vectors."""
+    return trained_run(tmp_path / "runs", {"rex": vectors(0, 2)})
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """The same with SDXL's two text encoders."""
+    run = RunFolder(tmp_path / "runs", "sdxl", "dti", "0123456789", 42)
+    header = {"method": "dti", "base_model": "sdxl", "initializer": CLASS}
+    save_embeddings(run.concept("rex").embedding, "<rex>", BOTH, header)
+    return run.path
+
+
+def follow(text: Path, model: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the Python of the text beside an export as it stands, on our checkpoint; its pipeline."""
+    monkeypatch.chdir(text.parent)
+    code = text.read_text()
+    assert f'"{model}"' in code
+    scope: dict[str, Any] = {}
+    exec(code.replace(f'"{model}"', repr(str(checkpoint))), scope)
+    return scope["pipeline"]
+
+
+def loaded(encoder: Any, tokenizer: Any) -> torch.Tensor:
+    ids = tokenizer.convert_tokens_to_ids(["<rex>", "<rex>_1"])
+    return encoder.get_input_embeddings().weight[ids].detach()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_calls_in_the_text_load_one_encoders_vectors(
+    target: str, one: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, text = export(config("export", f"run={one}", f"to={target}", f"out={tmp_path / 'out'}"))
+    assert list(load_file(file)) == (["<rex>"] if target == "diffusers" else ["emb_params"])
+    pipeline = follow(text, "path/to/unknown", checkpoint, monkeypatch)
+    torch.testing.assert_close(loaded(pipeline.text_encoder, pipeline.tokenizer), vectors(0, 2), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_calls_in_the_text_load_both_encoders_vectors(
+    target: str, two: Path, sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *files, text = export(config("export", f"run={two}", f"to={target}", f"out={tmp_path / 'out'}"))
+    if target != "diffusers":
+        (file,) = files
+        content = load_file(file)
+        assert {key: tuple(rows.shape) for key, rows in content.items()} == {"clip_l": (2, DIM), "clip_g": (2, DIM_2)}
+    with safe_open(files[0], "pt") as opened:
+        header = opened.metadata()
+    assert (header["method"], header["base_model"]) == ("dti", "sdxl")
+    assert header["trigger_word"] == {"diffusers": "<rex>", "a1111": "rex", "comfyui": "embedding:rex"}[target]
+    assert f"{BOTH['text_encoder'][0].norm():.4f}" in header["norms"]
+    pipeline = follow(text, "stabilityai/stable-diffusion-xl-base-1.0", sdxl, monkeypatch)
+    assert torch.equal(loaded(pipeline.text_encoder, pipeline.tokenizer), BOTH["text_encoder"])
+    assert torch.equal(loaded(pipeline.text_encoder_2, pipeline.tokenizer_2), BOTH["text_encoder_2"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_was_exported_can_be_adopted(target: str, two: Path, sdxl: Path, tmp_path: Path) -> None:
+    *files, _ = export(config("export", f"run={two}", f"to={target}", f"out={tmp_path / 'out'}"))
+    listed = "[" + ",".join(f'"{file}"' for file in reversed(files)) + "]"
+    ask = [f"files={listed}", "initializer=cat", f"runs={tmp_path / 'runs'}", "backbone=sdxl", f"backbone.path={sdxl}"]
+    folder = adopt(config("adopt", *ask))
+    assert folder.name == "rex"
+    learned = load_embeddings(folder.embedding)
+    assert learned.keys() == BOTH.keys()
+    assert all(torch.equal(rows, BOTH[name]) for name, rows in learned.items())
+
+
+def test_an_adopted_word_is_rescaled_and_drawn(checkpoint: Path, tmp_path: Path, compose: Compose) -> None:
+    theirs = tmp_path / "easy.v2.safetensors"
+    save_file({"emb_params": vectors(3)[0].half() * 50}, theirs)  # one vector, half precision, a huge norm
+    ask = ["backbone=stable_diffusion", f"backbone.path={checkpoint}", f"runs={tmp_path / 'runs'}"]
+    wanted = [f'files=["{theirs}"]', "initializer=cat", "magnitude=mean"]
+    folder = adopt(config("adopt", *ask, *wanted))
+    (rows,) = load_embeddings(folder.embedding).values()
+    table = load_file(checkpoint / "text_encoder" / "model.safetensors")
+    (table,) = (value for key, value in table.items() if key.endswith("token_embedding.weight"))
+    assert rows.norm().item() == pytest.approx(EncoderSpec.of(table).norms["mean"], rel=1e-5)
+    torch.testing.assert_close(torch.cosine_similarity(rows[0], vectors(3)[0], dim=0), torch.tensor(1.0))
+    assert list(embedding_files(folder.embedding)) == [""]
+    (images,) = generate(compose("generate", f"run={folder.path}", 'prompts=["a {} on the beach"]', "steps=1"))
+    assert (images / "p000_s0.png").is_file()
+
+
+def test_what_cannot_be_adopted_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    def attempt(file: Path, *more: str) -> str:
+        ask = ["backbone=stable_diffusion", f"backbone.path={checkpoint}", f"runs={tmp_path / 'runs'}"]
+        with pytest.raises(InputError) as error:
+            adopt(config("adopt", *ask, f'files=["{file}"]', "initializer=cat", *more))
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "runs").exists()
+        return str(error.value)
+
+    good, wide, three = (tmp_path / f"{name}.safetensors" for name in ("good", "wide", "three"))
+    save_file({"x": vectors(0)}, good)
+    save_file({"x": torch.ones(1, 768)}, wide)
+    save_file({"x": vectors(0), "y": vectors(1), "z": vectors(2)}, three)
+    for suffix in ("pt", "bin"):
+        pickled = tmp_path / f"theirs.{suffix}"
+        torch.save({"string_to_param": {"*": vectors(0)}}, pickled)
+        assert "To convert it: d = torch.load(file, weights_only=True)" in attempt(pickled)
+    renamed = tmp_path / "renamed.safetensors"
+    renamed.write_bytes(pickled.read_bytes())
+    assert "not a safetensors file" in attempt(renamed)
+    assert "768 wide, this backbone takes 32" in attempt(wide)
+    assert "keys x, y, z" in attempt(three)
+    assert "does not exist" in attempt(tmp_path / "nowhere.safetensors")
+    assert "initializer 'qqq'" in attempt(good, "initializer=qqq")
+    assert "magnitude" in attempt(good, "magnitude=biggest")
+
+
+def test_bad_exports_are_one_line(one: Path) -> None:
+    with pytest.raises(InputError, match="to=invokeai: diffusers, a1111, comfyui are known"):
+        export(config("export", f"run={one}", "to=invokeai"))
+    with pytest.raises(InputError, match="does not exist"):
+        export(config("export", "run=nowhere", "to=a1111"))
+
+
+def test_an_encoder_without_a_key_is_named() -> None:
+    from dti_repro.results.formats import as_files
+
+    with pytest.raises(InputError, match="text encoder 'text_encoder_3': use to=diffusers"):
+        as_files("a1111", "rex", "<rex>", {**BOTH, "text_encoder_3": torch.ones(1, 4)})
