@@ -1,8 +1,17 @@
-"""A training that dies, and what it must have left behind."""
+"""A process that dies, and what it must have left behind."""
 
 from __future__ import annotations
 
+import builtins
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
 
 from dti_repro.lesson import Draw, Lesson
 from dti_repro.results.run import ConceptFolder
@@ -24,3 +33,65 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         return draw(self, *arguments)
 
     monkeypatch.setattr(Lesson, "draw", dying)
+
+
+class Crash(BaseException):
+    """The machine is gone: not an Exception, so that nobody takes it for an error to be handled."""
+
+
+class Crasher:
+    """Counts what a process does to files below a folder, and at a chosen action dies: neither this one nor any later
+    one happens, so that nothing is tidied up either. Actions: opening for writing (which leaves an empty file),
+    renaming, removing, serialising a checkpoint."""
+
+    def __init__(self, root: Path, at: int | None = None) -> None:
+        self.root, self.at, self.count = root, at, 0
+        self.died = ""
+
+    def act(self, name: str, path: object) -> None:
+        if self.died:
+            raise Crash
+        self.count += 1
+        if self.count == self.at:
+            self.died = f"{name} {path}"
+
+    @contextmanager
+    def installed(self) -> Iterator[Crasher]:
+        with pytest.MonkeyPatch.context() as patch:
+            for module, name in ((io, "open"), (builtins, "open")):
+                patch.setattr(module, name, self._opening(getattr(module, name)))
+            for module, name in ((os, "replace"), (os, "unlink"), (os, "ftruncate"), (torch, "save")):
+                patch.setattr(module, name, self._acting(name, getattr(module, name)))
+            yield self
+
+    def _opening(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def opening(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+            if not isinstance(file, (str, Path)) or not Path(file).is_relative_to(self.root) or mode in ("r", "rb"):
+                return original(file, mode, *arguments, **options)
+            self.act(f"open {mode}", file)
+            opened = original(file, mode, *arguments, **options)
+            if self.died:
+                opened.close()
+                raise Crash
+            return opened
+
+        return opening
+
+    def _acting(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def acting(*arguments: Any, **options: Any) -> Any:
+            counted = name in ("replace", "save")  # the others are only forbidden to the dead
+            if counted:
+                self.act(name, arguments[0])
+            if self.died:
+                raise Crash
+            return original(*arguments, **options)
+
+        return acting
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """Every file that must be the same however often a process died; times, hosts and locks may differ, and what a
+    dead process was writing stays hidden until somebody next locks its folder."""
+    files = (path for path in root.rglob("*") if path.is_file() and ".tmp" not in path.suffixes)
+    kept = (p for p in files if p.name not in ("provenance.json", "lock") and not p.match("scores/*.[jl]*"))
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in kept}

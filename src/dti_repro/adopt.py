@@ -77,7 +77,7 @@ def _write(
         "concept": concept.name,
         "initializer": concept.initializer,
     }
-    with locked(folder):
+    with locked(folder.lock, f"concept '{folder.name}' is being trained"):
         with atomic_write(run.config) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed)))
         write_json(folder.facts, facts(concept))

@@ -25,15 +25,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.errors import DivergedError, InputError
+from dti_repro.launching import deal_concepts, recorded, summarise, sweep_folder, take_gpu
 
 CONF = Path(__file__).parent / "conf"
+SECRETS_STAY_OUT = "configurations are written to files: no secret belongs in them; W&B reads WANDB_API_KEY"
 
 
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a command of `task(cfg)`: `@entry("train") def main(cfg): ...`, to be called as `main()`.
+    """Make a command of `task(cfg)`: `@entry("train") def main(cfg): ...`, to be called as `main()`. A task that
+    returns 0 had nothing to compute.
 
     Works from source, from a wheel and under any launcher (the folder of configs is found beside this file).
-    In a multirun a job with bad input does not stop the others; the exit code is that of the first failure.
+    In a multirun a job with bad input does not stop the others; the exit code is that of the first failure, and a
+    summary of all jobs is written and printed.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -41,22 +45,43 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
             sys.argv[1:] = [quote_paths(argument) for argument in sys.argv[1:]]
             failures: list[Exception] = []
+            for key in (argument.partition("=")[0] for argument in sys.argv[1:]):
+                if is_secret(key):
+                    print(f"error: {key}: {SECRETS_STAY_OUT}", file=sys.stderr)
+                    sys.exit(2)
 
             def job(cfg: DictConfig) -> None:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    if "joblib" in HydraConfig.get().launcher._target_:
+                        take_gpu()
+                    with recorded() as record:  # an error goes on to Hydra, which goes on with the next job
+                        if task(cfg) == 0:
+                            record.outcome = "was there"
+                    return
                 try:
                     task(cfg)
                 except (InputError, DivergedError) as error:
-                    if HydraConfig.get().mode == RunMode.MULTIRUN:
-                        raise  # Hydra names the job's overrides and goes on with the next
                     failures.append(error)
 
+            sweep = sweep_folder(sys.argv[1:])
+            if sweep is not None and not any(argument.startswith("hydra.sweep.dir=") for argument in sys.argv):
+                sys.argv.append(quote_paths(f"hydra.sweep.dir={sweep}"))
             try:
+                sys.argv[1:] = deal_concepts(sys.argv[1:], config_name, CONF)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except (InputError, DivergedError) as error:
                 failures.append(error)
             except (HydraException, OmegaConfBaseException) as error:
                 GlobalHydra.instance().clear()
                 failures.append(InputError(explain(error, config_name, sys.argv[1:])))
+            except Exception as error:
+                if not type(error).__module__.startswith("submitit."):
+                    raise
+                said = str(error).partition("\n")[0]  # what follows is the log, which lies in the sweep's folder
+                failures.append(InputError(f"a job did not get to its end: {said}"))
+            finally:
+                if sweep is not None and (summary := summarise(sweep)):
+                    print(summary, flush=True)
             if failures:
                 sys.stdout.flush()
                 print(f"error: {failures[0]}", file=sys.stderr)
@@ -65,6 +90,11 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[
         return main
 
     return decorate
+
+
+def is_secret(key: str) -> bool:
+    """Whether a configuration key is one that takes a password or a key of a service."""
+    return re.search(r"(api_?key|password|passwd|secret|(access|auth)_?token)$", key, re.IGNORECASE) is not None
 
 
 def quote_paths(argument: str) -> str:
@@ -84,6 +114,8 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str
         return _unknown_knob(unknown[1], config_name, arguments)
     if unknown := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, choice = unknown[1], unknown[2]
+        if group == "hydra/launcher" and choice in ("joblib", "submitit_slurm", "submitit_local"):
+            return f"hydra/launcher: {choice} is not installed: pip install 'dti-repro[cluster]'"
         return f"unknown {group} '{choice}' (choices: {', '.join(choices(group))})"
     if unknown := re.search(r"Override (\S+)\s+looks like a config group", text):
         return f"unknown key '{unknown[1]}'"

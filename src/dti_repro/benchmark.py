@@ -25,6 +25,7 @@ from dti_repro.results.facts import final_norm, gradient_norm, minutes_per_conce
 from dti_repro.results.files import write_json
 from dti_repro.results.provenance import provenance
 from dti_repro.results.report import Setting, write_report
+from dti_repro.results.run import check_name
 from dti_repro.results.scores import read_scores, subject_means
 from dti_repro.results.search import Quality, quality, scales, write_searched
 from dti_repro.results.tables import Row, SubjectMeans
@@ -36,7 +37,7 @@ SEARCH_FACTS = ("scaled image", "scaled text", "criterion")
 def benchmark(cfg: DictConfig) -> Path:
     """Run one experiment; returns the folder of its table. InputError before anything runs, where possible."""
     searched = Path(cfg.searched) if cfg.searched else CONF / "experiment" / "searched.yaml"
-    name = HydraConfig.get().runtime.choices["experiment"]
+    name = check_name(HydraConfig.get().runtime.choices["experiment"], "experiment")
     experiment = parse_experiment(name, OmegaConf.to_container(cfg.experiment, resolve=True), searched)
     configs = {metric: metric_config(metric) for metric in experiment.metrics}
     plan = Plan(experiment, cfg.runs, tuple(cfg.setup), tuple(cfg.train), tuple(cfg.generate))

@@ -14,6 +14,7 @@ from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.scoring import generated, score
 from dti_repro.results.manifest import Manifest
+from dti_repro.results.run import check_name
 
 _LEVELS = ("", "*/", "seed=*/*/")  # a concept's folder, a seed's (or a text row's), a configuration's
 
@@ -31,6 +32,8 @@ def manifests(run: Path, generation: str | None = None) -> list[Path]:
     none."""
     if not run.is_dir():
         raise InputError(f"run={run}: there is no such folder")
+    if generation is not None:
+        check_name(str(generation), "generation")
     pattern = f"images/{generation or '*'}/manifest.json"
     found = sorted({path for level in _LEVELS for path in run.glob(level + pattern)})
     if not found:

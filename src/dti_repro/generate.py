@@ -6,7 +6,6 @@ with. Each folder of pictures has a manifest that says what they are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +18,7 @@ from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.generation import Gallery, Settings, Subject, draw, gallery
 from dti_repro.prompts import PromptSet, load_prompts
+from dti_repro.results.files import read_json
 from dti_repro.results.run import ConceptFolder, embedding_sha256, parse
 
 
@@ -73,7 +73,7 @@ def of_run(
         for names in combinations:
             subjects = [known[name] for name in names]
             vectors = {known[name].word: files[name] for name in names}
-            images = seed_folder / "+".join(names) / "images"
+            images = seed_folder / _joined(names) / "images"
             galleries.append(
                 gallery(images, subjects, prompts, seeds, settings, vectors=vectors, snapshot=cfg.snapshot)
             )
@@ -87,9 +87,7 @@ def of_text(cfg: DictConfig, prompts: PromptSet, seeds: Sequence[int], settings:
     if cfg.snapshot is not None:
         raise InputError(f"snapshot={cfg.snapshot} needs run=<folder>; words have no snapshots")
     if any(prompt.names for prompt in prompts.prompts):
-        raise InputError(
-            f"prompts={prompts.name} names concepts, text={cfg.text} draws each by itself: use {{}}"
-        )
+        raise InputError(f"prompts={prompts.name} names concepts, text={cfg.text} draws each by itself: use {{}}")
     root = Path(cfg.runs) / settings.backbone / f"text={cfg.text}"
     concepts: list[Concept] = build(cfg.concepts).load()
     galleries = []
@@ -105,10 +103,11 @@ def of_text(cfg: DictConfig, prompts: PromptSet, seeds: Sequence[int], settings:
 def learned_subject(folder: ConceptFolder, embedding: Path) -> Subject:
     """A trained concept as something that stands in a prompt. InputError if its concept.json is missing."""
     try:
-        facts = json.loads(folder.facts.read_text(encoding="utf-8"))
-        return Subject(folder.name, facts["placeholder"], facts["initializer"], embedding_sha256(embedding))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder.facts} is missing or unreadable: train {folder.name} again") from error
+        facts = read_json(folder.facts, f"train {folder.name} again")
+        concept = Concept(folder.name, facts["placeholder"], facts["initializer"], ())
+    except (TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{folder.facts} is damaged: train {folder.name} again") from error
+    return Subject(concept.name, concept.placeholder, concept.initializer, embedding_sha256(embedding))
 
 
 def _chosen(folders: Sequence[ConceptFolder], cfg: DictConfig) -> list[ConceptFolder]:
@@ -126,12 +125,12 @@ def _chosen(folders: Sequence[ConceptFolder], cfg: DictConfig) -> list[ConceptFo
 def _embedding(folder: ConceptFolder, snapshot: int | None) -> Path:
     if snapshot is None:
         return folder.embedding
+    if type(snapshot) is not int or snapshot < 1:
+        raise InputError(f"snapshot={snapshot}: a step is needed, a whole number above 0")
     path = folder.snapshot(snapshot)
     if not folder.has_snapshot(snapshot):
         steps = ", ".join(sorted({p.name[5:11] for p in path.parent.glob("step=*.safetensors")}))
-        raise InputError(
-            f"snapshot={snapshot}: {folder.path} has none of that step (there are: {steps or 'none'})"
-        )
+        raise InputError(f"snapshot={snapshot}: {folder.path} has none of that step (there are: {steps or 'none'})")
     return path
 
 
@@ -147,6 +146,14 @@ def _combinations(prompts: PromptSet, names: Sequence[str], seed_folder: Path) -
         for combination in [tuple(sorted(prompt.names))] if prompt.names else [(name,) for name in names]:
             found[combination] = None
     return list(found)
+
+
+def _joined(names: Sequence[str]) -> str:
+    """The folder of pictures of these concepts together. InputError where file systems would not take its name."""
+    joined = "+".join(names)
+    if len(joined) > 255:
+        raise InputError(f"a prompt names {len(names)} concepts whose names are {len(joined)} long: at most 255")
+    return joined
 
 
 @entry("generate")

@@ -17,7 +17,9 @@ from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.errors import InputError
 from dti_repro.prompts import Prompt, PromptSet
 from dti_repro.results.files import atomic_write
+from dti_repro.results.lock import locked
 from dti_repro.results.manifest import NAME, Manifest, ManifestImage, generation_id
+from dti_repro.results.run import check_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +54,7 @@ class Settings:
         if (cfg.width is None) != (cfg.height is None):
             raise InputError("width and height are given together, or neither")
         return cls(
-            backbone=cfg.backbone.name,
+            backbone=check_name(str(cfg.backbone.name), "backbone.name"),
             weights=fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))[:16],
             sampler=cfg.sampler.scheduler,
             sampler_options=OmegaConf.to_container(cfg.sampler.options),
@@ -157,16 +159,20 @@ def draw(galleries: Sequence[Gallery], cfg: DictConfig, settings: Settings) -> i
     backbone = load_backbone(cfg.backbone, cfg.accelerator)
     total = sum(map(len, todo.values()))
     with _progress(total, cfg.progress) as advance:
-        for i, pictures in todo.items():
-            _start(galleries[i], pictures)
+        for i in todo:
+            folder = galleries[i].folder
             learned = {
                 placeholder: for_encoders(vectors[path], backbone.spec, path)
                 for placeholder, path in galleries[i].vectors.items()
             }
-            for begin in range(0, len(pictures), cfg.batch):
-                chunk = pictures[begin : begin + cfg.batch]
-                _draw_batch(backbone, galleries[i].folder, chunk, learned, settings)
-                advance(len(chunk))
+            with locked(folder / "lock", f"folder {folder} is being drawn"):
+                pictures = galleries[i].missing()  # another process may have drawn them meanwhile
+                if pictures:
+                    _start(galleries[i], pictures)
+                for begin in range(0, len(pictures), cfg.batch):
+                    chunk = pictures[begin : begin + cfg.batch]
+                    _draw_batch(backbone, folder, chunk, learned, settings)
+                    advance(len(chunk))
     return total
 
 

@@ -21,13 +21,14 @@ from dti_repro.concepts.photos import centre_crop, load_photo
 from dti_repro.errors import InputError
 from dti_repro.randomness import generator
 from dti_repro.results.embedding import save_embeddings
-from dti_repro.results.files import atomic_write
+from dti_repro.results.files import atomic_write, writing
 from dti_repro.results.run import ConceptFolder
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
 """Of log.csv, means over the vectors: norm and angle (radians, to the initializer) after the step; grad_norm
 of what the optimizer is given (prior included), before it projects or normalises."""
 ENCODE_AT_ONCE = 8
+MAX_CHECKPOINT = 256 << 20  # bytes; a thousand vectors of 4,096 numbers with two moments each are 48 MiB
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,18 @@ class Lesson:
         if not self.folder.checkpoint.is_file():
             return {}
         try:
-            return torch.load(self.folder.checkpoint, weights_only=True, map_location="cpu")
+            if self.folder.checkpoint.stat().st_size > MAX_CHECKPOINT:
+                raise ValueError("too large")
+            state = torch.load(self.folder.checkpoint, weights_only=True, map_location="cpu")
+            if state.keys() != {"step", "parameters", "optimizer"} or not 0 < state["step"] < 1 << 32:
+                raise ValueError("of another kind")
         except Exception as error:
             raise InputError(f"checkpoint {self.folder.checkpoint} cannot be read; remove it to start again") from error
+        return state
 
     def _write_log(self) -> None:
         new = not self.folder.log.is_file()
-        with self.folder.log.open("a", newline="") as file:
+        with writing(self.folder.log), self.folder.log.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             if new:
                 writer.writerow(COLUMNS)

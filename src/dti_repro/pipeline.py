@@ -5,7 +5,6 @@ Nothing heavy is imported unless something is missing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from dti_repro.metrics.scoring import ScoreFile, generated, real_references
 from dti_repro.prompts import PromptSet, load_prompts
 from dti_repro.results.experiment import Experiment, RowSpec
 from dti_repro.results.facts import gradient_norm
-from dti_repro.results.files import write_json
+from dti_repro.results.files import read_json, write_json
 from dti_repro.results.manifest import NAME
 from dti_repro.results.run import ConceptFolder, config_hash
 from dti_repro.train import check, check_facts, hashed, is_complete, run_folder, train
@@ -179,7 +178,7 @@ def start_norms(plan: Plan, states: Sequence[RowState], cache: Path) -> dict[str
 
     Rows without a training of their own are left out. Kept in ``cache``, as the start needs the text encoder.
     """
-    known: dict[str, dict[str, float]] = json.loads(cache.read_text()) if cache.is_file() else {}
+    known: dict[str, dict[str, float]] = read_json(cache, "remove it") if cache.is_file() else {}
     keys = {
         state.spec.name: config_hash({"run": hashed(state.cfg), "concepts": list(plan.concepts)})
         for state in states

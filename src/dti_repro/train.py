@@ -13,13 +13,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from dti_repro.app import entry
+from dti_repro.app import SECRETS_STAY_OUT, entry, is_secret
 from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.photos import check_photos
 from dti_repro.configured import build
 from dti_repro.errors import InputError
-from dti_repro.results.files import sha256
+from dti_repro.results.files import read_json, sha256
 from dti_repro.results.run import ConceptFolder, RunFolder, check_name, config_hash, embedding_files
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
@@ -28,7 +28,13 @@ COUNTS = ("steps", "batch", "accumulate", "threads", "pack", "checkpoint_every")
 
 
 def train(cfg: DictConfig) -> list[ConceptFolder]:
-    """Train what is missing of the configured concepts; their folders, in the order asked for.
+    """Train what is missing of the configured concepts; their folders, in the order asked for. Errors as
+    train_missing."""
+    return train_missing(cfg)[0]
+
+
+def train_missing(cfg: DictConfig) -> tuple[list[ConceptFolder], int]:
+    """As train, and how many concepts were missing.
 
     InputError before any model is loaded for anything that cannot be trained; DivergedError if a loss leaves
     the numbers.
@@ -49,7 +55,7 @@ def train(cfg: DictConfig) -> list[ConceptFolder]:
         from dti_repro.training import train_pending
 
         train_pending(cfg, run, pending)
-    return folders
+    return folders, len(pending)
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
@@ -89,11 +95,9 @@ def facts(concept: Concept) -> dict[str, Any]:
 
 def check_facts(folder: ConceptFolder, concept: Concept) -> None:
     """InputError if the folder was taught with other photos or another word than the concept has now."""
-    import json
-
     if not folder.facts.is_file():
         return
-    before, now = json.loads(folder.facts.read_text()), facts(concept)
+    before, now = read_json(folder.facts, "remove that folder to train again"), facts(concept)
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise InputError(
@@ -133,6 +137,8 @@ def check(cfg: DictConfig) -> None:
         if str(template).count("{}") != 1:
             raise InputError(f"prompt template '{template}' must have one {{}} for the word")
     check_name(str(cfg.backbone.name), "backbone.name")
+    if secret := next((key for key in cfg.logger if is_secret(str(key))), None):
+        raise InputError(f"logger.{secret}: {SECRETS_STAY_OUT}")
 
 
 def _check_positive(key: str, value: Any) -> None:
@@ -145,10 +151,12 @@ def _plain(node: DictConfig) -> Mapping[str, Any]:
 
 
 @entry("train")
-def main(cfg: DictConfig) -> None:
-    for folder in train(cfg):
+def main(cfg: DictConfig) -> int:
+    folders, missing = train_missing(cfg)
+    for folder in folders:
         for file in embedding_files(folder.embedding).values():
             print(file)
+    return missing
 
 
 if __name__ == "__main__":

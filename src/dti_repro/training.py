@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,16 +13,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import check_words, commit, locate
 from dti_repro.backbones.load import load_backbone
 from dti_repro.concepts.concept import Concept
-from dti_repro.configured import build
+from dti_repro.configured import build, target
 from dti_repro.errors import InputError
 from dti_repro.lesson import Lesson
 from dti_repro.methods.method import DerivedMethod, TokenMethod
@@ -28,7 +30,7 @@ from dti_repro.module import InversionModule, Schedule
 from dti_repro.optim.sphere_optimizer import SphereOptimizer
 from dti_repro.results.embedding import for_encoders, load_embeddings, save_embeddings
 from dti_repro.results.files import atomic_write, write_json
-from dti_repro.results.lock import locked
+from dti_repro.results.lock import BusyError, locked
 from dti_repro.results.provenance import provenance
 from dti_repro.results.run import RunFolder
 from dti_repro.train import facts, hashed, is_complete, run_folder, train
@@ -47,31 +49,49 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
         _derive(cfg, run, concepts, method)
         return
     _check_optimizer(cfg, method)
+    busy: list[BusyError] = []
     for k in range(0, len(concepts), cfg.trainer.pack):
         pack = concepts[k : k + cfg.trainer.pack]
-        with _owned(cfg, run, pack) as free:
+        with _owned(cfg, run, pack, busy) as free:
             if free:
                 _train_pack(cfg, run, free)
+    _say_who_is_at_it(busy)
+
+
+def _say_who_is_at_it(busy: Sequence[BusyError]) -> None:
+    """Only now: what is free is trained in any case."""
+    if busy:
+        more = f" (and {len(busy) - 1} more of these concepts)" if len(busy) > 1 else ""
+        raise BusyError(f"{busy[0]}{more}")
 
 
 def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
     name = cfg.optim._target_.split(".")[-1]
-    if issubclass(get_class(cfg.optim._target_), SphereOptimizer) != method.on_sphere:
+    if issubclass(target(cfg.optim._target_), SphereOptimizer) != method.on_sphere:
         kind = "unit directions, which" if method.on_sphere else "free vectors, which"
         fit = "spherical_sgd or adamw_projected" if method.on_sphere else "adamw"
         raise InputError(f"method '{run_folder(cfg).method}' learns {kind} optim {name} cannot step: use optim={fit}")
 
 
 @contextmanager
-def _owned(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> Iterator[list[Concept]]:
+def _owned(
+    cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], busy: list[BusyError]
+) -> Iterator[list[Concept]]:
     """Lock the concepts' folders and say in them what is trained; those that another process has finished
-    meanwhile are left out."""
+    meanwhile are left out, and those that it is at, which go to `busy`."""
     with ExitStack() as stack:
+        ours = []
         for concept in concepts:
-            stack.enter_context(locked(run.concept(concept.name)))
-        with atomic_write(run.config) as temporary:
-            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
-        free = [concept for concept in concepts if not is_complete(cfg, run.concept(concept.name))]
+            what = f"concept '{concept.name}' is being trained"
+            try:
+                stack.enter_context(locked(run.concept(concept.name).lock, what))
+                ours.append(concept)
+            except BusyError as error:
+                busy.append(error)
+        free = [concept for concept in ours if not is_complete(cfg, run.concept(concept.name))]
+        if free and not run.config.is_file():
+            with atomic_write(run.config) as temporary:
+                temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
         for concept in free:
             write_json(run.concept(concept.name).facts, facts(concept))
         yield free
@@ -128,13 +148,28 @@ def _fit(cfg: DictConfig, module: InversionModule) -> None:
             precision=PRECISIONS[cfg.trainer.precision],
             max_epochs=1,
             logger=build(cfg.logger),
-            callbacks=callbacks,
+            callbacks=[*callbacks, OwnSignals()],
+            plugins=[LightningEnvironment()],
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=cfg.trainer.progress,
             log_every_n_steps=1,
         )
         trainer.fit(module)
+
+
+class OwnSignals(Callback):
+    """Leaves signals to whoever had them. Lightning would requeue a Slurm job itself at SIGUSR1, and take SIGTERM,
+    which Slurm sends with a preemption, for the end of the training; submitit answers both rightly."""
+
+    def __init__(self) -> None:
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        self.handlers = {number: signal.getsignal(number) for number in numbers}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for number, handler in self.handlers.items():
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
 
 
 def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method: DerivedMethod) -> None:
@@ -146,7 +181,8 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
     train(source_cfg)
     source = run_folder(source_cfg)
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
-    with _owned(cfg, run, concepts) as free:
+    busy: list[BusyError] = []
+    with _owned(cfg, run, concepts, busy) as free:
         for concept in free:
             folder, origin = run.concept(concept.name), source.concept(concept.name)
             about = {"source": str(origin.path), "config": OmegaConf.to_container(cfg, resolve=True)}
@@ -156,6 +192,7 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
             for theirs, ours in [*files, (origin.embedding, folder.embedding)]:
                 learned = for_encoders(load_embeddings(theirs), backbone.spec, theirs)
                 save_embeddings(ours, concept.placeholder, method.derive(learned, backbone.spec), header)
+    _say_who_is_at_it(busy)
 
 
 def _header(run: RunFolder, concept: Concept, base_model: str) -> dict[str, str]:

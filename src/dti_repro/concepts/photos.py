@@ -19,7 +19,9 @@ def list_photos(folder: Path) -> tuple[Path, ...]:
     none."""
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist")
-    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    photos = sorted(
+        p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
     if not photos:
         raise InputError(f"image folder {folder} holds no image ({' '.join(SUFFIXES)})")
     return tuple(photos)
@@ -34,7 +36,7 @@ def load_photo(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, EOFError, OverflowError, ...
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise InputError(f"image {path} cannot be read: {reason}") from error
 

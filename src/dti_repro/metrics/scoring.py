@@ -20,7 +20,8 @@ from dti_repro.concepts.photos import load_photo
 from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_identity
-from dti_repro.results.files import sha256, write_json
+from dti_repro.results.files import read_json, sha256, write_json
+from dti_repro.results.lock import locked
 from dti_repro.results.manifest import Manifest
 from dti_repro.results.provenance import provenance
 from dti_repro.results.scores import ScoreRow, read_scores, write_scores
@@ -73,9 +74,17 @@ class ScoreFile:
         return [name for name, key in wanted.items() if not key.items() <= done.get(name, {}).items()]
 
     def _done(self) -> dict[str, dict[str, Any]]:
+        """What is known of each metric whose rows are in the csv; nothing if the two files do not belong together, as
+        after a crash between them or a damage to one: all is then computed again."""
         if not (self.csv.is_file() and self.provenance.is_file()):
             return {}
-        return json.loads(self.provenance.read_text())["metrics"]
+        try:
+            record = read_json(self.provenance, "scored again")
+        except InputError:
+            return {}
+        metrics = record.get("metrics")
+        whole = record.get("csv_sha256") == _file_digest(self.csv) and isinstance(metrics, dict)
+        return metrics if whole else {}
 
 
 def generated(manifest: Path, concepts: Mapping[str, Concept]) -> ScoreFile:
@@ -155,8 +164,11 @@ def score(
     metrics = {name: build(configs[name]).to(device) for name in needed}
     known: set[tuple[str, tuple[Path, ...]]] = set()
     print(f"score: {len(todo)} score files, {', '.join(needed)}", flush=True)
-    for file, names in todo.items():
-        _score_file(file, {name: metrics[name] for name in names}, configs, masks, known, device)
+    for file in todo:
+        with locked(file.csv.with_suffix(".lock"), f"{file.csv} is being computed"):
+            names = file.missing(configs, masks)  # another process may have computed some meanwhile
+            if names:
+                _score_file(file, {name: metrics[name] for name in names}, configs, masks, known, device)
     return sum(map(len, todo.values()))
 
 
@@ -189,7 +201,7 @@ def _score_file(
     write_scores(file.csv, sorted(rows, key=lambda row: row.metric))
     about = {**provenance(start, device), "inputs": inputs, "masks": str(masks) if masks else None}
     added = {n: {**about, "identity": metric_identity(configs[n]), "config": configs[n]} for n in metrics}
-    write_json(file.provenance, {"metrics": {**kept, **added}})
+    write_json(file.provenance, {"csv_sha256": _file_digest(file.csv), "metrics": {**kept, **added}})
 
 
 def _values(items: Sequence[Item], metrics: Mapping[str, ImageMetric]) -> dict[str, list[float]]:

@@ -105,7 +105,9 @@ def load_embedding(path: Path, dim: int | None = None) -> tuple[str, Tensor, dic
             if len(keys) != 1:
                 raise InputError(f"embedding {path} has {len(keys)} keys ({', '.join(sorted(keys)[:4])}), one expected")
             vectors, header = file.get_tensor(keys[0]), file.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"embedding {path} is not a safetensors file (pickles are never loaded): {error}") from error
     vectors = check_vectors(path, vectors)
     if dim is not None and vectors.shape[1] != dim:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from dti_repro.errors import InputError
+from dti_repro.results.files import read_json
 from dti_repro.results.run import ConceptFolder, embedding_files
 
 
@@ -61,4 +61,5 @@ def _median_gradient(log: Path) -> float:
 
 
 def _provenance(folder: ConceptFolder) -> dict | None:
-    return json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else None
+    advice = "remove it; only its times are lost"
+    return read_json(folder.provenance, advice) if folder.provenance.is_file() else None

@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from dti_repro.errors import InputError
+
+MAX_JSON = 64 << 20  # bytes; a manifest of 100,000 pictures is smaller
 
 
 @contextmanager
@@ -16,22 +21,56 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it replaces `path`, on an exception it is
     removed.
 
-    The folder is made. A process killed inside the block leaves `path` as it was.
+    The folder is made. A process killed inside the block leaves `path` as it was; so does a machine that loses its
+    power, as the content is on the disk before the name points to it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, as writers choose their format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    writer = f"{socket.gethostname()}.{os.getpid()}"  # storage may be shared, and process ids are not
+    temporary = path.with_name(f".{path.stem}.{writer}.tmp{path.suffix}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk or a folder that cannot be written becomes one line that names the file."""
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}): see to its folder, then give the same command "
+            "again; what is finished is kept"
+        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:
     """Sorted keys and no times of their own: equal content is equal bytes."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """A file that write_json wrote: a mapping. InputError that names the file and gives the advice otherwise."""
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise InputError(f"{path} is larger than {MAX_JSON >> 20} MiB: it is none of ours; {advice}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist: {advice}") from error
+    except (ValueError, RecursionError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is damaged: {advice}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: {advice}")
+    return content
 
 
 def sha256(path: Path) -> str:

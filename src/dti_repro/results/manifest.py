@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dti_repro.errors import InputError
-from dti_repro.results.files import write_json
-from dti_repro.results.run import config_hash
+from dti_repro.results.files import read_json, write_json
+from dti_repro.results.run import check_name, config_hash
 
 NAME = "manifest.json"
 
@@ -38,17 +38,16 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """InputError, naming the file, if it is not a manifest."""
+        """InputError, naming the file, if it is not a manifest, or names a file that lies elsewhere."""
+        content = read_json(path, "delete its folder and generate again")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            images = tuple(
-                ManifestImage(**{**i, "concepts": tuple(i["concepts"])}) for i in content.pop("images")
-            )
-            return cls(**content, images=images)
-        except FileNotFoundError as error:
-            raise InputError(f"{path} does not exist: generate first") from error
+            images = tuple(_image(entry) for entry in content.pop("images"))
+            manifest = cls(**content, images=images)
+            if not (isinstance(manifest.generation, dict) and isinstance(manifest.embedding_sha256, dict)):
+                raise TypeError("two mappings are needed")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path} is not a manifest; delete its folder and generate again") from error
+            raise InputError(f"{path} is not a manifest ({error}): delete its folder and generate again") from error
+        return manifest
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -71,6 +70,18 @@ class Manifest:
         prompts = {image.file: (image.prompt, image.seed) for image in old.images}
         same = (i for i in self.images if prompts.get(i.file) == (i.prompt, i.seed))
         return {image.file for image in same if (folder / image.file).is_file()}
+
+
+def _image(entry: Mapping[str, Any]) -> ManifestImage:
+    """ValueError or TypeError for anything that `write` does not write."""
+    image = ManifestImage(**{**entry, "concepts": tuple(check_name(name, "concept") for name in entry["concepts"])})
+    words = [image.file, image.prompt, image.template, image.text]
+    pairs = [] if image.expect is None else [*image.expect.keys(), *image.expect.values()]
+    if not all(isinstance(word, str) for word in (*words, *pairs)) or type(image.seed) is not int:
+        raise TypeError("an image's texts are strings and its seed is a whole number")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}\.png", image.file):
+        raise ValueError(f"{image.file[:40]!r} is no picture of this folder")
+    return image
 
 
 def generation_id(generation: Mapping[str, Any], templates: tuple[str, ...]) -> str:

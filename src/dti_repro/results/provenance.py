@@ -19,7 +19,7 @@ def provenance(began: float, device: str) -> dict[str, Any]:
 
     return {
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-        "seconds": round(time.time() - began, 3),
+        "seconds": round(max(0.0, time.time() - began), 3),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": sys.version.split()[0],

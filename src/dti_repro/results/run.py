@@ -20,6 +20,7 @@ from dti_repro.errors import InputError
 from dti_repro.results.files import sha256
 
 HASH_LENGTH = 10
+NAME_LENGTH = 100  # file systems take 255 bytes, and names are joined and prefixed
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,8 @@ def check_name(name: str, what: str) -> str:
     """A name that is safe as a file name everywhere, or InputError."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise InputError(f"{what} '{name}' cannot be a file name: use letters, digits, '-' and '_' only")
+    if len(name) > NAME_LENGTH:
+        raise InputError(f"{what} '{name[:20]}...' is {len(name)} characters long: at most {NAME_LENGTH} are taken")
     return name
 
 

@@ -1,6 +1,7 @@
 """Score rows: one per image and metric, as CSV, and their means per subject. Imports no torch."""
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -24,6 +25,7 @@ class ScoreRow:
     value: float
 
 
+MAX_BYTES = 256 << 20  # a million rows
 COLUMNS = [field.name for field in fields(ScoreRow)]
 
 
@@ -37,18 +39,31 @@ def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
 
 def read_scores(path: Path) -> list[ScoreRow]:
     """Raises InputError where the file is not one that write_scores wrote."""
-    with path.open(newline="") as file:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: evaluate first")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB: it is no score file of ours")
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise InputError(
-                f"{path}: not a score file (columns {', '.join(COLUMNS)}); delete it to score again"
-            )
         try:
-            return [ScoreRow(**{**r, "seed": int(r["seed"]), "value": float(r["value"])}) for r in reader]
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: line {reader.line_num} is damaged; delete the file to score again"
-            ) from error
+            if reader.fieldnames != COLUMNS:
+                columns = ", ".join(COLUMNS)
+                raise InputError(f"{path}: not a score file (columns {columns}); delete it to score again")
+            return [_row(row) for row in reader]
+        except (TypeError, ValueError, csv.Error) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: line {reader.line_num} is damaged; delete the file to score again") from error
+
+
+def _row(fields: dict[str, str]) -> ScoreRow:
+    """TypeError or ValueError for a row that write_scores does not write, such as one cut short."""
+    if None in fields or None in fields.values():
+        raise ValueError("too many or too few fields")
+    row = ScoreRow(**{**fields, "seed": int(fields["seed"]), "value": float(fields["value"])})
+    if not math.isfinite(row.value):
+        raise ValueError("a score is a number")
+    return row
 
 
 def subject_means(rows: Iterable[ScoreRow]) -> dict[str, dict[str, float]]:

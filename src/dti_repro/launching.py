@@ -1,0 +1,143 @@
+"""A sweep's jobs, wherever they run: how concepts are dealt to them, which GPU a process takes, what became of each.
+
+A job writes one file of its own below the sweep's folder, so that nothing is written by two; the driver puts them
+together at the end. No torch here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+from dti_repro.configured import build
+from dti_repro.errors import InputError
+from dti_repro.results.files import atomic_write, read_json, write_json
+from dti_repro.results.lock import BusyError, Owner
+
+PER_JOB = "concepts.per_job="
+MAX_STARTS = 30  # of one job of one sweep, requeues included: what dies so often will not get to its end
+_gpu: int | None = None  # descriptor of the lock on the GPU that this process has taken
+
+
+@dataclass
+class JobRecord:
+    """What became of a job: ran, was there (nothing was missing), busy (another process was at it), failed, or
+    unfinished (running, or killed)."""
+
+    overrides: list[str]
+    host: str = ""
+    slurm: str = ""  # the Slurm job's id
+    starts: int = 0
+    outcome: str = "unfinished"
+    said: str = ""
+    seconds: float = 0.0  # of its last start
+
+
+@contextmanager
+def recorded() -> Iterator[JobRecord]:
+    """Write this job's record as it starts and as it ends. The block may set its outcome. InputError if it has been
+    started too often."""
+    config, here = HydraConfig.get(), Owner.here()
+    file = Path(config.sweep.dir) / "jobs" / f"{config.job.num:04d}.json"
+    starts = read_json(file, "remove it").get("starts", 0) + 1 if file.is_file() else 1
+    record = JobRecord(list(config.overrides.task), here.host, here.job, starts)
+    write_json(file, asdict(record))
+    began = time.monotonic()
+    try:
+        if starts > MAX_STARTS:
+            raise InputError(f"this job was started {starts} times and never got to its end: see {file.parent.parent}")
+        record.outcome = "ran"
+        yield record
+    except Exception as error:
+        record.outcome = "busy" if isinstance(error, BusyError) else "failed"
+        record.said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise
+    except BaseException:
+        record.outcome = "unfinished"  # told to go back into the queue
+        raise
+    finally:
+        record.seconds = round(time.monotonic() - began, 1)
+        write_json(file, asdict(record))
+
+
+def sweep_folder(arguments: Sequence[str]) -> Path | None:
+    """Where the records of the sweep that these arguments ask for lie, one folder for each; None for a single run."""
+    if not {"-m", "--multirun"} & set(arguments):
+        return None
+    values = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if "hydra.sweep.dir" in values:
+        return Path(values["hydra.sweep.dir"].strip("'\""))
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return Path(values.get("runs", "runs").strip("'\"")) / ".multirun" / f"{now}_{os.getpid()}"
+
+
+def summarise(folder: Path) -> str:
+    """Write <folder>/summary.txt from the jobs' records: what ran, was there, failed, where and how long. "" if no job
+    began."""
+    files = sorted((folder / "jobs").glob("*.json"))
+    if not files:
+        return ""
+    records = {int(file.stem): JobRecord(**read_json(file, "remove it")) for file in files}
+    counts = Counter(record.outcome for record in records.values())
+    lines = [f"{len(records)} jobs: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}"]
+    for number, r in records.items():
+        where = f"{r.host}{f' job {r.slurm}' if r.slurm else ''}{f' start {r.starts}' if r.starts > 1 else ''}"
+        line = f"#{number} {r.outcome:10} {r.seconds:8.1f} s  {where}  {' '.join(r.overrides)}"
+        lines.append(f"{line}: {r.said}" if r.said else line)
+    text = "\n".join([*lines, f"(this summary: {folder / 'summary.txt'})"])
+    with atomic_write(folder / "summary.txt") as temporary:
+        temporary.write_text(text + "\n")
+    return text
+
+
+def deal_concepts(arguments: Sequence[str], config_name: str, conf: Path) -> list[str]:
+    """`concepts.per_job=2` as a sweep over the chosen concepts, two in each job. InputError outside of a sweep."""
+    wanted = [argument for argument in arguments if argument.startswith(PER_JOB)]
+    if not wanted:
+        return list(arguments)
+    count = wanted[-1].removeprefix(PER_JOB)
+    if not count.isdigit() or int(count) < 1:
+        raise InputError(f"{wanted[-1]}: a whole number above 0 is needed")
+    if not {"-m", "--multirun"} & set(arguments):
+        raise InputError(f"{wanted[-1]} deals concepts to the jobs of a sweep: add -m")
+    others = [argument for argument in arguments if not argument.startswith(PER_JOB)]
+    chosen = [argument for argument in others if argument.lstrip("+").startswith("concepts")]
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        concepts = build(hydra.compose(config_name, chosen).concepts).load()
+    names = [concept.name for concept in concepts]
+    packs = [names[k : k + int(count)] for k in range(0, len(names), int(count))]
+    swept = ",".join(json.dumps(pack, separators=(",", ":")).replace('"', "") for pack in packs)
+    return [*(a for a in others if not a.startswith("concepts.names=")), f"concepts.names={swept}"]
+
+
+def take_gpu(devices: Path = Path("/dev")) -> None:
+    """Let this process see one GPU only, one that no other process of a sweep has taken; if there are fewer GPUs than
+    processes, those without one see all. Before torch is imported; kept until the process ends."""
+    global _gpu
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = visible.split(",") if visible else [p.name[6:] for p in sorted(devices.glob("nvidia[0-9]*"))]
+    if _gpu is not None or len(found) < 2 or visible == "":
+        return
+    for name in found:
+        lock = Path(tempfile.gettempdir()) / f"dti-repro-{os.getuid()}-gpu-{name}.lock"
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            continue
+        _gpu = descriptor
+        os.environ["CUDA_VISIBLE_DEVICES"] = name
+        return

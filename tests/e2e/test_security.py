@@ -1,0 +1,340 @@
+"""Configurations, embeddings, checkpoints and results from elsewhere are data: they run nothing, leave no folder, and
+whatever is wrong with them is one clear line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from safetensors.torch import save, save_file
+
+from dti_repro import lesson
+from dti_repro import train as train_module
+from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.folder import Folder
+from dti_repro.concepts.photos import check_photos
+from dti_repro.configured import build, target
+from dti_repro.errors import InputError
+from dti_repro.generate import generate
+from dti_repro.results import embedding, files
+from dti_repro.results.embedding import load_embedding, save_embedding
+from dti_repro.results.files import read_json
+from dti_repro.results.manifest import Manifest
+from dti_repro.results.scores import read_scores
+from dti_repro.train import run_folder, train
+from tests.crash import stop_after
+from tests.e2e.trained import trained_run, vectors
+
+Training = Callable[..., DictConfig]
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.load",
+        "torch.hub.load",
+        "os.system",
+        "builtins.eval",
+        "subprocess.run",
+        "pickle.loads",
+        "importlib.import_module",
+        "hydra.utils.instantiate",
+        "pytorch_lightning.Trainer",
+        "torch.optim.lr_scheduler.torch.load",  # what an allowed module has imported
+        "torch.optim.swa_utils.update_bn",
+        "dti_repro.lesson.torch.hub.load",
+        "dti_repro.benchmark.subprocess.run",
+        "dti_repro.train.train.__globals__.get",
+        "dti_repro.results.files.json.loads",
+        "dti_repro..train",
+        "dti_repro",
+        "",
+        None,
+        7,
+    ],
+)
+def test_a_target_outside_the_list_is_refused_however_deep(name: object) -> None:
+    nodes = [
+        {"_target_": name},
+        {"_target_": "dti_repro.methods.ti.TI", "init": {"_target_": name}},
+        {"_target_": "dti_repro.methods.ti.TI", "init": [1, [{"_target_": name}]]},
+        OmegaConf.create({"_target_": "${x}", "x": name}),
+    ]
+    for node in nodes:
+        with pytest.raises(InputError, match="_target_") as error:
+            build(node)
+        assert "\n" not in str(error.value)
+
+
+def test_what_the_configurations_name_is_taken() -> None:
+    root = Path(__file__).parents[2] / "conf"
+    text = "\n".join(path.read_text() for path in root.rglob("*.yaml"))
+    names = set(re.findall(r"_target_: ([\w.]+)", text))
+    assert len(names) > 20
+    for name in names - {n for n in names if n.startswith("hydra_plugins.")}:
+        assert callable(target(name)), name
+
+
+def test_a_training_asked_to_run_code_runs_none(training: Training, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (mark,)
+
+    (tmp_path / "x.pt").write_bytes(pickle.dumps(Evil()))
+    for key in ("logger", "optim", "method.prior", "concepts"):
+        cfg = training()
+        node = {"_target_": "torch.load", "f": str(tmp_path / "x.pt"), "weights_only": False, "lr": 0.1}
+        OmegaConf.update(cfg, key, OmegaConf.create(node), merge=False, force_add=True)
+        with pytest.raises(InputError, match=r"_target_ 'torch\.load' is refused"):
+            train(cfg)
+    assert not mark.exists()
+
+
+def test_checkpoints_are_no_pickles_and_of_bounded_size(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, step=3)
+    with pytest.raises(MemoryError):
+        train(training("trainer.checkpoint_every=2"))
+    monkeypatch.undo()
+    path = run_folder(training()).concept("ann").checkpoint
+    whole = path.read_bytes()
+    for content in (pickle.dumps({"step": Path("x")}), whole[:-100], b"", pickle.dumps({"step": 2})):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"last\.ckpt cannot be read; remove it") as error:
+            train(training())
+        assert "\n" not in str(error.value)
+    torch.save({"step": 3, "parameters": {}}, path)
+    with pytest.raises(InputError, match=r"last\.ckpt cannot be read"):
+        train(training())
+    path.write_bytes(whole)
+    monkeypatch.setattr(lesson, "MAX_CHECKPOINT", 10)
+    with pytest.raises(InputError, match=r"last\.ckpt cannot be read"):
+        train(training())
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "..", "", "hut\u00fc", "a b", ".x", "-x", "n" * 300, "x\n"])
+def test_names_stay_in_their_folder(name: str) -> None:
+    with pytest.raises(InputError, match="concept"):
+        Concept(name, "<x>", "cat", ())
+
+
+def test_prompts_and_placeholders_are_text_and_never_a_path(
+    training: Training, compose: Training, tmp_path: Path
+) -> None:
+    """Slashes, 300 characters and any script may stand in a word or a prompt: files are called by numbers."""
+    photos = tmp_path / "deep" / "photos"
+    photos.mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(photos / "a.png")
+    word = "<../../" + "x" * 300 + "\u732b>"
+    cfg = training(f"runs={tmp_path / 'deep' / 'runs'}", "trainer.steps=1")
+    node = {"_target_": "dti_repro.concepts.folder.Folder", "path": str(photos), "name": "rex", "initializer": "cat"}
+    cfg.concepts = {**node, "placeholder": word}
+    (folder,) = train(cfg)
+    assert load_embedding(folder.embedding)[0] == word
+    texts = ["a {} /../../etc/passwd", "\u732b {} " + "y" * 300]
+    asked = f"prompts={json.dumps(texts, ensure_ascii=False)}"
+    overrides = [f"run={folder.path}", "steps=1", "backbone.name=toybox", asked]
+    (drawn,) = generate(compose("generate", *overrides))
+    assert sorted(p.name for p in drawn.iterdir()) == ["lock", "manifest.json", "p000_s0.png", "p001_s0.png"]
+    assert Manifest.read(drawn / "manifest.json").images[0].text == "a cat /../../etc/passwd"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["deep"]
+    assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["photos", "runs"]
+
+
+def test_names_in_commands_stay_in_their_folder(compose: Training, tmp_path: Path) -> None:
+    run = trained_run(tmp_path / "runs", {"rex": vectors(0), **{f"{c}{'n' * 99}": vectors(1) for c in "abc"}})
+    for override, words in {
+        "backbone.name=../x": "backbone.name",
+        "snapshot='../x'": "snapshot=../x",
+        "prompts=['" + " ".join(f"{{{c}{'n' * 99}}}" for c in "abc") + "']": "at most 255",
+    }.items():
+        more = [] if override.startswith("prompts") else ["prompts=['a {}']"]
+        with pytest.raises(InputError, match=words):
+            generate(compose("generate", f"run={run}", *more, override))
+
+
+def image(**changes: object) -> dict[str, object]:
+    right = {"file": "p000_s0.png", "prompt": "a <x>", "template": "a {}", "text": "a cat", "seed": 0}
+    return {**right, "concepts": ["rex"], "expect": None, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"file": "../../secret.png"},
+        {"file": "/etc/passwd"},
+        {"file": "p000_s0.png\n"},
+        {"file": 7},
+        {"concepts": ["../up"]},
+        {"concepts": 7},
+        {"seed": "0"},
+        {"expect": {"class": 7}},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_manifest_from_elsewhere_names_no_file_elsewhere(changes: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    manifest = {"generation": {}, "embedding_sha256": {}}
+    path.write_text(json.dumps({**manifest, "images": [image()]}))
+    assert Manifest.read(path).images[0].seed == 0
+    path.write_text(json.dumps({**manifest, "images": [image(**changes)]}))
+    with pytest.raises(InputError, match=r"manifest\.json is not a manifest"):
+        Manifest.read(path)
+
+
+def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "e.safetensors"
+    save_file({"<x>": torch.ones(1, 8)}, path)
+    monkeypatch.setattr(embedding, "MAX_BYTES", 10)
+    with pytest.raises(InputError, match="is larger than"):
+        load_embedding(path)
+    monkeypatch.setattr(files, "MAX_JSON", 10)
+    path.write_text('{"a": "bcdefghijk"}')
+    with pytest.raises(InputError, match="is larger than"):
+        read_json(path, "remove it")
+
+
+def test_secrets_come_into_no_file(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key in ("+logger.api_key", "+logger.password", "++logger.settings.auth_token"):
+        monkeypatch.setattr(sys, "argv", ["train", "-m", f"{key}=s3cr3t", f"runs={tmp_path}"])
+        with pytest.raises(SystemExit) as left:
+            train_module.main()
+        assert left.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {key}: ")
+        assert "s3cr3t" not in said
+    with pytest.raises(InputError, match=r"logger\.api_key"):
+        train(training("+logger.api_key=s3cr3t"))
+    assert not list(tmp_path.rglob("*"))
+    pytest.importorskip("wandb")
+    secret = "5" * 40
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(training("logger=wandb", "trainer.steps=2"))
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("wandb" in str(path) for path in written)
+    assert not [path for path in written if secret.encode() in path.read_bytes()]
+
+
+def answers(read: Callable[[Path], object], path: Path) -> None:
+    """The reader takes the file or says in one line that names it what is wrong."""
+    try:
+        read(path)
+    except InputError as error:
+        line = str(error)
+    else:
+        return
+    assert str(path) in line
+    assert "\n" not in line
+
+
+def spoiled(whole: bytes) -> st.SearchStrategy[bytes]:
+    """A good file cut, with bytes changed, or anything at all."""
+    cut = st.integers(0, len(whole)).map(lambda n: whole[:n])
+    changed = st.tuples(st.integers(0, len(whole) - 1), st.binary(min_size=1, max_size=6)).map(
+        lambda c: whole[: c[0]] + c[1] + whole[c[0] + len(c[1]) :]
+    )
+    return cut | changed | st.binary(max_size=200)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+EMBEDDING = save({"<x>": torch.ones(2, 4)}, metadata={"format": "dti-repro-1"})
+
+
+@few
+@given(
+    data=spoiled(EMBEDDING)
+    | st.dictionaries(st.text(max_size=5), VALUES, max_size=3).map(
+        lambda header: (text := json.dumps(header).encode()) and len(text).to_bytes(8, "little") + text + bytes(32)
+    )
+)
+def test_any_embedding_file_is_taken_or_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "e.safetensors"
+    path.write_bytes(data)
+    answers(load_embedding, path)
+
+
+def picture(format: str, folder: Path) -> bytes:
+    path = folder / f"whole.{format}"
+    gradient = Image.linear_gradient("L").resize((24, 16)).convert("RGB")
+    gradient.save(path)
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+@few
+@given(data=st.data(), format=st.sampled_from(["png", "jpg", "tiff", "webp", "bmp"]))
+def test_any_folder_of_photos_is_taken_or_named(
+    data: st.DataObject, format: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "not_a_file.png").mkdir()
+    content = data.draw(spoiled(picture(format, folder)))
+    name = data.draw(st.sampled_from(["a", "\u732b", "a b", "%s", "x" * 200]))
+    (folder / f"{name}.{format}").write_bytes(content)
+    answers(lambda path: [check_photos(c.images) for c in Folder(str(path), "rex", "cat").load()], folder)
+
+
+SCORES = b"""file,template,text,seed,concept,metric,value
+p0.png,a {},a cat,0,rex,clip,0.25
+p1.png,a {},a cat,1,rex,clip,0.5
+"""
+MANIFEST = json.dumps({"generation": {}, "embedding_sha256": {}, "images": [image(expect={"class": "cat"})]}).encode()
+
+
+@few
+@given(data=spoiled(SCORES) | st.lists(st.text(max_size=5), max_size=9).map(lambda r: SCORES + ",".join(r).encode()))
+def test_any_score_file_is_taken_or_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(data)
+    answers(read_scores, path)
+
+
+@few
+@given(
+    data=spoiled(MANIFEST)
+    | VALUES.map(lambda v: json.dumps(v).encode())
+    | VALUES.map(lambda v: json.dumps({"generation": {}, "embedding_sha256": {}, "images": v}).encode())
+    | st.tuples(st.sampled_from(sorted(image())), VALUES).map(
+        lambda c: json.dumps({"generation": {}, "embedding_sha256": {}, "images": [image(**dict([c]))]}).encode()
+    )
+    | st.just(b"[" * 100_000)
+)
+def test_any_manifest_is_taken_or_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(data)
+    answers(Manifest.read, path)
+
+
+def test_a_score_file_cut_at_a_line_is_no_whole_one(tmp_path: Path) -> None:
+    """A row cut short is named; that whole rows are missing is seen by the digest beside it (test_evaluate)."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(SCORES[:-5])
+    with pytest.raises(InputError, match=r"a\.csv: line 3 is damaged"):
+        read_scores(path)
+
+
+def test_an_embedding_with_a_foreign_header_is_still_only_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "e.safetensors"
+    save_embedding(path, "<x>", torch.ones(1, 4), {"concept": "../../up"})
+    assert load_embedding(path)[2]["concept"] == "../../up"

@@ -1,0 +1,131 @@
+"""A sweep gives the same command to many processes; it says at the end what became of each."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import DictConfig
+
+from dti_repro import launching
+from dti_repro.app import CONF, entry, explain
+from dti_repro.errors import InputError
+from dti_repro.launching import deal_concepts, summarise, take_gpu
+from dti_repro.results.files import write_json
+from dti_repro.results.lock import BusyError
+
+
+def command() -> Callable[[], None]:
+    """An entry point without a training; made here, so that it travels to other processes as `python -m` makes it."""
+
+    @entry("train")
+    def main(cfg: DictConfig) -> int:
+        match cfg.seed:
+            case 1:
+                return 0
+            case 2:
+                raise InputError("two is bad")
+            case 3:
+                raise BusyError("concept 'x' is being trained by process 7")
+        return 5
+
+    return main
+
+
+def sweep(monkeypatch: pytest.MonkeyPatch, runs: Path, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["train", "-m", f"runs={runs}", *arguments])
+    with pytest.raises(SystemExit) as left:
+        command()()
+    return int(left.value.code or 0)
+
+
+@pytest.mark.parametrize("launcher", ["basic", "local", "submitit_local"])  # the last goes Slurm's way, without a Slurm
+def test_the_summary_says_what_became_of_each_job(
+    launcher: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = {"local": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}.get(launcher)
+    if plugin is not None:
+        pytest.importorskip(f"hydra_plugins.{plugin}")
+    assert sweep(monkeypatch, tmp_path, f"hydra/launcher={launcher}", "seed=0,1,2,3") == 2
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "error: two is bad"
+    (written,) = tmp_path.glob(".multirun/*/summary.txt")
+    lines = written.read_text().splitlines()
+    assert lines[0] == "4 jobs: 1 busy, 1 failed, 1 ran, 1 was there"
+    outcomes = ["ran ", "was there ", "failed ", "busy "]
+    assert all(line.startswith(f"#{k} {outcomes[k]}") for k, line in enumerate(lines[1:5]))
+    assert lines[3].endswith("seed=2: two is bad")
+    assert written.read_text() in said.out
+
+
+def test_a_job_that_never_ends_stops_and_a_killed_one_is_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "sweep"
+    killed = {"overrides": ["seed=0"], "host": "node7", "slurm": "12_0", "starts": 30}
+    write_json(folder / "jobs" / "0000.json", killed)
+    assert "#0 unfinished      0.0 s  node7 job 12_0 start 30  seed=0" in summarise(folder)
+    assert sweep(monkeypatch, tmp_path, f"hydra.sweep.dir={folder}", "seed=0") == 2
+    assert "error: this job was started 31 times and never got to its end" in capsys.readouterr().err
+    assert not summarise(tmp_path / "nothing")
+
+
+def test_a_job_that_slurm_killed_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submitit = pytest.importorskip("submitit.core.utils")
+
+    def killed() -> None:
+        raise submitit.FailedJobError("Job 7_0 has not produced any output (state: CANCELLED)\n...a long log")
+
+    monkeypatch.setattr(hydra, "main", lambda **_: lambda task: killed)
+    assert sweep(monkeypatch, tmp_path, "seed=0") == 2
+    line = "error: a job did not get to its end: Job 7_0 has not produced any output (state: CANCELLED)\n"
+    assert capsys.readouterr().err == line
+
+
+def test_concepts_are_dealt_to_jobs(subjects: Path) -> None:
+    given = ["-m", f"concepts.root={subjects}", "concepts.names=all", "method=ti,dti"]
+    dealt = deal_concepts([*given, "concepts.per_job=2"], "train", CONF)
+    assert dealt == ["-m", f"concepts.root={subjects}", "method=ti,dti", "concepts.names=[ann,bob],[cid]"]
+    assert deal_concepts(given, "train", CONF) == given
+    for bad in (["concepts.per_job=2"], ["-m", "concepts.per_job=0"], ["-m", "concepts.per_job=few"]):
+        with pytest.raises(InputError, match=r"concepts\.per_job="):
+            deal_concepts(bad, "train", CONF)
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    taken = []
+    for _ in range(3):
+        monkeypatch.setattr(launching, "_gpu", None)  # as in a new process
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        take_gpu(tmp_path)
+        taken.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    assert taken == ["0", "1", None]
+
+
+def test_slurm_takes_its_options_from_the_command_line() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    options = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.mem_gb=32"]
+    more = ['hydra.launcher.setup=["module load cuda"]', "+hydra.launcher.additional_parameters.account=lab"]
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        cfg = hydra.compose("train", [*options, *more], return_hydra_config=True).hydra.launcher
+    assert (cfg._target_.split(".")[-1], cfg.partition, cfg.mem_gb) == ("SlurmLauncher", "gpu", 32)
+    assert (cfg.setup, cfg.additional_parameters) == (["module load cuda"], {"account": "lab"})
+    assert cfg.max_num_timeout > 3
+
+
+def test_a_launcher_that_is_not_installed_says_how_to_install_it() -> None:
+    error = ValueError("Could not find 'hydra/launcher/submitit_slurm'")
+    assert (
+        explain(error, "train", [])
+        == "hydra/launcher: submitit_slurm is not installed: pip install 'dti-repro[cluster]'"
+    )
