@@ -62,9 +62,7 @@ def test_a_search_with_more_rows_for_one_method_is_refused() -> None:
 
 def test_searched_rows_take_what_the_search_wrote(tmp_path: Path) -> None:
     bounds = [{"name": b, "bound": b} for b in ("class", "description", "references")]
-    rows = [
-        {"name": f"ti{i}", "method": "ti", "overrides": ["method=ti", f"optim.lr={i}"]} for i in (1, 2, 3)
-    ]
+    rows = [{"name": f"ti{i}", "method": "ti", "overrides": ["method=ti", f"optim.lr={i}"]} for i in (1, 2, 3)]
     experiment = parse({"search": True, "rows": [*bounds, *rows]})
     found = {"ti1": Quality(1.0, 0.1), "ti2": Quality(0.5, 0.5), "ti3": Quality(0.5, 0.5)}
     path = tmp_path / "searched.yaml"

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-ANTIPODAL = (
-    1e-4  # radians from pi below which the great circle between two directions is not defined well enough
-)
+ANTIPODAL = 1e-4  # radians from pi below which the great circle between two directions is not defined well enough
 
 
 def angle(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whoever copies the README's commands gets what it says: they run here as written, with what it says makes them short."""
+"""Whoever copies the README's commands gets what it says: they run here as written, made short by its own table."""
 
 from __future__ import annotations
 

@@ -112,9 +112,7 @@ def parse_experiment(name: str, config: Mapping[str, Any], searched: Path) -> Ex
             raise InputError(f"{where}: baselines names '{baseline}', which is no row")
     for row in rows:
         if row.kappa and row.kappa.of not in names[: names.index(row.name)]:
-            raise InputError(
-                f"{where}: row '{row.name}' takes kappa of '{row.kappa.of}', which is no row above it"
-            )
+            raise InputError(f"{where}: row '{row.name}' takes kappa of '{row.kappa.of}', which is no row above it")
     experiment = Experiment(
         name=name,
         title=config["title"],
@@ -172,12 +170,8 @@ def _claims(entries: Any, names: list[str], metrics: Mapping[str, str], where: s
         if unknown := [n for n in (entry["better"], entry["worse"]) if n not in names]:
             raise InputError(f"{where}: a claim names '{unknown[0]}', which is no row")
         if unknown := [m for m in entry["metrics"] if m not in metrics]:
-            raise InputError(
-                f"{where}: a claim names metric '{unknown[0]}', which the experiment does not take"
-            )
-        claims += [
-            Claim(entry["better"], entry["worse"], metric, entry["says"]) for metric in entry["metrics"]
-        ]
+            raise InputError(f"{where}: a claim names metric '{unknown[0]}', which the experiment does not take")
+        claims += [Claim(entry["better"], entry["worse"], metric, entry["says"]) for metric in entry["metrics"]]
     return claims
 
 
@@ -191,9 +185,7 @@ def _check_budget(experiment: Experiment, where: str) -> None:
     """A search is fair only if every method gets as many settings, whatever its number of knobs."""
     bounds = {row.bound for row in experiment.rows if row.bound}
     if absent := sorted(set(BOUNDS) - bounds):
-        raise InputError(
-            f"{where}: a search needs a row with bound {absent[0]}, as scores are scaled between bounds"
-        )
+        raise InputError(f"{where}: a search needs a row with bound {absent[0]}, as scores are scaled between bounds")
     counts = Counter(row.method for row in experiment.rows if row.bound is None)
     if None in counts:
         raise InputError(f"{where}: every row of a search says its method")

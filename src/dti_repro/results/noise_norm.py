@@ -31,9 +31,7 @@ def norm_on_noise(run: AdamWRun, seed: int = 0) -> float:
     generator = torch.Generator().manual_seed(seed)
     start = torch.nn.functional.normalize(torch.randn(_VECTORS, run.dim, generator=generator), dim=-1)
     vectors = torch.nn.Parameter(start * run.initial_norm)
-    optimizer = torch.optim.AdamW(
-        [vectors], lr=run.lr, betas=run.betas, eps=run.eps, weight_decay=run.weight_decay
-    )
+    optimizer = torch.optim.AdamW([vectors], lr=run.lr, betas=run.betas, eps=run.eps, weight_decay=run.weight_decay)
     for _ in range(run.steps):
         vectors.grad = torch.randn(_VECTORS, run.dim, generator=generator)
         optimizer.step()
