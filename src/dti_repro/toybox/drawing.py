@@ -11,22 +11,20 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
+from dti_repro.toybox.backdrops import BACKDROPS, SIDE, SIZE
 from dti_repro.toybox.scene import RGB, Instance, Scene
-
-SIZE = 48
-_OVER = 4  # supersampling
-_SIDE = SIZE * _OVER
-_INK = (38, 32, 36)
-_LINE = 3
+from dti_repro.toybox.second_objects import INK, LINE, SECOND_OBJECTS
 
 
 def render(scene: Scene) -> np.ndarray:
     """The picture of a scene: (48, 48, 3) uint8 RGB."""
-    image = Image.new("RGB", (_SIDE, _SIDE))
-    _BACKDROPS[scene.background](ImageDraw.Draw(image), np.random.default_rng(scene.backdrop_seed))
+    image = Image.new("RGB", (SIDE, SIDE))
+    BACKDROPS[scene.background](ImageDraw.Draw(image), np.random.default_rng(scene.backdrop_seed))
     if scene.other != "none":
         x, y = scene.other_at
-        _OTHERS[scene.other](ImageDraw.Draw(image), x * _SIDE, y * _SIDE, scene.other_size * _SIDE / 2, scene.other_rgb)
+        SECOND_OBJECTS[scene.other](
+            ImageDraw.Draw(image), x * SIDE, y * SIDE, scene.other_size * SIDE / 2, scene.other_rgb
+        )
     _subject(image, scene)
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX))
 
@@ -48,36 +46,36 @@ class _Pen:
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, fill: RGB, body: bool = False) -> None:
         box = self._box(x - rx, y - ry, x + rx, y + ry)
-        self.draw.ellipse(box, fill=fill, outline=_INK, width=_LINE)
+        self.draw.ellipse(box, fill=fill, outline=INK, width=LINE)
         if body:
-            self.mask_draw.ellipse([box[0] + _LINE, box[1] + _LINE, box[2] - _LINE, box[3] - _LINE], fill=255)
+            self.mask_draw.ellipse([box[0] + LINE, box[1] + LINE, box[2] - LINE, box[3] - LINE], fill=255)
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, fill: RGB, body: bool = False, r: float = 0.0) -> None:
         box = self._box(x0, y0, x1, y1)
-        self.draw.rounded_rectangle(box, radius=r * self.half, fill=fill, outline=_INK, width=_LINE)
+        self.draw.rounded_rectangle(box, radius=r * self.half, fill=fill, outline=INK, width=LINE)
         if body:
-            inner = [box[0] + _LINE, box[1] + _LINE, box[2] - _LINE, box[3] - _LINE]
+            inner = [box[0] + LINE, box[1] + LINE, box[2] - LINE, box[3] - LINE]
             self.mask_draw.rounded_rectangle(inner, radius=r * self.half, fill=255)
 
     def polygon(self, points: list[tuple[float, float]], fill: RGB, body: bool = False) -> None:
         corners = [self.at(*p) for p in points]
-        self.draw.polygon(corners, fill=fill, outline=_INK, width=_LINE)
+        self.draw.polygon(corners, fill=fill, outline=INK, width=LINE)
         if body:
-            self.mask_draw.polygon(corners, fill=255, outline=0, width=_LINE)
+            self.mask_draw.polygon(corners, fill=255, outline=0, width=LINE)
 
     def line(self, points: list[tuple[float, float]], fill: RGB, width: float) -> None:
         corners = [self.at(*p) for p in points]
-        self.draw.line(corners, fill=_INK, width=round(width * self.half) + 2 * _LINE, joint="curve")
+        self.draw.line(corners, fill=INK, width=round(width * self.half) + 2 * LINE, joint="curve")
         self.draw.line(corners, fill=fill, width=round(width * self.half), joint="curve")
 
-    def dot(self, x: float, y: float, r: float, fill: RGB = _INK) -> None:
+    def dot(self, x: float, y: float, r: float, fill: RGB = INK) -> None:
         self.draw.ellipse(self._box(x - r, y - r, x + r, y + r), fill=fill)
 
     def paint_pattern(self, subject: Instance) -> None:
         """Lays the subject's second colour over the body shapes drawn so far."""
         if subject.pattern == "plain":
             return
-        ys, xs = np.mgrid[0:_SIDE, 0:_SIDE].astype(np.float32)
+        ys, xs = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
         u = (xs - self.x) / self.half
         v = (ys - self.y) / self.half
         cos, sin = math.cos(subject.angle), math.sin(subject.angle)
@@ -100,8 +98,8 @@ Anchors = dict[str, tuple[float, float, float]]  # "top", "eyes", "neck" -> x, y
 
 
 def _subject(image: Image.Image, scene: Scene) -> None:
-    half = scene.subject_size * _SIDE / 2
-    pen = _Pen(image, scene.subject_at[0] * _SIDE, scene.subject_at[1] * _SIDE, half)
+    half = scene.subject_size * SIDE / 2
+    pen = _Pen(image, scene.subject_at[0] * SIDE, scene.subject_at[1] * SIDE, half)
     anchors = _CLASSES[scene.subject.cls](pen, scene.subject)
     if scene.accessory != "none":
         _ACCESSORIES[scene.accessory](pen, anchors, scene.accessory_rgb)
@@ -183,7 +181,7 @@ def _fish(pen: _Pen, s: Instance) -> Anchors:
     pen.paint_pattern(s)
     pen.dot(0.48, -0.02, 0.14, (250, 250, 250))
     pen.dot(0.52, -0.02, 0.075)
-    pen.line([(0.66, 0.28), (0.8, 0.24)], _INK, 0.01)
+    pen.line([(0.66, 0.28), (0.8, 0.24)], INK, 0.01)
     return {"top": (0.3, -0.3 - 0.06 * tall, 0.3), "eyes": (0.48, -0.02, 0.32), "neck": (0.12, 0.24, 0.5)}
 
 
@@ -283,147 +281,4 @@ def _glasses(pen: _Pen, anchors: Anchors, rgb: RGB) -> None:
 
 _ACCESSORIES: dict[str, Callable[[_Pen, Anchors, RGB], None]] = {
     "hat": _hat, "crown": _crown, "scarf": _scarf, "glasses": _glasses,
-}  # fmt: skip
-
-Draw = ImageDraw.ImageDraw
-
-
-def _shape(draw: Draw, x: float, y: float, r: float, points: list[tuple[float, float]], fill: RGB) -> None:
-    draw.polygon([(x + r * px, y + r * py) for px, py in points], fill=fill, outline=_INK, width=_LINE)
-
-
-def _ball(draw: Draw, x: float, y: float, r: float, rgb: RGB) -> None:
-    r *= 0.92
-    draw.ellipse([x - r, y - r, x + r, y + r], fill=rgb, outline=_INK, width=_LINE)
-    draw.arc([x - r, y - 1.7 * r, x + r, y + 0.3 * r], 20, 160, fill=_INK, width=3)
-
-
-def _box(draw: Draw, x: float, y: float, r: float, rgb: RGB) -> None:
-    r *= 0.86
-    draw.rectangle([x - r, y - r, x + r, y + r], fill=rgb, outline=_INK, width=_LINE)
-    draw.line([x - r, y, x + r, y], fill=_INK, width=4)
-    draw.line([x, y - r, x, y + r], fill=_INK, width=4)
-
-
-def _star(draw: Draw, x: float, y: float, r: float, rgb: RGB) -> None:
-    angles = [math.pi * (k / 5 - 0.5) for k in range(10)]
-    radii = [1.12 if k % 2 == 0 else 0.55 for k in range(10)]
-    _shape(draw, x, y, r, [(m * math.cos(t), m * math.sin(t)) for m, t in zip(radii, angles, strict=True)], rgb)
-
-
-def _flower(draw: Draw, x: float, y: float, r: float, rgb: RGB) -> None:
-    draw.line([x, y, x, y + 1.1 * r], fill=(40, 120, 50), width=8)
-    for k in range(5):
-        t = 2 * math.pi * k / 5 - math.pi / 2
-        px, py = x + 0.48 * r * math.cos(t), y - 0.25 * r + 0.48 * r * math.sin(t)
-        draw.ellipse([px - 0.42 * r, py - 0.42 * r, px + 0.42 * r, py + 0.42 * r], fill=rgb, outline=_INK, width=3)
-    draw.ellipse([x - 0.25 * r, y - 0.5 * r, x + 0.25 * r, y], fill=(92, 60, 30))
-
-
-def _umbrella(draw: Draw, x: float, y: float, r: float, rgb: RGB) -> None:
-    draw.line([x, y, x, y + r], fill=_INK, width=7)
-    draw.arc([x - 0.35 * r, y + 0.7 * r, x, y + 1.1 * r], 0, 180, fill=_INK, width=6)
-    draw.pieslice([x - 1.1 * r, y - 0.9 * r, x + 1.1 * r, y + 1.1 * r], 180, 360, fill=rgb, outline=_INK, width=_LINE)
-
-
-def _kite(draw: Draw, x: float, y: float, r: float, rgb: RGB) -> None:
-    draw.line([x, y + 0.5 * r, x + 0.35 * r, y + 0.9 * r, x, y + 1.25 * r], fill=_INK, width=5)
-    _shape(draw, x, y, r, [(0, -1.15), (0.8, -0.2), (0, 0.85), (-0.8, -0.2)], rgb)
-    draw.line([x, y - 1.1 * r, x, y + 0.8 * r], fill=_INK, width=3)
-
-
-_OTHERS: dict[str, Callable[[Draw, float, float, float, RGB], None]] = {
-    "ball": _ball, "box": _box, "star": _star, "flower": _flower, "umbrella": _umbrella, "kite": _kite,
-}  # fmt: skip
-
-
-def _sky(draw: Draw, top: RGB, bottom: RGB, rng: np.random.Generator, until: int = _SIDE) -> None:
-    shade = rng.uniform(-10, 10, size=3)
-    for y in range(0, until, _OVER):
-        t = y / until
-        color = tuple(int(np.clip(a + (b - a) * t + d, 0, 255)) for a, b, d in zip(top, bottom, shade, strict=True))
-        draw.rectangle([0, y, _SIDE, y + _OVER], fill=color)
-
-
-def _beach(draw: Draw, rng: np.random.Generator) -> None:
-    _sky(draw, (140, 205, 245), (205, 235, 250), rng)
-    sea = int(rng.uniform(80, 100))
-    draw.rectangle([0, sea, _SIDE, _SIDE], fill=(40, 140, 190))
-    draw.rectangle([0, sea + 36, _SIDE, _SIDE], fill=(236, 212, 150))
-
-
-def _snow(draw: Draw, rng: np.random.Generator) -> None:
-    _sky(draw, (178, 190, 214), (214, 220, 234), rng)
-    ground = int(rng.uniform(112, 132))
-    draw.rectangle([0, ground, _SIDE, _SIDE], fill=(240, 244, 250))
-    for x, y in rng.uniform(0, 1, size=(16, 2)):
-        draw.ellipse([x * _SIDE - 3, y * ground - 3, x * _SIDE + 3, y * ground + 3], fill=(250, 252, 255))
-
-
-def _forest(draw: Draw, rng: np.random.Generator) -> None:
-    _sky(draw, (34, 78, 44), (58, 104, 56), rng)
-    for x in rng.uniform(0, _SIDE, size=5):
-        width = rng.uniform(10, 18)
-        draw.rectangle([x, 40, x + width, 150], fill=(84, 60, 40))
-    for x in rng.uniform(0, _SIDE, size=6):
-        r = rng.uniform(26, 40)
-        draw.ellipse([x - r, 10 - r, x + r, 24 + r], fill=(26, 92, 44))
-    draw.rectangle([0, 148, _SIDE, _SIDE], fill=(62, 72, 38))
-
-
-def _city(draw: Draw, rng: np.random.Generator) -> None:
-    _sky(draw, (176, 176, 186), (206, 204, 208), rng)
-    x = -rng.uniform(0, 20)
-    while x < _SIDE:
-        width, top = rng.uniform(26, 44), rng.uniform(24, 90)
-        tone = int(rng.uniform(96, 140))
-        draw.rectangle([x, top, x + width, 150], fill=(tone, tone, tone + 12))
-        for wy in np.arange(top + 8, 136, 18):
-            for wx in np.arange(x + 6, x + width - 8, 14):
-                draw.rectangle([wx, wy, wx + 6, wy + 8], fill=(222, 210, 150))
-        x += width + 2
-    draw.rectangle([0, 146, _SIDE, _SIDE], fill=(84, 84, 90))
-    draw.rectangle([0, 168, _SIDE, 172], fill=(214, 214, 206))
-
-
-def _night(draw: Draw, rng: np.random.Generator) -> None:
-    _sky(draw, (12, 14, 46), (34, 36, 84), rng)
-    for x, y in rng.uniform(0, 1, size=(14, 2)):
-        draw.ellipse([x * _SIDE - 2, y * 130 - 2, x * _SIDE + 2, y * 130 + 2], fill=(240, 240, 220))
-    mx, my = rng.uniform(20, 172), rng.uniform(16, 30)
-    draw.ellipse([mx - 12, my - 12, mx + 12, my + 12], fill=(246, 240, 200))
-    draw.rectangle([0, 156, _SIDE, _SIDE], fill=(22, 24, 40))
-
-
-def _grass(draw: Draw, rng: np.random.Generator) -> None:
-    _sky(draw, (150, 210, 250), (214, 238, 250), rng)
-    hill = rng.uniform(84, 108)
-    draw.rectangle([0, hill, _SIDE, _SIDE], fill=(120, 190, 84))
-    for x, y in rng.uniform(0, 1, size=(14, 2)):
-        gx, gy = x * _SIDE, hill + 6 + y * (_SIDE - hill - 10)
-        draw.polygon([(gx - 5, gy + 8), (gx, gy - 8), (gx + 5, gy + 8)], fill=(84, 150, 60))
-
-
-def _desert(draw: Draw, rng: np.random.Generator) -> None:
-    _sky(draw, (250, 190, 120), (255, 222, 170), rng)
-    dune = rng.uniform(80, 110)
-    for k in range(2):
-        cx, r = rng.uniform(0, _SIDE), rng.uniform(100, 170)
-        draw.ellipse([cx - r, dune + 18 * k, cx + r, dune + 2 * r], fill=(222 - 20 * k, 160 - 16 * k, 96 - 10 * k))
-    draw.rectangle([0, 140, _SIDE, _SIDE], fill=(206, 146, 88))
-
-
-def _room(draw: Draw, rng: np.random.Generator) -> None:
-    _sky(draw, (232, 216, 206), (240, 228, 218), rng)
-    floor = int(rng.uniform(128, 142))
-    draw.rectangle([0, floor, _SIDE, _SIDE], fill=(150, 100, 62))
-    for y in range(floor, _SIDE, 18):
-        draw.line([0, y, _SIDE, y], fill=(112, 72, 44), width=3)
-    x = rng.uniform(10, 140)
-    draw.rectangle([x, 16, x + 40, 56], fill=(190, 214, 226), outline=(120, 84, 60), width=5)
-
-
-_BACKDROPS: dict[str, Callable[[Draw, np.random.Generator], None]] = {
-    "beach": _beach, "snow": _snow, "forest": _forest, "city": _city,
-    "night": _night, "grass": _grass, "desert": _desert, "room": _room,
 }  # fmt: skip
