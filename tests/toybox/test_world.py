@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from dti_repro.toybox.dataset import scene_of
 from dti_repro.toybox.drawing import render
 from dti_repro.toybox.language import WORDS, caption, full_caption, swapped, template
 from dti_repro.toybox.scene import ATTRIBUTES, BACKGROUNDS, CLASSES, sample_instance, sample_scene
 from dti_repro.toybox.tokenizer import build_tokenizer, word_ids
-from dti_repro.toybox.training import Stage, fit
 
 SCENES = [scene_of(900, k) for k in range(200)]
 
@@ -77,48 +74,3 @@ def test_every_word_is_one_token_and_the_end_token_comes_last() -> None:
     assert len(tokenizer("zebra").input_ids) > 3
     assert tokenizer.eos_token_id == max(tokenizer.get_vocab().values())
     assert len(word_ids(tokenizer)) == len(WORDS) + 2
-
-
-class _Line(Stage):
-    """Fits a line; its batch is a function of the step."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = nn.Linear(2, 1)
-
-    def loss(self, step):
-        x = torch.randn(8, 2, generator=torch.Generator().manual_seed(step))
-        return (self.model(x) - x.sum(1, keepdim=True)).square().mean(), {}
-
-    def evaluate(self) -> dict[str, float]:
-        return {}
-
-    def save(self, folder) -> None:
-        torch.save(self.model.state_dict(), folder / "line.pt")
-
-    def load(self, folder) -> None:
-        self.model.load_state_dict(torch.load(folder / "line.pt", weights_only=True))
-
-
-def test_pretraining_goes_on_where_it_was_killed(tmp_path) -> None:
-    whole, broken = _Line(), _Line()
-    settings = {"lr": 0.01, "warmup": 5, "decay": 10, "bf16": False, "checkpoint_every": 10}
-    fit(whole, tmp_path / "whole", steps=60, **settings)
-
-    class Killed(Exception):
-        pass
-
-    loss = broken.loss
-
-    def killed_at_35(step):
-        if step == 35:
-            raise Killed
-        return loss(step)
-
-    broken.loss = killed_at_35  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        fit(broken, tmp_path / "broken", steps=60, **settings)
-    resumed = _Line()
-    fit(resumed, tmp_path / "broken", steps=60, **settings)
-    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(a, b)

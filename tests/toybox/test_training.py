@@ -1,0 +1,83 @@
+"""The loop that pretrains the toybox: a killed run ends where an unbroken one does, two processes step as one would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dti_repro.toybox.training import Stage, fit
+
+SETTINGS = {"lr": 0.01, "warmup": 5, "decay": 10, "bf16": False, "checkpoint_every": 10}
+
+
+class Line(Stage):
+    """Fits a line; its batch is a function of the step."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(2, 1)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        x = torch.randn(8, 2, generator=torch.Generator().manual_seed(step))
+        return (self.model(x) - x.sum(1, keepdim=True)).square().mean(), {}
+
+    def evaluate(self) -> dict[str, float]:
+        return {}
+
+    def save(self, folder: Path) -> None:
+        torch.save(self.model.state_dict(), folder / "line.pt")
+
+    def load(self, folder: Path) -> None:
+        self.model.load_state_dict(torch.load(folder / "line.pt", weights_only=True))
+
+
+class BothBatches(Line):
+    """One process that sees in a step what two see."""
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        return (super().loss(2 * step)[0] + super().loss(2 * step + 1)[0]) / 2, {}
+
+
+def one_of_two(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    stage = Line()
+    fit(stage, folder, steps=20, **SETTINGS)
+    torch.save(stage.model.state_dict(), folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_step_as_one_with_both_batches(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(one_of_two, args=(tmp_path,), nprocs=2)
+    alone = BothBatches()
+    fit(alone, tmp_path / "alone", steps=20, **SETTINGS)
+    for rank in (0, 1):
+        state = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        torch.testing.assert_close(state, dict(alone.model.state_dict()))
+    assert len((tmp_path / "log.csv").read_text().splitlines()) <= 1  # written by one of them
+
+
+def test_pretraining_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    whole, broken = Line(), Line()
+    fit(whole, tmp_path / "whole", steps=60, **SETTINGS)
+
+    class Killed(Exception):
+        pass
+
+    loss = broken.loss
+
+    def killed_at_35(step: int) -> tuple[Tensor, dict[str, float]]:
+        if step == 35:
+            raise Killed
+        return loss(step)
+
+    broken.loss = killed_at_35  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        fit(broken, tmp_path / "broken", steps=60, **SETTINGS)
+    resumed = Line()
+    fit(resumed, tmp_path / "broken", steps=60, **SETTINGS)
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
