@@ -118,15 +118,15 @@ def _pictures(model: StableDiffusion, rows: dict[str, Tensor], factor: float, cf
     from dti_repro.metrics.metric import Sample
     from dti_repro.prompts import load_prompts
 
+    wanted = [(prompt, seed) for prompt in load_prompts(cfg.prompts).prompts for seed in cfg.image_seeds]
     images, samples = [], []
     for word, row in rows.items():
-        for prompt in load_prompts(cfg.prompts).prompts:
-            seeds = list(cfg.image_seeds)
-            texts = [prompt.fill({"": WORD})] * len(seeds)
-            vectors = {WORD: {"text_encoder": factor * row}}
-            images += model.generate(texts, vectors, seeds, steps=cfg.steps, guidance=cfg.guidance)
+        texts, seeds = [prompt.fill({"": WORD}) for prompt, _ in wanted], [seed for _, seed in wanted]
+        vectors = {WORD: {"text_encoder": factor * row}}
+        images += model.generate(texts, vectors, seeds, steps=cfg.steps, guidance=cfg.guidance)
+        for prompt, _ in wanted:
             expect = {**(prompt.expect or {}), "class": word}
-            samples += [Sample(concept=word, text=prompt.fill({"": word}), expect=expect)] * len(seeds)
+            samples.append(Sample(concept=word, text=prompt.fill({"": word}), expect=expect))
     scores = {}
     for name in cfg.metrics:
         values = build(metric_config(name)).score(images, samples)
