@@ -98,9 +98,13 @@ def is_secret(key: str) -> bool:
 
 
 def quote_paths(argument: str) -> str:
-    """`run=runs/x/seed=42` as Hydra takes it, which allows a second `=` only in quotes; run folders have one.
-    Each value of a sweep by itself; what is quoted already stays."""
+    """`run=runs/x/seed=42` as Hydra takes it, which allows a second `=` only in quotes; run folders have one, and so
+    have lists of overrides, `train=[trainer.steps=4,seed=0]`. Each value of a sweep or list by itself; what is quoted
+    already stays."""
     key, _, value = argument.partition("=")
+    if "=" in value and re.fullmatch(r"\[[^'\"]+\]", value):
+        items = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", value[1:-1])
+        return f"{key}=[" + ",".join(f'"{item}"' if "=" in item else item for item in items) + "]"
     if "=" not in value or not re.fullmatch(r"[\w./+=,:~ -]+", value):
         return argument
     return f"{key}=" + ",".join(f'"{part}"' for part in value.split(","))
