@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     write_json(out / "quality.json", {"images": len(drawn), "accuracy": figures, "captions": captions[:64]})
     rows = [
         np.concatenate([np.asarray(image) for image in drawn[k : k + 16]], 1)
-        for k in range(0, min(128, len(drawn) - 15), 16)
+        for k in range(0, max(1, min(128, len(drawn) - 15)), 16)
     ]
     with atomic_write(out / "quality.png") as temporary:
         sheet = Image.fromarray(np.concatenate(rows, 0))

@@ -132,14 +132,14 @@ def _average_gradients(trained: list[nn.Parameter], processes: int) -> None:
 def _resume(checkpoint: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     if not checkpoint.exists():
         return 0
-    state = torch.load(checkpoint, weights_only=True)
     try:
+        state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, RuntimeError, ValueError) as error:
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(
-            f"{checkpoint} does not fit this configuration; move it away or restore the old one"
+            f"{checkpoint} is damaged or does not fit this configuration; move it away or restore the old one"
         ) from error
     return int(state["step"])
 

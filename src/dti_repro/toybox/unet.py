@@ -41,8 +41,7 @@ def noise_schedule() -> DDIMScheduler:
 class Denoiser(Stage):
     """Reads the frozen text encoder and autoencoder from ``parts``; latents are encoded once and kept in memory.
 
-    Every image has several captions, encoded once into a bank of text states; ``dropout`` of a batch is trained
-    without a caption, for classifier-free guidance.
+    Every image has several captions; ``dropout`` of a batch is trained without one, for classifier-free guidance.
     """
 
     def __init__(
