@@ -93,13 +93,15 @@ def plain_training(checkpoint: Path, concepts: Sequence[Concept], steps: int, ba
             optimizer.step()
 
 
-def our_training(checkpoint: Path, concepts: Sequence[Concept], cfg: DictConfig, pack: int, reload: bool) -> None:
-    """The project's own command, into a folder that is thrown away. reload: the model is read from disk in it."""
+def our_training(checkpoint: Path, concepts: Sequence[Concept], cfg: DictConfig, *, reload: bool = False) -> None:
+    """The project's own command, all concepts in one pass, into a folder that is thrown away. reload: the model is read
+    from disk in it."""
     if reload:
         load._load.cache_clear()
     names = ",".join(concept.name for concept in concepts)
     with tempfile.TemporaryDirectory() as runs, hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        trainer = {"steps": cfg.steps, "batch": cfg.batch, "threads": cfg.threads, "pack": pack, "progress": "false"}
+        trainer = {"steps": cfg.steps, "batch": cfg.batch, "threads": cfg.threads, "progress": "false"}
+        trainer |= {"pack": len(concepts), "fuse": "true"}
         keys = [f"trainer.{key}={value}" for key, value in trainer.items()]
         composed = hydra.compose(
             "train",
@@ -213,7 +215,7 @@ def main(cfg: DictConfig) -> None:
                 measure(
                     f"{name}: plain loop / this trainer, {len(few)} concepts, loading included",
                     lambda c=checkpoint, f=few: plain_training(c, f, cfg.steps, cfg.batch),
-                    lambda c=checkpoint, f=few: our_training(c, f, cfg, pack=len(f), reload=True),
+                    lambda c=checkpoint, f=few: our_training(c, f, cfg, reload=True),
                     cfg.repeats,
                 )
             )
@@ -221,9 +223,9 @@ def main(cfg: DictConfig) -> None:
         some = concepts[:count]
         pairs.append(
             measure(
-                f"toybox: {len(some)} concepts alone / packed, model loaded before",
-                lambda s=some: [our_training(PACKAGED, [one], cfg, pack=1, reload=False) for one in s],
-                lambda s=some: our_training(PACKAGED, s, cfg, pack=len(s), reload=False),
+                f"toybox: {len(some)} concepts one after the other / in one pass, model loaded before",
+                lambda s=some: [our_training(PACKAGED, [one], cfg) for one in s],
+                lambda s=some: our_training(PACKAGED, s, cfg),
                 cfg.repeats,
             )
         )

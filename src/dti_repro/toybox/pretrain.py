@@ -32,10 +32,12 @@ def main(cfg: DictConfig) -> None:
     if cfg.start_from:
         stage.load(Path(cfg.start_from))
     began = time.monotonic()
-    last = fit(stage, folder, device=cfg.device, bf16=cfg.bf16, **OmegaConf.to_container(cfg.stage.fit))
+    settings = OmegaConf.to_container(cfg.stage.fit)
+    last = fit(stage, folder, device=cfg.device, bf16=cfg.bf16, compiled=cfg.compile, **settings)
     if dist.is_initialized() and dist.get_rank() > 0:
         return
-    figures = stage.evaluate()
+    with torch.compiler.set_stance("force_eager"):  # other shapes than in training: not worth compiling again
+        figures = stage.evaluate()
     stage.save(Path(cfg.save_to))
     minutes = round((time.monotonic() - began) / 60, 1)
     write_json(folder / "figures.json", {"held_out": figures, "last_batch": last, "minutes_of_this_call": minutes})

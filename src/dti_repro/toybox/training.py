@@ -63,6 +63,7 @@ def fit(
     ema: float = 0.999,
     clip: float = 1.0,
     bf16: bool = False,
+    compiled: bool = False,
     checkpoint_every: int = 500,
     device: str = "cpu",
 ) -> dict[str, float]:
@@ -79,6 +80,8 @@ def fit(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
     checkpoint = folder / "last.pt"
     start = _resume(checkpoint, model, average, optimizer)
+    if compiled:
+        model.compile()  # after the average was copied from it; state_dict keeps its names
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     figures: dict[str, float] = {}
     log_file = folder / "log.csv" if rank == 0 else Path(os.devnull)
