@@ -33,6 +33,7 @@ from dti_repro.results.scores import read_scores, subject_means
 from dti_repro.results.search import Quality, quality, scales, write_searched
 from dti_repro.results.tables import Row, SubjectMeans
 from dti_repro.row_jobs import choose_rows, deal_rows, with_those_they_need
+from dti_repro.showing import comparison
 
 FACTS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "paper image", "paper text")
 SEARCH_FACTS = ("scaled image", "scaled text", "criterion")
@@ -100,6 +101,7 @@ def _tabulate(
     scores = folder / "scores.csv"
     before = scores.read_bytes() if scores.is_file() else b""
     write_report(folder, experiment, setting, rows, [*FACTS, *(SEARCH_FACTS if experiment.search else ())])
+    comparison(next(iter(plan.concepts.values())), states).save(folder / "grid.png")
     if scores.read_bytes() != before or not (folder / "provenance.json").is_file():
         write_json(folder / "provenance.json", _provenance(experiment, states, clock, cfg.accelerator))
 

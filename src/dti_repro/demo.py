@@ -8,18 +8,17 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from dti_repro.app import CONF, entry
 from dti_repro.benchmark import means_of
 from dti_repro.concepts.concept import Concept
-from dti_repro.concepts.photos import load_photo
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.scoring import score
 from dti_repro.pipeline import Plan, RowState, check_rows, draw_rows, learn, list_scores
 from dti_repro.results.experiment import parse_experiment
 from dti_repro.results.facts import final_norm
-from dti_repro.results.figures import Grid, save_lines
+from dti_repro.results.figures import save_lines
+from dti_repro.showing import comparison
 
 
 def demo(cfg: DictConfig) -> list[Path]:
@@ -36,22 +35,11 @@ def demo(cfg: DictConfig) -> list[Path]:
     draw_rows(plan, states)
     score(list_scores(plan, states), configs, accelerator=cfg.accelerator)
 
-    grid = _grid(concept, states, Path(cfg.out) / f"{name}_grid.png")
+    grid = comparison(concept, states).save(Path(cfg.out) / f"{name}_grid.png")
     norms = _norms(concept, states, Path(cfg.out) / f"{name}_norms.png")
     _print_scores(states, experiment.metrics)
     print(f"grid: {grid}\nnorm by step: {norms}")
     return [grid, norms]
-
-
-def _grid(concept: Concept, states: Sequence[RowState], path: Path) -> Path:
-    """Every prompt of the set, with the first image seed."""
-    seed = states[0].galleries[0].manifest.images[0].seed
-    shown = [image for image in states[0].galleries[0].manifest.images if image.seed == seed]
-    rows = {s.spec.label: [Image.open(s.galleries[0].folder / image.file) for image in shown] for s in states}
-    titles = [image.template.replace("{}", concept.placeholder) for image in shown]
-    references = [load_photo(photo) for photo in concept.images]
-    title = f"{concept.placeholder}, a {concept.initializer} that the model has never seen"
-    return Grid(titles, rows, references, title).save(path)
 
 
 def _norms(concept: Concept, states: Sequence[RowState], path: Path) -> Path:

@@ -14,6 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
+from dti_repro.results.figures import CELL
+
 CONCEPTS = ("rex", "tom", "zoe")
 EXTRA = ["trainer.steps=4", "trainer.batch=2", "trainer.progress=false", "trainer.threads=1"]
 
@@ -149,6 +151,7 @@ def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     assert "Paired differences from DTI" in text
     assert any(v in text for v in ("| holds", "| does not", "| undecided"))
     assert Image.open(table / "front.png").width > 300
+    assert Image.open(table / "grid.png").height > (1 + 5) * CELL  # its references, and the five rows that draw
 
 
 def test_a_second_call_computes_nothing_and_says_the_same(world: Path, table: Path) -> None:
@@ -170,7 +173,7 @@ def test_rows_as_jobs_of_a_launcher_make_the_same_table(world: Path, table: Path
     assert result.returncode == 0, result.stderr
     own = world / "out_jobs" / "tiny"
     assert timeless(own) == timeless(table)
-    for name in ("scores.csv", "front.png"):
+    for name in ("scores.csv", "front.png", "grid.png"):
         assert (own / name).read_bytes() == (table / name).read_bytes()
     assert "5 jobs: 5 ran" in result.stdout  # ti and ti_rescaled, which transforms its vectors, are one
     assert "0 columns of scores computed, the rest was there" in result.stdout

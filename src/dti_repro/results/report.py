@@ -84,7 +84,8 @@ def _notes(experiment: Experiment) -> list[str]:
         "number of steps on random gradients: a norm near it says nothing about what was learned.",
         "`gradient` is the median norm of the gradient that the optimizer was given; kappa acts relative to it.",
         "`minutes` is training time a subject, subjects trained in packs.",
-        "The image-text front is front.png, drawn from table.csv.",
+        "The image-text front is front.png, drawn from table.csv. grid.png: the first subject by name with the first "
+        "image seed, all prompts.",
     ]
     sources = {row.published.source for row in experiment.rows if row.published}
     return [*notes, *(f"Published numbers: {source}." for source in sorted(sources)), *experiment.notes]

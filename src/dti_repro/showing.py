@@ -1,0 +1,31 @@
+"""What an experiment's rows drew of one subject, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.photos import load_photo
+from dti_repro.generation import Gallery
+from dti_repro.pipeline import RowState
+from dti_repro.results.figures import Grid
+
+
+def comparison(concept: Concept, states: Sequence[RowState]) -> Grid:
+    """A row for each row that draws, a column for each prompt, with the first image seed: nothing is chosen by its
+    looks."""
+    drawn = {state.spec.label: _of(concept, state.galleries) for state in states if state.galleries}
+    images = next(iter(drawn.values())).manifest.images
+    shown = [image for image in images if image.seed == images[0].seed]
+    return Grid(
+        [image.template.replace("{}", concept.placeholder) for image in shown],
+        {label: [Image.open(gallery.folder / image.file) for image in shown] for label, gallery in drawn.items()},
+        [load_photo(photo) for photo in concept.images],
+        f"{concept.placeholder}, from its references; the word started as '{concept.initializer}'",
+    )
+
+
+def _of(concept: Concept, galleries: Sequence[Gallery]) -> Gallery:
+    return next(gallery for gallery in galleries if concept.name in gallery.manifest.images[0].concepts)
