@@ -8,10 +8,13 @@ import pytest
 import yaml
 
 from dti_repro.errors import InputError
+from dti_repro.metrics.catalogue import metric_config
+from dti_repro.pipeline import Plan
 from dti_repro.results.experiment import Experiment, parse_experiment
 from dti_repro.results.front import front
 from dti_repro.results.noise_norm import AdamWRun, norm_on_noise
 from dti_repro.results.search import Quality, Scale, quality, scales, write_searched
+from dti_repro.train import check
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 BASE = {
@@ -130,3 +133,18 @@ def test_adamw_inflates_noise_as_was_measured(lr: float, times: float) -> None:
 
 def test_without_gradient_steps_the_noise_norm_is_the_start() -> None:
     assert norm_on_noise(AdamWRun(64, 0, 0.5, 0.02, (0.9, 0.999), 1e-8, 0.01)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(path for path in EXPERIMENTS.glob("*.yaml") if path.stem != "searched"), ids=lambda path: path.stem
+)
+def test_every_experiment_is_made_of_knobs_and_metrics_that_exist(path: Path) -> None:
+    """The paper's tables on big models, too, which nobody can run on a whim."""
+    content = yaml.safe_load(path.read_text())
+    plan = Plan(parse_experiment(path.stem, content, EXPERIMENTS / "searched.yaml"), "runs")
+    for row in plan.experiment.rows:
+        if row.bound is None:
+            check(plan.train_config(row))
+    for metric in plan.experiment.metrics:
+        metric_config(metric)
+    plan.generate_config()

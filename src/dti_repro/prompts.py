@@ -67,7 +67,9 @@ def load_prompts(value: str | Sequence) -> PromptSet:
     path = Path(value)
     if path.suffix in {".txt", ".json", ".yaml", ".yml"}:
         if not path.is_file():
-            raise InputError(f"prompts={value}: no such file")
+            raise InputError(
+                f"prompts={value}: no such file (the paper's: python -m dti_repro.concepts.download dti_prompts)"
+            )
         return _prompt_set(path.stem, _read(path), str(path))
     path = SETS / f"{value}.yaml"
     if not path.is_file():
