@@ -65,11 +65,6 @@ class Grid:
         return canvas.crop((0, 0, canvas.width, y + MARGIN))
 
 
-def save_preview(path: Path, images: Sequence[Image.Image], prompts: Sequence[str]) -> Path:
-    """Write a PNG of one row of images, each under its prompt."""
-    return Grid(prompts, {"": images}).save(path)
-
-
 def save_lines(
     path: Path,
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],

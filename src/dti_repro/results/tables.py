@@ -134,16 +134,6 @@ def write_csv(path: Path, lines: Sequence[Sequence[object]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(lines)
 
 
-def long_rows(rows: Sequence[Row]) -> list[list[object]]:
-    """Header and one line per row, metric: the numbers behind the table, unrounded."""
-    lines: list[list[object]] = [["row", "metric", "subjects", "mean", "t_low", "t_high"]]
-    for row in rows:
-        for metric, by_subject in sorted(row.scores.items()):
-            interval = t_interval(list(by_subject.values()))
-            lines.append([row.name, metric, interval.n, interval.mean, interval.low, interval.high])
-    return lines
-
-
 def _mean_cell(by_subject: Mapping[str, float]) -> str:
     if not by_subject:
         return ""
