@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dti_repro.results.figures import CELL, Grid, save_lines, save_preview
+from dti_repro.results.figures import CELL, Grid, save_lines
 
 
 def plain(color: tuple[int, int, int], size: int = 48) -> Image.Image:
@@ -29,7 +29,7 @@ def test_every_picture_is_whole_however_many_there_are(tmp_path: Path) -> None:
 
 def test_small_pictures_are_not_smoothed(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 250, (48, 48, 3), dtype=np.uint8)
-    path = save_preview(tmp_path / "one.png", [Image.fromarray(noise)], [""])
+    path = Grid([""], {"": [Image.fromarray(noise)]}).save(tmp_path / "one.png")
     colors = {tuple(color) for color in noise.reshape(-1, 3)}
     shown = {tuple(color) for color in np.asarray(Image.open(path)).reshape(-1, 3)}
     assert shown == colors | {(255, 255, 255)}
