@@ -1,8 +1,8 @@
 """The shell around every command: Hydra composes the configuration, and whatever goes wrong becomes one line
 on stderr.
 
-Exit codes: 0 done, 1 a training diverged, 2 bad input. A fault of the program itself keeps its traceback.
-No torch here: bad input is answered before anything heavy is imported.
+Exit codes: 0 done, 1 a training diverged or a process of several died, 2 bad input. A fault of the program itself keeps
+its traceback. No torch here: bad input is answered before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.command_line import CONF, CommandLine
-from dti_repro.errors import DivergedError, InputError
+from dti_repro.errors import DivergedError, InputError, ProcessDiedError
 from dti_repro.foreign import check_foreign
 from dti_repro.launching import (
     deal_concepts,
@@ -36,6 +36,7 @@ from dti_repro.launching import (
 )
 
 Stages = Callable[[CommandLine], list[CommandLine]]
+SAID = (InputError, DivergedError, ProcessDiedError)  # whose message is all that a user needs
 SECRETS_STAY_OUT = "configurations are written to files: no secret belongs in them; W&B reads WANDB_API_KEY"
 
 
@@ -66,7 +67,7 @@ def entry(
                     return
                 try:
                     task(cfg)
-                except (InputError, DivergedError) as error:
+                except SAID as error:
                     failures.append(error)
 
             sweep: Path | None = None
@@ -79,7 +80,7 @@ def entry(
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
                     if failures:
                         break
-            except (InputError, DivergedError) as error:
+            except SAID as error:
                 failures.append(error)
             except (HydraException, OmegaConfBaseException) as error:
                 GlobalHydra.instance().clear()
@@ -99,7 +100,7 @@ def entry(
             if failures:
                 sys.stdout.flush()
                 print(f"error: {failures[0]}", file=sys.stderr)
-                sys.exit(1 if isinstance(failures[0], DivergedError) else 2)
+                sys.exit(2 if isinstance(failures[0], InputError) else 1)
 
         return main
 
@@ -109,6 +110,9 @@ def entry(
 def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
     """The command line, judged before Hydra acts on it. InputError."""
     line = CommandLine.parse(config_name, [quote_paths(argument) for argument in arguments])
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1":
+        key = "trainer.devices" if config_name == "train" else "devices"
+        raise InputError(f"torchrun started several of this command, which starts its own: give {key}=<n> without it")
     if secret := next((key for key in (o.partition("=")[0] for o in line.overrides) if is_secret(key)), None):
         raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
     check_foreign(line)

@@ -60,7 +60,7 @@ def benchmark(cfg: DictConfig) -> int:
     clock.append(time.time())
     files = list_scores(plan, states)
     shifted = _mismatched(states) if experiment.search else []
-    computed = score([*files, *shifted], configs, masks, cfg.accelerator)
+    computed = score([*files, *shifted], configs, masks, cfg.accelerator, cfg.devices)
     norms = start_norms(plan, states)
     clock.append(time.time())
     if cfg.rows is None:

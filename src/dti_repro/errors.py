@@ -6,6 +6,11 @@ class InputError(ValueError):
     do."""
 
 
+class ProcessDiedError(RuntimeError):
+    """One of the processes that a command had started was killed, or ended by itself. The message says which one and
+    by what."""
+
+
 class DivergedError(RuntimeError):
     """A training left the numbers in which it means anything. The message names the concept, the step and
     what was kept."""

@@ -50,7 +50,7 @@ def evaluate(cfg: DictConfig) -> None:
     names = {name for path in found for image in Manifest.read(path).images for name in image.concepts}
     concepts = {concept.name: concept for concept in build(cfg.concepts).load(sorted(names))}
     files = [generated(path, concepts) for path in found]
-    computed = score(files, configs, Path(cfg.masks) if cfg.masks else None, cfg.accelerator)
+    computed = score(files, configs, Path(cfg.masks) if cfg.masks else None, cfg.accelerator, cfg.devices)
     print(f"{len(files)} score files, {computed} columns computed, the rest were there")
 
 

@@ -6,8 +6,10 @@ Imports no torch: what is already there is found within a second.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.adapters.folder import adapted, check_adapters
 from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.configured import target
+from dti_repro.devices import check_count, share_out
 from dti_repro.errors import InputError
 from dti_repro.prompts import Prompt, PromptSet
 from dti_repro.results.files import atomic_write
-from dti_repro.results.lock import locked
+from dti_repro.results.lock import BusyError, locked
 from dti_repro.results.manifest import NAME, Manifest, ManifestImage, generation_id
 from dti_repro.results.run import check_name
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 READING = ("pool", "instruction")
 """Knobs of backbones that say how a prompt is read."""
+LOCKS = 64
+"""Folders that are locked at once: each holds an open file and a thread, and there may be thousands."""
 
 
 @dataclass(frozen=True)
@@ -153,45 +158,76 @@ def gallery(
 def draw(galleries: Sequence[Gallery], cfg: DictConfig, settings: Settings) -> int:
     """Draw what is missing in the galleries; returns how many pictures that was, 0 without importing torch.
 
-    The embeddings, and the adapters' settings, are read and checked before the model is loaded. `backbone` is one
-    already in memory; otherwise the configuration's is loaded. Raises InputError for what does not fit.
+    The embeddings, and the adapters' settings, are read and checked before a model is loaded. Raises InputError for
+    what does not fit; BusyError, when all others are drawn, for a gallery that another process is at.
     """
-    todo = {i: found for i, g in enumerate(galleries) if (found := g.missing())}
+    todo = [gallery for gallery in galleries if gallery.missing()]
     if not todo:
         return 0
-    if not isinstance(cfg.batch, int) or cfg.batch < 1:
-        raise InputError(f"batch={cfg.batch}: a whole number of at least 1 is needed")
+    check_count("batch", cfg.batch)
+    check_count("devices", cfg.devices)
+    from dti_repro.results.embedding import load_embeddings
+
+    target(cfg.backbone._target_).check_drawing(settings.sampler, settings.height, settings.width)
+    for path in sorted({path for gallery in todo for path in gallery.vectors.values()}):
+        load_embeddings(path)
+    check_adapters({gallery.adapter for gallery in todo} - {None})
+    total = sum(len(gallery.missing()) for gallery in todo)
+    busy: list[BusyError] = []
+    for k in range(0, len(todo), LOCKS):
+        with _owned(todo[k : k + LOCKS], busy) as ours:
+            batches = [(gallery, pictures) for gallery in ours for pictures in _batches(gallery, cfg.batch)]
+            share_out(partial(_draw_batches, cfg, settings), batches, cfg.devices, cfg.accelerator)
+    if busy:
+        raise busy[0]
+    return total
+
+
+@contextmanager
+def _owned(galleries: Sequence[Gallery], busy: list[BusyError]) -> Iterator[list[Gallery]]:
+    """Lock the galleries' folders and say in them what is drawn; those that another process is at go to `busy`."""
+    with ExitStack() as stack:
+        ours = []
+        for gallery in galleries:
+            try:
+                stack.enter_context(locked(gallery.folder / "lock", f"folder {gallery.folder} is being drawn"))
+            except BusyError as error:
+                busy.append(error)
+                continue
+            ours.append(gallery)
+            if pictures := gallery.missing():  # another process may have drawn them meanwhile
+                _start(gallery, pictures)
+        yield ours
+
+
+def _batches(gallery: Gallery, size: int) -> list[list[ManifestImage]]:
+    pictures = gallery.missing()
+    return [pictures[k : k + size] for k in range(0, len(pictures), size)]
+
+
+def _draw_batches(cfg: DictConfig, settings: Settings, batches: Sequence[tuple[Gallery, list[ManifestImage]]]) -> None:
+    """Draw pictures of galleries whose folders are locked and have their manifests."""
+    if not batches:
+        return
     import torch
 
     from dti_repro.backbones.load import load_backbone
     from dti_repro.results.embedding import for_encoders, load_embeddings
 
-    target(cfg.backbone._target_).check_drawing(settings.sampler, settings.height, settings.width)
-    files = {path for i in todo for path in galleries[i].vectors.values()}
-    vectors = {path: load_embeddings(path) for path in sorted(files)}
-    check_adapters({galleries[i].adapter for i in todo} - {None})
     torch.set_num_threads(cfg.threads)
     backbone = load_backbone(cfg.backbone, cfg.accelerator)
-    total = sum(map(len, todo.values()))
-    with _progress(total, cfg.progress) as advance:
-        for i in todo:
-            folder = galleries[i].folder
+    with _progress(sum(len(pictures) for _, pictures in batches), cfg.progress) as advance:
+        for folder, group in groupby(batches, key=lambda batch: batch[0].folder):
+            own = list(group)
+            gallery = own[0][0]
             learned = {
-                placeholder: for_encoders(vectors[path], backbone.spec, path)
-                for placeholder, path in galleries[i].vectors.items()
+                placeholder: for_encoders(load_embeddings(path), backbone.spec, path)
+                for placeholder, path in gallery.vectors.items()
             }
-            with (
-                locked(folder / "lock", f"folder {folder} is being drawn"),
-                adapted(backbone.denoiser, galleries[i].adapter),
-            ):
-                pictures = galleries[i].missing()  # another process may have drawn them meanwhile
-                if pictures:
-                    _start(galleries[i], pictures)
-                for begin in range(0, len(pictures), cfg.batch):
-                    chunk = pictures[begin : begin + cfg.batch]
-                    _draw_batch(backbone, folder, chunk, learned, settings)
-                    advance(len(chunk))
-    return total
+            with adapted(backbone.denoiser, gallery.adapter):
+                for _, pictures in own:
+                    _draw_batch(backbone, folder, pictures, learned, settings)
+                    advance(len(pictures))
 
 
 def _expect(prompt: Prompt, subjects: Sequence[Subject]) -> dict[str, str] | None:

@@ -6,7 +6,8 @@ Light on purpose: what is wrong with the input, or already done, is answered bef
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.photos import check_photos
 from dti_repro.configured import build
+from dti_repro.devices import check_count, share_out
 from dti_repro.errors import InputError
 from dti_repro.results.files import read_json, sha256
 from dti_repro.results.run import ConceptFolder, RunFolder, check_name, config_hash, embedding_files
@@ -25,7 +27,7 @@ from dti_repro.results.run import ConceptFolder, RunFolder, check_name, config_h
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
 NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
-COUNTS = ("steps", "batch", "accumulate", "threads", "pack", "checkpoint_every")
+COUNTS = ("steps", "batch", "accumulate", "threads", "pack", "checkpoint_every", "devices")
 
 
 def train(cfg: DictConfig) -> list[ConceptFolder]:
@@ -41,9 +43,13 @@ def train_missing(cfg: DictConfig) -> tuple[list[ConceptFolder], int]:
     the numbers.
     """
     check(cfg)
-    run = run_folder(cfg)
-    concepts: list[Concept] = build(cfg.concepts).load()
+    return train_concepts(cfg, build(cfg.concepts).load())
+
+
+def train_concepts(cfg: DictConfig, concepts: Sequence[Concept]) -> tuple[list[ConceptFolder], int]:
+    """As train_missing, of a checked configuration's these concepts."""
     check_pack(cfg, len(concepts))
+    run = run_folder(cfg)
     folders = [run.concept(concept.name) for concept in concepts]
     pending = [c for c, folder in zip(concepts, folders, strict=True) if not is_complete(cfg, folder)]
     for folder in folders:
@@ -56,7 +62,7 @@ def train_missing(cfg: DictConfig) -> tuple[list[ConceptFolder], int]:
             check_facts(run.concept(concept.name), concept)
         from dti_repro.training import train_pending
 
-        train_pending(cfg, run, pending)
+        share_out(partial(train_pending, cfg, run), pending, cfg.trainer.devices, cfg.trainer.accelerator)
     return folders, len(pending)
 
 
@@ -142,9 +148,7 @@ def check(cfg: DictConfig) -> None:
     except MissingMandatoryValue as error:
         raise InputError(f"{error.full_key or str(error).split(':')[-1].strip()} is not set") from error
     for key in COUNTS:
-        value = cfg.trainer[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"trainer.{key} is {value}: a whole number above 0 is needed")
+        check_count(f"trainer.{key}", cfg.trainer[key])
     for step in cfg.trainer.snapshots:
         if not isinstance(step, int) or not 1 <= step <= cfg.trainer.steps:
             raise InputError(f"trainer.snapshots has {step}: steps are 1 to {cfg.trainer.steps}")

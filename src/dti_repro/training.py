@@ -38,7 +38,7 @@ from dti_repro.results.files import atomic_write, write_json
 from dti_repro.results.lock import BusyError, locked
 from dti_repro.results.provenance import provenance
 from dti_repro.results.run import RunFolder
-from dti_repro.train import facts, hashed, is_complete, run_folder, source_config, train
+from dti_repro.train import check, facts, hashed, is_complete, run_folder, source_config, train_concepts
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -161,7 +161,7 @@ def _fit(cfg: DictConfig, module: InversionModule) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     callbacks: list[Callback] = [RichProgressBar(refresh_rate=10, leave=True)] if cfg.trainer.progress else []
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
         trainer = pl.Trainer(
             accelerator=cfg.trainer.accelerator,
             devices=1,
@@ -196,7 +196,9 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
     """Train the source where it is missing, through the same door, and transform what it learned, snapshots too."""
     began = time.time()
     source_cfg = source_config(cfg)
-    train(source_cfg)
+    source_cfg.trainer.devices = 1  # this is one of them
+    check(source_cfg)
+    train_concepts(source_cfg, concepts)
     source = run_folder(source_cfg)
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
     busy: list[BusyError] = []

@@ -141,7 +141,7 @@ def test_the_same_pictures_as_diffusers_with_our_embedding_file(run: Path, compo
         (['prompts=["a {max}"]'], "no concept 'max'"),
         (['prompts=["a {}"]', "steps=0"], "steps=0"),
         (['prompts=["a {}"]', "guidance=-1"], "guidance=-1"),
-        (['prompts=["a {}"]', "batch=0"], "batch=0"),
+        (['prompts=["a {}"]', "batch=0"], "batch is 0"),
         (['prompts=["a {}"]', "width=20"], "width=20"),
         (['prompts=["a {}"]', "seeds=[0,0]"], "twice"),
         (['prompts=["a {}"]', "seeds=[x]"], "whole numbers"),

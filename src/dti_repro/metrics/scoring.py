@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.masks import check_masks, mask_path, masked_photo
 from dti_repro.concepts.photos import load_photo
 from dti_repro.configured import build
+from dti_repro.devices import check_count, share_out
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_identity
 from dti_repro.results.files import read_json, sha256, write_json
@@ -150,12 +151,14 @@ def score(
     configs: Configs,
     masks: Path | None = None,
     accelerator: str = "auto",
+    devices: int = 1,
 ) -> int:
     """Compute what is missing; returns how many (file, metric) pairs that was, 0 without importing torch.
 
     ``masks`` is a folder of masks of the references (see concepts.masks); with it, every reference needs one.
     InputError for masks that cannot be used, before a metric's weights are loaded.
     """
+    check_count("devices", devices)
     if masks is not None:
         for concept, photos in dict.fromkeys((item.concept, item.references) for file in files for item in file.items):
             check_masks(masks, concept, photos)
@@ -163,18 +166,23 @@ def score(
     needed = sorted({name for names in todo.values() for name in names})
     if not needed:
         return 0
+    print(f"score: {len(todo)} score files, {', '.join(needed)}", flush=True)
+    chosen = {name: configs[name] for name in needed}
+    share_out(partial(_score_files, chosen, masks, accelerator), list(todo), devices, accelerator)
+    return sum(map(len, todo.values()))
+
+
+def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: Sequence[ScoreFile]) -> None:
     from dti_repro.backbones.load import device_of
 
     device = device_of(accelerator)
-    metrics = {name: build(configs[name]).to(device) for name in needed}
+    metrics = {name: build(config).to(device) for name, config in configs.items()}
     known: set[tuple[str, tuple[Path, ...]]] = set()
-    print(f"score: {len(todo)} score files, {', '.join(needed)}", flush=True)
-    for file in todo:
+    for file in files:
         with locked(file.csv.with_suffix(".lock"), f"{file.csv} is being computed"):
             names = file.missing(configs, masks)  # another process may have computed some meanwhile
             if names:
                 _score_file(file, {name: metrics[name] for name in names}, configs, masks, known, device)
-    return sum(map(len, todo.values()))
 
 
 def _score_file(

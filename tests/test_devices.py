@@ -1,0 +1,48 @@
+"""Several processes for one command end as one would: all done, or one clear error and nobody left at work."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dti_repro.devices import share_out
+from dti_repro.errors import DivergedError
+from dti_repro.results.lock import BusyError
+
+ITEMS = ["a", "b", "c", "d", "e"]
+
+
+def work(folder: Path, error: Exception | None, items: list[str]) -> None:
+    """Write a file for each item; the process that has "b" raises the error before that, and unless it only says that
+    others are busy, the other process would be at it for long."""
+    if error is not None and "b" in items:
+        raise error
+    print(f"{items} are being done")
+    for item in items:
+        (folder / item).write_text(str(os.getpid()))
+    if isinstance(error, DivergedError):
+        time.sleep(300)
+
+
+def test_an_error_in_one_process_ends_all(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(DivergedError, match="b diverged"):
+        share_out(partial(work, tmp_path, DivergedError("b diverged")), ITEMS, 2, "cpu")
+    assert time.monotonic() - began < 100
+    assert not any(Path(f"/proc/{path.read_text()}").exists() for path in tmp_path.iterdir())
+
+
+def test_what_another_command_is_at_stops_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BusyError, match="b is being drawn"):
+        share_out(partial(work, tmp_path, BusyError("b is being drawn")), ITEMS, 2, "cpu")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "c", "e"}
+    assert capfd.readouterr().out == "['a', 'c', 'e'] are being done\n"
+
+
+def test_one_item_needs_no_second_process(tmp_path: Path) -> None:
+    share_out(partial(work, tmp_path, None), ["a"], 4, "cpu")
+    assert (tmp_path / "a").read_text() == str(os.getpid())
