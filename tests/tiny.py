@@ -10,6 +10,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -74,6 +75,49 @@ def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0)
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def build_tiny_clip_sd(folder: Path, openclip: bool, seed: int = 0) -> Path:
+    """Write the checkpoint to `folder`, that of Stable Diffusion 1.5 or (openclip) 2.1-base but for its widths: CLIP
+    text encoder d = 32 of 2 layers with CLIP's own vocabulary and the eos_token_id 2 of the published configs; the VAE
+    and the image size of `build_tiny_sd`; the published scheduler, which predicts the noise."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(_clip_config(DIM, "gelu" if openclip else "quick_gelu"))
+        vae = _vae()
+        unet = UNet2DConditionModel(
+            sample_size=4,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=1,
+            block_out_channels=(32, 64),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=DIM,
+            attention_head_dim=(2, 4) if openclip else 4,
+            use_linear_projection=openclip,
+            norm_num_groups=8,
+        )
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=_clip_tokenizer("!" if openclip else "<|endoftext|>"),
         unet=unet,
         scheduler=scheduler,
         safety_checker=None,

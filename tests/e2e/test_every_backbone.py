@@ -1,0 +1,191 @@
+"""Every backbone of conf on a narrow checkpoint of its own classes: from photos to scores, with words of several
+vectors, and nothing of the model changed by a bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from omegaconf import DictConfig
+from PIL import Image
+
+from dti_repro.app import CONF, choices, quote_paths
+from dti_repro.backbones.backbone import Backbone
+from dti_repro.backbones.checkpoint import fingerprint
+from dti_repro.backbones.load import load_backbone
+from dti_repro.evaluate import evaluate
+from dti_repro.export import export
+from dti_repro.generate import generate
+from dti_repro.results.embedding import load_embeddings
+from dti_repro.results.run import ConceptFolder
+from dti_repro.results.scores import read_scores
+from dti_repro.sphere import angle
+from dti_repro.train import train
+from tests.crash import content, stop_after
+from tests.tiny import build_tiny_clip_sd, build_tiny_sd, build_tiny_sdxl
+from tests.tiny_flow import SIDE, build_tiny_sana, build_tiny_wan
+
+WORDS = "red cat"  # two tokens of every tokenizer
+BUILDERS: Mapping[str, tuple[Callable[[Path], Path], int]] = {  # and pixels of an image
+    "sana_1600m": (build_tiny_sana, SIDE),
+    "sana_4800m": (build_tiny_sana, SIDE),
+    "sd15": (partial(build_tiny_clip_sd, openclip=False), 16),
+    "sd21_base": (partial(build_tiny_clip_sd, openclip=True), 16),
+    "sdxl": (build_tiny_sdxl, 16),
+    "stable_diffusion": (build_tiny_sd, 16),
+    "toybox": (build_tiny_sd, 16),
+    "wan_1300m": (build_tiny_wan, SIDE),
+}
+LOADED_ELSEWHERE = ("sd15", "sd21_base", "sdxl")
+OTHERS = [name for name in choices("method") if name not in ("ti", "dti")]
+
+
+@pytest.fixture(scope="module", params=choices("backbone"))
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
+    """Its name, and the overrides that choose it."""
+    name = request.param
+    build, side = BUILDERS[name]
+    folder = build(tmp_path_factory.mktemp(name))
+    own = [f"backbone={name}", f"backbone.path={folder}", f"backbone.resolution={side}", "backbone.dtype=float32"]
+    return name, own
+
+
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("subjects")
+    (root / "rex").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    for k, photo in enumerate(pixels):
+        Image.fromarray(photo).save(root / "rex" / f"{k}.png")
+    facts = {"initializer": WORDS, "split": "table", "description": "", "images": ["0.png", "1.png"]}
+    (root / "subjects.yaml").write_text(yaml.safe_dump({"rex": facts}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def metric(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("metric")
+    arguments = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    torch.manual_seed(0)
+    reader = timm.create_model("vit_tiny_patch16_224", num_classes=2, **arguments)
+    timm.models.save_for_hf(reader, root / "reader", model_args=arguments, safe_serialization=True)
+    encoder = {"_target_": "dti_repro.metrics.encoders.timm_encoder", "checkpoint": f"local-dir:{root / 'reader'}"}
+    node = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity", "encoder": encoder}
+    (root / "likeness.yaml").write_text(yaml.safe_dump(node))
+    return root / "likeness.yaml"
+
+
+def compose(command: str, *overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        return hydra.compose(command, [quote_paths(override) for override in overrides])
+
+
+def drawing(folder: ConceptFolder, own: list[str]) -> DictConfig:
+    size = [knob.replace("backbone.resolution", side) for knob in own[2:3] for side in ("height", "width")]
+    ask = [f"run={folder.path}", 'prompts=["a {} on the grass"]', "seeds=[0,1]", "sampler=default", "steps=2"]
+    return compose("generate", *own, *size, *ask, "threads=1", "progress=false", "accelerator=cpu")
+
+
+class Unchanged:
+    """The model that is trained on, in memory and on disk, as it was before."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        self.backbone: Backbone = load_backbone(cfg.backbone, "cpu")
+        self.weights = {key: value.clone() for key, value in self.backbone.state_dict().items()}
+        self.files = fingerprint(self.backbone.folder)
+
+    def check(self) -> None:
+        assert load_backbone(self.cfg.backbone, "cpu") is self.backbone
+        now: dict[str, Any] = self.backbone.state_dict()
+        assert now.keys() == self.weights.keys()
+        assert all(torch.equal(now[key], value) for key, value in self.weights.items())
+        assert all(not p.requires_grad and p.grad is None for p in self.backbone.parameters())
+        assert fingerprint(self.backbone.folder) == self.files
+
+
+def check_all_vectors_train(folder: ConceptFolder, encoders: int) -> None:
+    """Each of the two of each encoder turns between the first step and the last."""
+    first, last = load_embeddings(folder.snapshot(1)), load_embeddings(folder.embedding)
+    assert len(last) == encoders
+    for name, rows in last.items():
+        assert rows.shape[0] == 2
+        assert angle(rows, first[name]).min() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["ti", "dti"])
+def test_from_photos_to_scores(
+    method: str,
+    model: tuple[str, list[str]],
+    subjects: Path,
+    metric: Path,
+    training: Callable[..., DictConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed and resumed is the same bytes as trained at once, and what is drawn is scored."""
+    _, own = model
+    knobs = [f"method={method}", *own, "trainer.steps=5", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
+    unchanged = Unchanged(training(*knobs))
+    train(training(*knobs, f"runs={tmp_path / 'whole'}"))
+    stop_after(monkeypatch, step=2)
+    with pytest.raises(MemoryError):
+        train(training(*knobs))
+    monkeypatch.undo()
+    (folder,) = train(training(*knobs))
+    assert content(tmp_path / "runs") == content(tmp_path / "whole")
+    check_all_vectors_train(folder, len(unchanged.backbone.spec.encoders))
+    (images,) = generate(drawing(folder, own))
+    evaluate(compose("evaluate", f"concepts.root={subjects}", f"run={folder.path}", f"metrics=[{metric}]"))
+    rows = read_scores(images.parents[1] / "scores" / f"{images.name}.csv")
+    assert [(row.metric, row.text) for row in rows] == [("likeness", f"a {WORDS} on the grass")] * 2
+    unchanged.check()
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_moves_all_vectors_and_nothing_else(
+    method: str, model: tuple[str, list[str]], training: Callable[..., DictConfig]
+) -> None:
+    cfg = training(f"method={method}", *model[1], "trainer.steps=2", "trainer.snapshots=[1]")
+    unchanged = Unchanged(cfg)
+    (folder,) = train(cfg)
+    check_all_vectors_train(folder, len(unchanged.backbone.spec.encoders))
+    unchanged.check()
+
+
+def test_what_was_trained_here_draws_the_same_picture_in_diffusers(
+    model: tuple[str, list[str]], training: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the calls in the text beside an export, as they stand; each of its two vectors is there once."""
+    name, own = model
+    if name not in LOADED_ELSEWHERE:
+        pytest.skip("diffusers has no loader for it, or it is one of the others")
+    (folder,) = train(training("method=dti", *own, "trainer.steps=3"))
+    (images,) = generate(drawing(folder, own))
+    *_, text = export(compose("export", f"run={folder.path}", "to=diffusers", f"out={tmp_path / 'out'}"))
+    path = compose("train", f"backbone={name}").backbone.path
+    checkpoint = own[1].partition("=")[2]
+    monkeypatch.chdir(text.parent)
+    scope: dict[str, Any] = {}
+    exec(text.read_text().replace(f'"{path}"', repr(checkpoint)), scope)
+    pipeline = scope["pipeline"]
+    pipeline.set_progress_bar_config(disable=True)
+    defaults = compose("train", f"backbone={name}").backbone.generation
+    theirs = pipeline(
+        "a <rex> on the grass",
+        num_inference_steps=2,
+        guidance_scale=defaults.guidance,
+        height=16,
+        width=16,
+        generator=torch.Generator().manual_seed(1),
+    ).images[0]
+    with Image.open(images / "p000_s1.png") as ours:
+        assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1
