@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 from dti_repro.errors import InputError
+from dti_repro.results.experiment import Experiment, RowSpec
+from dti_repro.results.report import Setting, write_report
 from dti_repro.results.scores import ScoreRow, read_scores, subject_means, write_scores
 from dti_repro.results.tables import (
     Claim,
@@ -105,3 +107,21 @@ def test_rows_of_different_subjects_are_never_subtracted() -> None:
 def test_markdown_is_a_table_whatever_the_cells_hold() -> None:
     text = markdown([["a", "b|c"], ["1", "22"]])
     assert text.splitlines() == ["| a   | b\\|c |", "| --- | ---- |", "| 1   | 22   |"]
+
+
+def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(tmp_path: Path) -> None:
+    """SDXL's pooled text, SANA's instruction (here one of two lines) and masks change what scores mean."""
+    ti = row("ti", 0.5)
+    both = replace(ti, scores={"image": ti.scores["text"], "text": ti.scores["text"]})
+    experiment = Experiment("x", "X", (), {"image": "i", "text": "t"}, "image", ("text",), (RowSpec("ti", "TI", ()),))
+
+    def table(masked: bool, **reading: str) -> str:
+        setting = Setting(SUBJECTS, "simple", 41, [0], masked, reading)
+        write_report(tmp_path, experiment, setting, [both], ["norm"])
+        return (tmp_path / "table.md").read_text()
+
+    assert "references black outside of their masks. Prompts are read with `backbone.pool=eos`. " in table(
+        True, pool="eos"
+    )
+    assert "as they are. Prompts are read with `backbone.instruction=Say: it`. " in table(False, instruction="Say:\nit")
+    assert "backbone." not in table(False)

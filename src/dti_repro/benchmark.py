@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.app import entry
 from dti_repro.command_line import CONF, CommandLine
 from dti_repro.concepts.masks import check_masks
+from dti_repro.generation import Settings
 from dti_repro.launching import as_choices
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.scoring import ScoreFile, mismatched, score
@@ -97,7 +98,10 @@ def _tabulate(
         _search(experiment, states, shifted, facts, _searched(cfg))
     rows = [Row(s.spec.name, s.spec.label, means_of(s.files, experiment.metrics), facts[s.spec.name]) for s in states]
     prompts = plan.prompts()
-    setting = Setting(list(plan.concepts), prompts.name, len(prompts.prompts), plan.seeds(), cfg.masks is not None)
+    reading = Settings.of(plan.generate_config()).reading
+    setting = Setting(
+        list(plan.concepts), prompts.name, len(prompts.prompts), plan.seeds(), cfg.masks is not None, reading
+    )
     scores = folder / "scores.csv"
     before = scores.read_bytes() if scores.is_file() else b""
     write_report(folder, experiment, setting, rows, [*FACTS, *(SEARCH_FACTS if experiment.search else ())])

@@ -3,8 +3,8 @@ no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dti_repro.results.experiment import Experiment
@@ -31,6 +31,7 @@ class Setting:
     prompt_count: int
     image_seeds: Sequence[int]
     masked: bool = False  # whether references were black outside of their masks
+    reading: Mapping[str, str] = field(default_factory=dict)  # the backbone's knobs of how a prompt is read
 
 
 def write_report(
@@ -52,11 +53,14 @@ def _sections(experiment: Experiment, setting: Setting, rows: Sequence[Row], fac
     labels = {row.name: row.label for row in rows}
     n = len(setting.subjects)
     references = "black outside of their masks" if setting.masked else "as they are"
+    knobs = {knob: " ".join(value.split()) for knob, value in setting.reading.items()}
+    reading = "".join(f"Prompts are read with `backbone.{knob}={value}`. " for knob, value in knobs.items())
     sections = [
         f"# {experiment.title}\n",
         f"Made by `python -m dti_repro.benchmark experiment={experiment.name}`. {n} subjects "
         f"({', '.join(setting.subjects)}), {setting.prompt_count} prompts (`{setting.prompts}`), "
         f"{len(setting.image_seeds)} image seeds; image scores compare with references {references}. "
+        f"{reading}"
         "Cells: mean over subjects ± half of its 95% t interval.\n",
         markdown(means_table(rows, experiment.metrics, facts)),
     ]
