@@ -71,6 +71,7 @@ def _share(
     # Slurm sends its signals to every process of a job; the one that started us answers for all.
     for number in (signal.SIGUSR1, signal.SIGUSR2, *([signal.SIGTERM] if answered else [])):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which torch has sent when that one dies
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index]
     try:

@@ -112,12 +112,13 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
     with adapter.attached(backbone, generator(run.seed, *(concept.name for concept in concepts), "adapter")):
         lessons = _teach(cfg, run, concepts, backbone, adapter)
     for lesson, resumed in lessons:
-        about = {
-            "resumed_from_step": resumed,
-            "checkpoint": {"folder": str(backbone.folder), "commit": commit(backbone.folder)},
-            "config": OmegaConf.to_container(cfg, resolve=True),
-        }
+        about = {"resumed_from_step": resumed, **_made_with(cfg, backbone)}
         write_json(lesson.folder.provenance, {**provenance(began, backbone.device.type), **about})
+
+
+def _made_with(cfg: DictConfig, backbone: Backbone) -> dict[str, Any]:
+    checkpoint = {"folder": str(backbone.folder), "commit": commit(backbone.folder)}
+    return {"checkpoint": checkpoint, "config": OmegaConf.to_container(cfg, resolve=True)}
 
 
 def _teach(
@@ -205,7 +206,7 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
     with _owned(cfg, run, concepts, busy) as free:
         for concept in free:
             folder, origin = run.concept(concept.name), source.concept(concept.name)
-            about = {"source": str(origin.path), "config": OmegaConf.to_container(cfg, resolve=True)}
+            about = {"source": str(origin.path), **_made_with(cfg, backbone)}
             write_json(folder.provenance, {**provenance(began, backbone.device.type), **about})
             plain = _header(run, concept, backbone.spec.name)
             files = [(origin.snapshot(step), folder.snapshot(step)) for step in cfg.trainer.snapshots]

@@ -15,6 +15,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from huggingface_hub import constants
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from PIL import Image
@@ -231,6 +232,24 @@ def test_times_and_hosts_live_in_the_provenance_alone(training: Training) -> Non
     assert {"began", "seconds", "host", "versions", "threads", "device", "config"} <= provenance.keys()
     assert provenance["config"]["optim"]["lr"] == 0.04
     assert parse(folder.seed_folder) == parse(folder.seed_folder.parent) == parse(folder.path) == [folder]
+
+
+@pytest.mark.parametrize("method", ["dti", "ti_rescaled"])
+def test_the_commit_that_main_was_is_in_the_provenance(
+    method: str, training: Training, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of the Hub, as its cache keeps it."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    commit, model = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub" / "models--someone--tiny"
+    for folder in ("refs", "snapshots"):
+        (model / folder).mkdir(parents=True)
+    (model / "refs" / "main").write_text(commit)
+    (model / "snapshots" / commit).symlink_to(checkpoint)
+    (folder,) = train(training(f"method={method}", "backbone.path=someone/tiny", "trainer.steps=1"))
+    provenance = json.loads(folder.provenance.read_text())
+    assert provenance["checkpoint"]["commit"] == commit
+    assert provenance["config"]["backbone"]["revision"] == "main"
 
 
 def test_mirrors_get_the_rows(training: Training, tmp_path: Path) -> None:

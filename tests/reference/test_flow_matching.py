@@ -1,4 +1,4 @@
-"""What holds for every flow model: its words, its loss, and the way from photos to scores."""
+"""What holds for every flow model: its words and its loss."""
 
 from __future__ import annotations
 
@@ -8,27 +8,20 @@ from typing import Any
 
 import hydra
 import pytest
-import timm
 import torch
-import yaml
 from diffusers import FlowMatchEulerDiscreteScheduler
-from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from dti_repro.app import CONF, quote_paths
 from dti_repro.backbones.backbone import EncoderSpec
 from dti_repro.backbones.checkpoint import check_words, encoder_dims, vocabulary
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
-from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.sana import Sana
 from dti_repro.backbones.wan import Wan
 from dti_repro.errors import InputError
-from dti_repro.evaluate import evaluate
 from dti_repro.export import export
-from dti_repro.generate import generate
-from dti_repro.results.scores import read_scores
-from dti_repro.train import train
-from tests.crash import assert_same, stop_after
+from dti_repro.results.embedding import save_embedding
+from dti_repro.results.run import RunFolder
 from tests.tiny_flow import DIM, SIDE
 
 CLASSES: dict[str, type[FlowMatching]] = {"sana": Sana, "wan": Wan}
@@ -145,61 +138,13 @@ def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(load: Callabl
     assert len(backbone.generate(["a <x>"], learned, [0], steps=1, guidance=4.5, height=SIDE, width=SIDE)) == 1
 
 
-@pytest.fixture(scope="module")
-def metric(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("metric")
-    arguments = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    torch.manual_seed(0)
-    reader = timm.create_model("vit_tiny_patch16_224", num_classes=2, **arguments)
-    timm.models.save_for_hf(reader, root / "reader", model_args=arguments, safe_serialization=True)
-    encoder = {"_target_": "dti_repro.metrics.encoders.timm_encoder", "checkpoint": f"local-dir:{root / 'reader'}"}
-    node = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity", "encoder": encoder}
-    (root / "likeness.yaml").write_text(yaml.safe_dump(node))
-    return root / "likeness.yaml"
-
-
-def compose(command: str, *overrides: str) -> DictConfig:
+def test_nobody_else_loads_its_words_and_an_export_says_so(kind: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "runs", YAMLS[kind], "ti", "0123456789", 42)
+    save_embedding(run.concept("rex").embedding, "<rex>", torch.ones(1, DIM), {"base_model": YAMLS[kind]})
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return hydra.compose(command, [quote_paths(override) for override in overrides])
-
-
-@pytest.mark.parametrize("method", ["ti", "dti"])
-def test_from_photos_to_scores(
-    method: str,
-    kind: str,
-    checkpoint: Path,
-    subjects: Path,
-    metric: Path,
-    training: Callable[..., DictConfig],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Killed and resumed is the same bytes as trained at once; what is drawn is scored; the vocabulary stays."""
-    model = [f"backbone={YAMLS[kind]}", f"backbone.path={checkpoint}", f"backbone.resolution={SIDE}"]
-    model.append("backbone.dtype=float32")
-    knobs = [f"method={method}", *model, "trainer.steps=5", "trainer.checkpoint_every=1", "concepts.names=[ann]"]
-    stored = load_file(checkpoint / "text_encoder" / "model.safetensors")[TABLES[kind]]
-    whole = train(training(*knobs, f"runs={tmp_path / 'whole'}"))[0]
-    stop_after(monkeypatch, step=2)
-    with pytest.raises(MemoryError):
-        train(training(*knobs))
-    monkeypatch.undo()
-    folder = train(training(*knobs))[0]
-    assert_same(folder, whole)
-    assert folder.is_done()
-    backbone = load_backbone(training(*knobs).backbone, "cpu")  # the one in memory, that was just trained on
-    assert torch.equal(backbone.text_encoders[ENCODER].table, stored)
-    size = [f"height={SIDE}", f"width={SIDE}", "steps=2", "threads=1", "progress=false", "accelerator=cpu"]
-    ask = [f"run={folder.path}", 'prompts=["a {} on the grass"]', "seeds=[0,1]", "sampler=default", *size]
-    (images,) = generate(compose("generate", *model, *ask))
-    where = [f"concepts.root={subjects}", f"run={folder.path}", "accelerator=cpu"]
-    evaluate(compose("evaluate", *where, f"metrics=[{metric}]"))
-    rows = read_scores(images.parents[1] / "scores" / f"{images.name}.csv")
-    assert [row.metric for row in rows] == ["likeness"] * 2
+        cfg = hydra.compose("export", [quote_paths(f"run={run.path}"), "to=diffusers", f"out={tmp_path / 'out'}"])
     with pytest.raises(InputError, match="no other program"):
-        export(compose("export", f"run={folder.path}", "to=diffusers", f"out={tmp_path / 'out'}"))
-    with pytest.raises(InputError, match="sampler=default"):
-        generate(compose("generate", *model, *ask, "seeds=[2]", "sampler=ddim"))
+        export(cfg)
 
 
 def test_what_cannot_be_is_refused_before_weights_are_read(

@@ -1,28 +1,19 @@
-"""SDXL against diffusers' own pipeline and transformers' own encoders, and from training to a picture."""
+"""SDXL against diffusers' own pipeline and transformers' own encoders."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from omegaconf import DictConfig
-from PIL import Image
 from transformers import CLIPTextModel
 
-from dti_repro.app import CONF, quote_paths
 from dti_repro.backbones.stable_diffusion_xl import CLIP_G, CLIP_L, StableDiffusionXL
 from dti_repro.errors import InputError
-from dti_repro.generate import generate
 from dti_repro.results.embedding import load_embeddings, save_embeddings
 from dti_repro.results.run import embedding_files
-from dti_repro.train import train
-from tests.crash import stop_after
 from tests.tiny import DIM, DIM_2, build_tiny_sdxl
 
 PROMPT = "a <x> next to a red mug"
@@ -175,48 +166,6 @@ def test_the_same_picture_as_diffusers(
         generator=torch.Generator().manual_seed(5),
     ).images[0]
     assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1
-
-
-@pytest.mark.parametrize("method", ["ti", "dti", "ti_rescaled"])
-def test_from_photos_to_a_picture(
-    method: str,
-    checkpoint: Path,
-    training: Callable[..., DictConfig],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Killed and resumed is the same bytes as trained at once; the files are found by whatever comes next; the
-    vocabulary stays."""
-    model = ["backbone=sdxl", f"backbone.path={checkpoint}", "backbone.resolution=16", "backbone.dtype=float32"]
-    knobs = [f"method={method}", *model, "trainer.steps=3", "trainer.checkpoint_every=1", "trainer.snapshots=[2]"]
-    before = {part: weights(checkpoint / part) for part in (CLIP_L, CLIP_G)}
-    whole = train(training(*knobs, f"runs={tmp_path / 'whole'}"))[0]
-    if method != "ti_rescaled":
-        stop_after(monkeypatch, step=2)
-        with pytest.raises(MemoryError):
-            train(training(*knobs))
-        monkeypatch.undo()
-    folder = train(training(*knobs))[0]
-    files = embedding_files(folder.embedding)
-    assert [file.name for file in files.values()] == [f"embedding.{name}.safetensors" for name in (CLIP_L, CLIP_G)]
-    for name, file in files.items():
-        assert file.read_bytes() == (whole.path / file.name).read_bytes(), name
-    assert folder.is_done()
-    assert folder.has_snapshot(2)
-    assert json.loads(folder.provenance.read_text())
-    assert {part: weights(checkpoint / part) for part in (CLIP_L, CLIP_G)} == before
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        ask = [f"run={folder.path}", 'prompts=["a {} on the beach"]', "steps=2", "threads=1", "progress=false"]
-        cfg = hydra.compose("generate", [quote_paths(o) for o in (*model, *ask, "sampler=default")])
-    (images,) = generate(cfg)
-    (ours,) = StableDiffusionXL("sdxl", str(checkpoint), 16).generate(
-        ["a <ann> on the beach"], {"<ann>": load_embeddings(folder.embedding)}, [0], steps=2, guidance=5.0
-    )
-    assert np.array_equal(np.asarray(Image.open(images / "p000_s0.png")), np.asarray(ours))
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
 
 
 def test_a_run_of_which_one_encoders_file_is_missing_is_not_done(
