@@ -161,7 +161,7 @@ def draw(galleries: Sequence[Gallery], cfg: DictConfig, settings: Settings) -> i
     The embeddings, and the adapters' settings, are read and checked before a model is loaded. Raises InputError for
     what does not fit; BusyError, when all others are drawn, for a gallery that another process is at.
     """
-    todo = [gallery for gallery in galleries if gallery.missing()]
+    todo = list({gallery.folder: gallery for gallery in galleries if gallery.missing()}.values())
     if not todo:
         return 0
     check_count("batch", cfg.batch)

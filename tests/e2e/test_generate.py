@@ -12,10 +12,12 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from dti_repro.errors import InputError
-from dti_repro.generate import generate
-from dti_repro.prompts import load_prompts
+from dti_repro.generate import generate, of_run
+from dti_repro.generation import Settings, draw
+from dti_repro.prompts import Prompt, PromptSet, load_prompts
 from dti_repro.results.embedding import save_embedding
 from dti_repro.results.manifest import Manifest
+from dti_repro.results.run import parse
 from tests.e2e.trained import trained_run, vectors
 
 Compose = Callable[..., DictConfig]
@@ -94,6 +96,15 @@ def test_other_settings_are_other_pictures(run: Path, compose: Compose, change: 
     assert first != second
     (a,), (b,) = sorted(first.glob("*.png")), sorted(second.glob("*.png"))
     assert pixels(a).shape != pixels(b).shape or np.abs(pixels(a) - pixels(b)).max() > 0
+
+
+def test_a_folder_that_is_asked_for_twice_is_drawn_once(run: Path, compose: Compose) -> None:
+    """As by two rows of a table that are one training."""
+    cfg = compose("generate", *request(run, "prompts=x"))
+    settings = Settings.of(cfg)
+    galleries = of_run(parse(run), cfg, PromptSet("x", (Prompt("a {}"),)), [0], settings)
+    assert draw([*galleries, *galleries], cfg, settings) == 2
+    assert draw([*galleries, *galleries], cfg, settings) == 0
 
 
 def test_two_concepts_in_one_prompt(run: Path, compose: Compose) -> None:
