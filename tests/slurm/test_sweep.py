@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -92,31 +93,58 @@ def driver(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def stop_one(runs: Path, spared: Collection[str]) -> str:
+@dataclass(frozen=True)
+class Stopped:
     """A job in the midst of a training, whose process is stopped: what comes then finds it where it is."""
+
+    job: str
+    process: int
+    concept: Path  # the folder, with a last.ckpt and without an embedding
+
+    def resumed_from(self) -> int:
+        """The step that whoever finished this training went on from."""
+        return read_json(self.concept / "provenance.json", "")["resumed_from_step"]
+
+
+def stop_one(runs: Path, spared: Collection[Stopped]) -> Stopped:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         for job, (process, lock) in at_work(runs).items():
-            if job not in spared:
+            if job not in [each.job for each in spared]:
                 os.kill(process, signal.SIGSTOP)
                 if not (lock.parent / "embedding.safetensors").is_file():
-                    return job
+                    return Stopped(job, process, lock.parent)
                 os.kill(process, signal.SIGCONT)
-        time.sleep(0.3)
+        time.sleep(0.1)
     raise AssertionError("waited in vain for a job at work")
 
 
-def disturb(runs: Path) -> dict[str, str]:
+def hold(stopped: Stopped) -> None:
+    """Until Slurm has killed it: it wakes a stopped process some seconds before, in which it could get to its end."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            os.kill(stopped.process, signal.SIGSTOP)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("waited in vain for Slurm to kill a job")
+
+
+def disturb(runs: Path) -> dict[str, Stopped]:
     """Requeue a job, cancel one, let one hang into its time limit, and preempt one that runs then."""
-    done: dict[str, str] = {}
+    done: dict[str, Stopped] = {}
     done["requeued"] = stop_one(runs, done.values())
-    slurm("scontrol", "requeue", done["requeued"])
+    slurm("scontrol", "requeue", done["requeued"].job)
+    hold(done["requeued"])
     done["cancelled"] = stop_one(runs, done.values())
-    slurm("scancel", done["cancelled"])
+    slurm("scancel", done["cancelled"].job)
+    hold(done["cancelled"])
     done["timed out"] = stop_one(runs, done.values())
-    hang_into_the_time_limit(done["timed out"], runs)
+    hang_into_the_time_limit(done["timed out"].job, runs)
     done["preempted"] = stop_one(runs, done.values())
     slurm("sbatch", "--partition=high", "--ntasks=1", f"--cpus-per-task={os.cpu_count()}", "--wrap=true", "-o/dev/null")
+    hold(done["preempted"])
     return done
 
 
@@ -145,13 +173,14 @@ def test_a_disturbed_sweep_ends_in_the_bytes_of_a_serial_one(tmp_path: Path) -> 
     assert process.returncode == 2
     assert errors.splitlines()[-1].startswith("error: a job did not get to its end: ")
     assert "12 jobs: 11 ran, 1 unfinished" in output
-    assert of[done["cancelled"]].outcome == "unfinished"
-    assert all(of[done[what]].starts > 1 for what in ("requeued", "timed out", "preempted"))
+    assert of[done["cancelled"].job].outcome == "unfinished"
+    assert all(of[done[what].job].starts > 1 for what in ("requeued", "timed out", "preempted"))
 
     again = run(*TRAIN, *SLURM, f"runs={there}")
     print(again.stdout, again.stderr)
     assert again.returncode == 0
     assert "12 jobs: 1 ran, 11 was there" in again.stdout
+    assert all(stopped.resumed_from() > 0 for stopped in done.values())
 
     write_experiment(tmp_path / "conf" / "experiment" / "grid.yaml")
     table = ["benchmark", f"--config-dir={tmp_path / 'conf'}", "experiment=grid", "accelerator=cpu"]
