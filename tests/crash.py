@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -42,8 +42,8 @@ class Crash(BaseException):
 
 class Crasher:
     """Counts what a process does to files below a folder, and at a chosen action dies: neither this one nor any later
-    one happens, so that nothing is tidied up either. Actions: opening for writing (which leaves an empty file),
-    renaming, removing, serialising a checkpoint."""
+    one happens, so that nothing is tidied up either. Actions: opening for writing (which leaves an empty file), a
+    file's first write (which leaves half of it), renaming, serialising a checkpoint."""
 
     def __init__(self, root: Path, at: int | None = None) -> None:
         self.root, self.at, self.count = root, at, 0
@@ -74,9 +74,25 @@ class Crasher:
             if self.died:
                 opened.close()
                 raise Crash
+            opened.write = self._writing(opened, file)
             return opened
 
         return opening
+
+    def _writing(self, opened: IO[Any], file: object) -> Callable[[Any], int]:
+        """What stands for the file's write until it is called first."""
+        original = opened.write
+
+        def writing(data: Any) -> int:
+            opened.write = original
+            self.act("write", file)
+            if self.died:
+                original(data[: len(data) // 2])
+                opened.close()
+                raise Crash
+            return original(data)
+
+        return writing
 
     def _acting(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def acting(*arguments: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from dti_repro.command_line import CONF, CommandLine
 from dti_repro.errors import DivergedError, InputError, ProcessDiedError
 from dti_repro.foreign import check_foreign
 from dti_repro.launching import (
+    check_launcher,
     deal_concepts,
     each_in_its_folder,
     recorded,
@@ -37,6 +38,7 @@ from dti_repro.launching import (
 
 Stages = Callable[[CommandLine], list[CommandLine]]
 SAID = (InputError, DivergedError, ProcessDiedError)  # whose message is all that a user needs
+LAUNCHERS = ("submitit.", "joblib.")  # whose own errors say that a job's process is gone
 SECRETS_STAY_OUT = "configurations are written to files: no secret belongs in them; W&B reads WANDB_API_KEY"
 
 
@@ -74,6 +76,7 @@ def entry(
             try:
                 line = _read(config_name, sys.argv[1:])
                 commands = stages(deal_concepts(line))
+                check_launcher(commands)
                 sweep = sweep_folder(commands)
                 for command in each_in_its_folder(commands, sweep):
                     sys.argv[1:] = command.arguments()
@@ -86,11 +89,9 @@ def entry(
                 GlobalHydra.instance().clear()
                 failures.append(InputError(explain(error, config_name, sys.argv[1:])))
             except Exception as error:
-                if not type(error).__module__.startswith("submitit."):
+                if not type(error).__module__.startswith(LAUNCHERS):
                     raise
-                said = " ".join(
-                    str(error).splitlines()[:2]
-                )  # what follows is the log, which lies in the sweep's folder
+                said = " ".join(str(error).splitlines()[:2])  # the log follows, which lies in the sweep's folder
                 failures.append(InputError(f"a job did not get to its end: {said}"))
                 if sweep is not None:
                     wait_for_the_others(sweep)
@@ -113,7 +114,7 @@ def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1":
         key = "trainer.devices" if config_name == "train" else "devices"
         raise InputError(f"torchrun started several of this command, which starts its own: give {key}=<n> without it")
-    if secret := next((key for key in (o.partition("=")[0] for o in line.overrides) if is_secret(key)), None):
+    if secret := next((key for override in line.overrides for key in _keys_in(override) if is_secret(key)), None):
         raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
     check_foreign(line)
     return line
@@ -122,6 +123,21 @@ def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
 def is_secret(key: str) -> bool:
     """Whether a configuration key is one that takes a password or a key of a service."""
     return re.search(r"(api_?key|password|passwd|secret|(access|auth)_?token)$", key, re.IGNORECASE) is not None
+
+
+def _keys_in(override: str) -> list[str]:
+    """The key of an override, and those inside its value: `train=[logger.api_key=...]`, `+logger={api_key: ...}`."""
+    return re.findall(r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)", override)
+
+
+def secret_in(node: Any, at: str = "") -> str | None:
+    """The dotted name of a key, at any depth of nested containers, that takes a secret; None if there is none."""
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        name = f"{at}.{key}" if at else str(key)
+        if found := name if is_secret(name) else secret_in(child, name):
+            return found
+    return None
 
 
 def quote_paths(argument: str) -> str:

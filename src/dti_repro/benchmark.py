@@ -1,6 +1,7 @@
 """``python -m dti_repro.benchmark experiment=<name>``: train, generate, evaluate, table, as far as missing.
 
-The result is <out>/<experiment>/table.md and the files beside it; a finished experiment is tabulated in seconds.
+The result is <out>/<experiment>/table.md and the files beside it (report.html shows the pictures, too); a finished
+experiment is tabulated in seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dti_repro.metrics.scoring import ScoreFile, mismatched, score
 from dti_repro.pipeline import Plan, RowState, check_rows, draw_rows, learn, list_scores, start_norms
 from dti_repro.results.experiment import Experiment, Published, parse_experiment
 from dti_repro.results.facts import final_norm, gradient_norm, machines, minutes_per_concept
-from dti_repro.results.files import write_json
+from dti_repro.results.files import read_json, sha256, write_json
 from dti_repro.results.provenance import provenance
 from dti_repro.results.report import Setting, write_report
 from dti_repro.results.run import check_name
@@ -34,7 +35,7 @@ from dti_repro.results.scores import read_scores, subject_means
 from dti_repro.results.search import Quality, quality, scales, write_searched
 from dti_repro.results.tables import Row, SubjectMeans
 from dti_repro.row_jobs import choose_rows, deal_rows, with_those_they_need
-from dti_repro.showing import comparison
+from dti_repro.showing import comparison, sheets
 
 FACTS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "paper image", "paper text")
 SEARCH_FACTS = ("scaled image", "scaled text", "criterion")
@@ -102,12 +103,12 @@ def _tabulate(
     setting = Setting(
         list(plan.concepts), prompts.name, len(prompts.prompts), plan.seeds(), cfg.masks is not None, reading
     )
-    scores = folder / "scores.csv"
-    before = scores.read_bytes() if scores.is_file() else b""
-    write_report(folder, experiment, setting, rows, [*FACTS, *(SEARCH_FACTS if experiment.search else ())])
+    columns = [*FACTS, *(SEARCH_FACTS if experiment.search else ())]
+    write_report(folder, experiment, setting, rows, columns, sheets(plan, states))
     comparison(next(iter(plan.concepts.values())), states).save(folder / "grid.png")
-    if scores.read_bytes() != before or not (folder / "provenance.json").is_file():
-        write_json(folder / "provenance.json", _provenance(experiment, states, clock, cfg.accelerator))
+    about, scores = folder / "provenance.json", sha256(folder / "scores.csv")
+    if not about.is_file() or read_json(about, "remove it").get("scores_sha256") != scores:
+        write_json(about, {"scores_sha256": scores, **_provenance(experiment, states, clock, cfg.accelerator)})
 
 
 def means_of(files: Sequence[ScoreFile], metrics: Mapping[str, object]) -> SubjectMeans:
@@ -119,7 +120,7 @@ def means_of(files: Sequence[ScoreFile], metrics: Mapping[str, object]) -> Subje
 def _provenance(
     experiment: Experiment, states: Sequence[RowState], clock: Sequence[float], accelerator: str
 ) -> dict[str, object]:
-    """Of the call that changed the table; what was there before it, or what its jobs did elsewhere, took no time in
+    """Of the call that changed the scores; what was there before it, or what its jobs did elsewhere, took no time in
     it."""
     from dti_repro.backbones.load import device_of
 

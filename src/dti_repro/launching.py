@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from dti_repro.command_line import CommandLine
 from dti_repro.configured import build
 from dti_repro.errors import InputError
-from dti_repro.results.files import atomic_write, read_json, write_json
+from dti_repro.results.files import atomic_write, read_json, write_json, writing
 from dti_repro.results.lock import BusyError, Owner
 
 PER_JOB = "concepts.per_job"
@@ -73,6 +74,14 @@ def recorded() -> Iterator[JobRecord]:
         write_json(file, asdict(record))
 
 
+def check_launcher(commands: Sequence[CommandLine]) -> None:
+    """InputError for a sweep on Slurm where there is none."""
+    for command in commands:
+        launcher = command.value("hydra/launcher") or ""
+        if command.multirun and not command.flags and launcher.endswith("slurm") and shutil.which("sbatch") is None:
+            raise InputError(f"hydra/launcher={launcher}: there is no sbatch here; start it where a cluster's is")
+
+
 def sweep_folder(commands: Sequence[CommandLine]) -> Path | None:
     """Where the records of these commands' sweeps lie; None if they only are single runs."""
     sweep = next((command for command in commands if command.multirun), None)
@@ -85,7 +94,11 @@ def sweep_folder(commands: Sequence[CommandLine]) -> Path | None:
 
 
 def each_in_its_folder(commands: Sequence[CommandLine], folder: Path | None) -> list[CommandLine]:
-    """The commands with hydra.sweep.dir: the folder, or where there are several sweeps 1, 2, ... in it."""
+    """The commands with hydra.sweep.dir: the folder, which is made, or where there are several sweeps 1, 2, ... in it.
+    InputError if it cannot be written, before anything is sent away."""
+    if folder is not None and not any(command.flags for command in commands):
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     several = sum(command.multirun for command in commands) > 1
     placed = []
     for number, command in enumerate(commands, start=1):

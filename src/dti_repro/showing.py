@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 
 from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.photos import load_photo
 from dti_repro.generation import Gallery
-from dti_repro.pipeline import RowState
+from dti_repro.pipeline import Plan, RowState
 from dti_repro.results.figures import Grid
+from dti_repro.results.page import Sheet
 
 
 def comparison(concept: Concept, states: Sequence[RowState]) -> Grid:
@@ -25,6 +27,22 @@ def comparison(concept: Concept, states: Sequence[RowState]) -> Grid:
         [load_photo(photo) for photo in concept.images],
         f"{concept.placeholder}, from its references; the word started as '{concept.initializer}'",
     )
+
+
+def sheets(plan: Plan, states: Sequence[RowState]) -> list[Sheet]:
+    """The pictures of every subject with the first image seed."""
+    first = plan.seeds()[0]
+    found: dict[tuple[str, ...], dict[str, dict[str, Path]]] = {}
+    for state in states:
+        for gallery in state.galleries:
+            for image in gallery.manifest.images:
+                if image.seed == first:
+                    prompts = found.setdefault(image.concepts, {})
+                    prompts.setdefault(image.template, {})[state.spec.name] = gallery.folder / image.file
+    return [
+        Sheet(" and ".join(names), [photo for name in names for photo in plan.concepts[name].images], prompts)
+        for names, prompts in found.items()
+    ]
 
 
 def _of(concept: Concept, galleries: Sequence[Gallery]) -> Gallery:

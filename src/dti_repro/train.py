@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from dti_repro.app import SECRETS_STAY_OUT, entry, is_secret
+from dti_repro.app import SECRETS_STAY_OUT, entry, secret_in
 from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.photos import check_photos
@@ -144,7 +144,7 @@ def check_facts(folder: ConceptFolder, concept: Concept) -> None:
 def check(cfg: DictConfig) -> None:
     """Values that need no torch to be judged; methods, priors and optimizers judge their own."""
     try:
-        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise InputError(f"{error.full_key or str(error).split(':')[-1].strip()} is not set") from error
     for key in COUNTS:
@@ -171,8 +171,8 @@ def check(cfg: DictConfig) -> None:
         if str(template).count("{}") != 1:
             raise InputError(f"prompt template '{template}' must have one {{}} for the word")
     check_name(str(cfg.backbone.name), "backbone.name")
-    if secret := next((key for key in cfg.logger if is_secret(str(key))), None):
-        raise InputError(f"logger.{secret}: {SECRETS_STAY_OUT}")
+    if secret := secret_in(plain):
+        raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
 
 
 def _check_positive(key: str, value: Any) -> None:

@@ -70,12 +70,15 @@ def locked(file: Path, what: str) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise InputError(f"run folder {file.parent} cannot be written: {error.strerror}") from error
+        raise _not_written(file, error) from error
     try:
-        _take(descriptor, file, what)
-        if file.name == "lock":
-            for left in (*file.parent.glob(".*.tmp*"), *file.parent.glob("snapshots/.*.tmp*")):
-                left.unlink(missing_ok=True)
+        try:
+            _take(descriptor, file, what)
+            if file.name == "lock":
+                for left in (*file.parent.glob(".*.tmp*"), *file.parent.glob("snapshots/.*.tmp*")):
+                    left.unlink(missing_ok=True)
+        except OSError as error:
+            raise _not_written(file, error) from error
         try:
             with _beating(descriptor):
                 yield
@@ -83,6 +86,10 @@ def locked(file: Path, what: str) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _not_written(file: Path, error: OSError) -> InputError:
+    return InputError(f"run folder {file.parent} cannot be written: {error.strerror}")
 
 
 def _take(descriptor: int, file: Path, what: str) -> None:

@@ -1,5 +1,5 @@
-"""The files that an experiment leaves: table.md, table.csv, scores.csv, differences.csv, front.png. Imports
-no torch."""
+"""The files that an experiment leaves: table.md, table.csv, scores.csv, differences.csv, front.png, report.html.
+Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from dti_repro.results.experiment import Experiment
 from dti_repro.results.files import atomic_write
 from dti_repro.results.front import save_front
+from dti_repro.results.page import Section, Sheet, write_page
 from dti_repro.results.statistics import t_interval
 from dti_repro.results.tables import (
     Row,
@@ -35,50 +36,61 @@ class Setting:
 
 
 def write_report(
-    folder: Path, experiment: Experiment, setting: Setting, rows: Sequence[Row], facts: Sequence[str]
+    folder: Path,
+    experiment: Experiment,
+    setting: Setting,
+    rows: Sequence[Row],
+    facts: Sequence[str],
+    sheets: Sequence[Sheet],
 ) -> None:
     """All files of one experiment; equal inputs give equal bytes."""
-    sections = _sections(experiment, setting, rows, facts)
+    sections, notes = _sections(experiment, setting, rows, facts), _notes(experiment)
     with atomic_write(folder / "table.md") as temporary:
-        temporary.write_text("\n".join(sections))
+        temporary.write_text(_markdown(experiment.title, sections, notes))
     write_csv(folder / "table.csv", _wide(experiment, rows, facts))
     write_csv(folder / "scores.csv", _per_subject(rows))
     write_csv(folder / "differences.csv", _differences(experiment, rows))
     bounds = [row.name for row in experiment.rows if row.bound]
-    save_front(folder / "front.png", rows, bounds, experiment.image, experiment.text[0], experiment.metrics)
+    front = folder / "front.png"
+    save_front(front, rows, bounds, experiment.image, experiment.text[0], experiment.metrics)
+    labels = {row.name: row.label for row in rows}
+    write_page(folder / "report.html", experiment.title, sections, notes, front, sheets, labels)
 
 
-def _sections(experiment: Experiment, setting: Setting, rows: Sequence[Row], facts: Sequence[str]) -> list[str]:
+def _markdown(title: str, sections: Sequence[Section], notes: Sequence[str]) -> str:
+    parts = [f"# {title}\n"]
+    for section in sections:
+        parts += [f"## {section.title}\n"] if section.title else []
+        parts += [f"{section.text}\n", markdown(section.lines)]
+    return "\n".join([*parts, "## Notes\n", *(f"- {note}" for note in notes), ""])
+
+
+def _sections(experiment: Experiment, setting: Setting, rows: Sequence[Row], facts: Sequence[str]) -> list[Section]:
     by_name = {row.name: row for row in rows}
     labels = {row.name: row.label for row in rows}
     n = len(setting.subjects)
     references = "black outside of their masks" if setting.masked else "as they are"
     knobs = {knob: " ".join(value.split()) for knob, value in setting.reading.items()}
     reading = "".join(f"Prompts are read with `backbone.{knob}={value}`. " for knob, value in knobs.items())
-    sections = [
-        f"# {experiment.title}\n",
+    about = (
         f"Made by `python -m dti_repro.benchmark experiment={experiment.name}`. {n} subjects "
         f"({', '.join(setting.subjects)}), {setting.prompt_count} prompts (`{setting.prompts}`), "
         f"{len(setting.image_seeds)} image seeds; image scores compare with references {references}. "
-        f"{reading}"
-        "Cells: mean over subjects ± half of its 95% t interval.\n",
-        markdown(means_table(rows, experiment.metrics, facts)),
-    ]
+        f"{reading}Cells: mean over subjects ± half of its 95% t interval."
+    )
+    sections = [Section("", about, means_table(rows, experiment.metrics, facts))]
     if experiment.claims:
-        sections += [
-            "## The paper's orderings\n",
+        how = (
             "holds: the paired 95% t interval lies wholly on the claimed side; does not: wholly on the other "
-            "side. Holm's correction is over the metrics of one ordering.\n",
-            markdown(claims_table(experiment.claims, by_name, experiment.metrics)),
-        ]
+            "side. Holm's correction is over the metrics of one ordering."
+        )
+        verdicts = claims_table(experiment.claims, by_name, experiment.metrics)
+        sections.append(Section("The paper's orderings", how, verdicts))
     for baseline in experiment.baselines:
         differences = compare(rows, baseline, list(experiment.metrics))
-        sections += [
-            f"## Paired differences from {labels[baseline]}\n",
-            "Over subjects; p is the exact two-sided sign-flip test's, corrected by Holm over this table.\n",
-            markdown(comparison_table(differences, labels, experiment.metrics)),
-        ]
-    sections += ["## Notes\n", *(f"- {note}" for note in _notes(experiment)), ""]
+        how = "Over subjects; p is the exact two-sided sign-flip test's, corrected by Holm over this table."
+        lines = comparison_table(differences, labels, experiment.metrics)
+        sections.append(Section(f"Paired differences from {labels[baseline]}", how, lines))
     return sections
 
 
