@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -37,6 +39,8 @@ def command() -> Callable[[], None]:
                 raise InputError("two is bad")
             case 3:
                 raise BusyError("concept 'x' is being trained by process 7")
+            case 9:
+                os.kill(os.getpid(), signal.SIGKILL)
         return 5
 
     return main
@@ -78,6 +82,17 @@ def test_a_job_that_never_ends_stops_and_a_killed_one_is_seen(
     assert sweep(monkeypatch, tmp_path, f"hydra.sweep.dir={folder}", "seed=0") == 2
     assert "error: this job was started 31 times and never got to its end" in capsys.readouterr().err
     assert not summarise(tmp_path / "nothing")
+
+
+def test_a_worker_that_dies_is_one_line_and_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    assert sweep(monkeypatch, tmp_path, "hydra/launcher=local", "seed=9,10") == 2
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("error: a job did not get to its end: A worker process managed by the")
+    assert "Traceback" not in said.err
+    assert "#0 unfinished" in said.out
 
 
 def test_a_job_that_slurm_killed_is_one_line_and_the_others_are_waited_for(
@@ -177,15 +192,59 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tm
     assert taken == ["0", "1", None]
 
 
-def test_slurm_takes_its_options_from_the_command_line() -> None:
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cluster that takes no job: what it was given lies in this file."""
+    given, programs = tmp_path / "given.sh", tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "srun"):
+        said = "sbatch: error: invalid partition specified: gpu"
+        (programs / name).write_text(f'#!/bin/sh\n{shutil.which("cp")} "$1" {given}\necho "{said}" >&2\nexit 1\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    return given
+
+
+def test_what_slurm_is_asked_for_comes_from_the_command_line_and_a_refusal_is_one_line(
+    refusing: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    options = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.mem_gb=32"]
-    more = ['hydra.launcher.setup=["module load cuda"]', "+hydra.launcher.additional_parameters.account=lab"]
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        cfg = hydra.compose("train", [*options, *more], return_hydra_config=True).hydra.launcher
-    assert (cfg._target_.split(".")[-1], cfg.partition, cfg.mem_gb) == ("SlurmLauncher", "gpu", 32)
-    assert (cfg.setup, cfg.additional_parameters) == (["module load cuda"], {"account": "lab"})
-    assert cfg.max_num_timeout > 3
+    options = ["partition=gpu", "gpus_per_node=2", "mem_gb=32", "cpus_per_task=6", "timeout_min=90"]
+    more = [
+        "hydra.launcher.signal_delay_s=45",
+        "hydra.launcher.array_parallelism=3",
+        'hydra.launcher.setup=["module load cuda","export HF_HOME=/scratch/hf"]',
+        "hydra.launcher.account=lab",
+        "+hydra.launcher.additional_parameters={container-image: 'docker://ghcr.io/lab/dti:1'}",
+    ]
+    asked = ["hydra/launcher=slurm", *(f"hydra.launcher.{option}" for option in options), *more]
+    assert sweep(monkeypatch, tmp_path / "runs", *asked, "seed=0,1,2,3") == 2
+    line = "error: a job did not get to its end: sbatch: error: invalid partition specified: gpu"
+    assert capfd.readouterr().err.splitlines()[-1] == line
+    lines = refusing.read_text().splitlines()
+    for wanted in (
+        "--partition=gpu",
+        "--gpus-per-node=2",
+        "--mem=32GB",
+        "--cpus-per-task=6",
+        "--time=90",
+        "--signal=USR2@45",
+        "--array=0-3%3",
+        "--account=lab",
+        "--container-image=docker://ghcr.io/lab/dti:1",
+    ):
+        assert f"#SBATCH {wanted}" in lines
+    assert lines.index("module load cuda") < lines.index("export HF_HOME=/scratch/hf")
+    assert lines[-1].startswith("srun ")
+
+
+def test_without_a_cluster_slurm_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert sweep(monkeypatch, tmp_path / "runs", "hydra/launcher=slurm", "seed=0,1") == 2
+    assert capsys.readouterr().err.startswith("error: hydra/launcher=slurm: there is no sbatch here")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_launcher_that_is_not_installed_says_how_to_install_it() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from dti_repro.app import CONF, quote_paths
+from dti_repro.generate import generate
+from tests.e2e.trained import trained_run, vectors
 
 
 @pytest.fixture
@@ -27,3 +30,31 @@ def compose(checkpoint: Path) -> Callable[..., DictConfig]:
             return hydra.compose(command, overrides=[*map(quote_paths, (*backbone, *overrides))])
 
     return composed
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests that fork: a forked process cannot use its parent's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def drawn(compose: Callable[..., DictConfig], tmp_path: Path, world: Path) -> Callable[[str], DictConfig]:
+    """drawn(name) -> how to evaluate a run of that name, which has its pictures."""
+
+    def draw(name: str) -> DictConfig:
+        run = trained_run(tmp_path / name, {"rex": vectors(0)})
+        generate(compose("generate", f"run={run}", f"prompts={world}/prompts.yaml", "steps=1"))
+        return asked(name)
+
+    def asked(name: str) -> DictConfig:
+        run = tmp_path / name / "stable_diffusion" / "ti" / "0123456789"
+        metrics = f"metrics=[{world}/image.yaml,{world}/text.yaml]"
+        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+            own = [f"run={run}", metrics, "accelerator=cpu", f"concepts.root={world}/subjects"]
+            return hydra.compose("evaluate", own)
+
+    return lambda name: asked(name) if (tmp_path / name).exists() else draw(name)

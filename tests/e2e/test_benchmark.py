@@ -152,6 +152,10 @@ def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     assert any(v in text for v in ("| holds", "| does not", "| undecided"))
     assert Image.open(table / "front.png").width > 300
     assert Image.open(table / "grid.png").height > (1 + 5) * CELL  # its references, and the five rows that draw
+    page = (table / "report.html").read_text(encoding="utf-8")
+    assert page.count("a {} on a beach</th>") == page.count("<summary>") == 2  # a subject each, with every prompt
+    assert page.count('src="data:image/webp') == 2 * (2 + 2 * 5)  # two photos; two prompts in all rows but the photos'
+    assert all(cell in page for cell in ("<th>image</th>", "<td>DTI</td>", "Paired differences from DTI"))
 
 
 def test_a_second_call_computes_nothing_and_says_the_same(world: Path, table: Path) -> None:

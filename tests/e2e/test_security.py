@@ -211,16 +211,24 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_secrets_come_into_no_file(
     training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for key in ("+logger.api_key", "+logger.password", "++logger.settings.auth_token"):
-        monkeypatch.setattr(sys, "argv", ["train", "-m", f"{key}=s3cr3t", f"runs={tmp_path}"])
+    for key, override in {
+        "+logger.api_key": "+logger.api_key=s3cr3t",
+        "+logger.password": "+logger.password=s3cr3t",
+        "++logger.settings.auth_token": "++logger.settings.auth_token=s3cr3t",
+        "logger.api_key": "train=[trainer.steps=4,logger.api_key=s3cr3t]",  # as a benchmark takes it
+        "api_key": "+logger.settings={mode: offline, api_key: s3cr3t}",
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["train", "-m", override, f"runs={tmp_path}"])
         with pytest.raises(SystemExit) as left:
             train_module.main()
         assert left.value.code == 2
         said = capsys.readouterr().err
         assert said.startswith(f"error: {key}: ")
         assert "s3cr3t" not in said
-    with pytest.raises(InputError, match=r"logger\.api_key"):
-        train(training("+logger.api_key=s3cr3t"))
+    for override in ("+logger.api_key=s3cr3t", "+logger.settings=[{api_key: s3cr3t}]"):
+        with pytest.raises(InputError, match=r"^logger\.(settings\.0\.)?api_key: ") as error:
+            train(training(override))
+        assert "s3cr3t" not in str(error.value)
     assert not list(tmp_path.rglob("*"))
     pytest.importorskip("wandb")
     secret = "5" * 40

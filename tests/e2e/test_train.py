@@ -93,6 +93,7 @@ def test_a_crash_between_the_log_and_the_checkpoint_leaves_no_trace(
     with folder.log.open("a") as file:
         file.write("5,0.1,0.2,0.3,0.4\n6,0.1,0.")
     assert_same(train(training())[0], whole)
+    assert json.loads(folder.provenance.read_text())["resumed_from_step"] == 4  # no more than checkpoint_every is lost
 
 
 def test_concepts_of_a_pack_may_be_at_different_steps(

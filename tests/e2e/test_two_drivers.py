@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,7 @@ CELLS = 2 * 3  # methods and concepts
 STEPS = 4  # of EXTRA
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a forked process cannot use its parent's threads
-    yield
-    torch.set_num_threads(threads)
-
-
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a process that used a GPU cannot be forked")
 def test_two_drivers_at_once_compute_no_cell_twice(
     checkpoint: Path, subjects: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
