@@ -81,16 +81,16 @@ class Crasher:
         return opening
 
     def _writing(self, opened: IO[Any], file: object) -> Callable[[Any], int]:
-        """What stands for the file's write until it is called first."""
-        original = opened.write
+        """The file's write, which counts when it is called first."""
+        original, first = opened.write, iter([True])
 
         def writing(data: Any) -> int:
-            opened.write = original
-            self.act("write", file)
-            if self.died:
-                original(data[: len(data) // 2])
-                opened.close()
-                raise Crash
+            if next(first, False):
+                self.act("write", file)
+                if self.died:
+                    original(data[: len(data) // 2])
+                    opened.close()
+                    raise Crash
             return original(data)
 
         return writing

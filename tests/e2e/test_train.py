@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from dti_repro.app import CONF, explain
+from dti_repro.backbones.load import _load
 from dti_repro.errors import DivergedError, InputError
 from dti_repro.lesson import COLUMNS
 from dti_repro.methods.method import SharedVectors
@@ -106,6 +107,13 @@ def test_concepts_of_a_pack_may_be_at_different_steps(
     monkeypatch.undo()
     for ours, theirs in zip(train(training("concepts.names=all")), whole, strict=True):
         assert_same(ours, theirs)
+
+
+def test_a_process_loads_the_model_once_however_many_packs_it_trains(training: Training) -> None:
+    _load.cache_clear()
+    train(training("concepts.names=all", "trainer.pack=1", "trainer.steps=1"))
+    train(training("method=ti", "trainer.steps=1"))
+    assert _load.cache_info().misses == 1
 
 
 def test_one_pass_for_a_pack_is_within_rounding_of_one_for_each(training: Training, tmp_path: Path) -> None:
