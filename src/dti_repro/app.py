@@ -127,7 +127,7 @@ def is_secret(key: str) -> bool:
 
 def _keys_in(override: str) -> list[str]:
     """The key of an override, and those inside its value: `train=[logger.api_key=...]`, `+logger={api_key: ...}`."""
-    return re.findall(r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)", override)
+    return [key.strip() for key in re.findall(r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)", override)]
 
 
 def secret_in(node: Any, at: str = "") -> str | None:
