@@ -117,7 +117,7 @@ def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(t
 
     def table(masked: bool, **reading: str) -> str:
         setting = Setting(SUBJECTS, "simple", 41, [0], masked, reading)
-        write_report(tmp_path, experiment, setting, [both], ["norm"])
+        write_report(tmp_path, experiment, setting, [both], ["norm"], [])
         return (tmp_path / "table.md").read_text()
 
     assert "references black outside of their masks. Prompts are read with `backbone.pool=eos`. " in table(
