@@ -73,6 +73,8 @@ def test_pictures_stand_under_their_row_and_beside_their_prompt(tmp_path: Path) 
     front, reference, *drawn = read.images()
     assert front.format == "PNG"
     assert [image.size for image in (reference, *drawn)] == [(48, 48), (48, 48), (160, 80), (160, 80)]
+    small = [attributes.get("class") for tag, attributes in read.tags if tag == "img"]
+    assert small == ["front", "small", "small", None, None]  # enlarged by whole pixels
     colors = [image.convert("RGB").getpixel((20, 20)) for image in (reference, *drawn)]
     for found, wanted in zip(colors, [(0, 255, 0), (255, 0, 0), (0, 0, 255), (0, 0, 255)], strict=True):
         assert found == pytest.approx(wanted, abs=8)

@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -75,12 +76,18 @@ def write_page(
         temporary.write_text(page, encoding="utf-8")
 
 
-def _thumbnail(path: Path) -> str:
+class Thumbnail(NamedTuple):
+    source: str
+    small: bool  # shown enlarged: by whole pixels, so that nothing is invented
+
+
+def _thumbnail(path: Path) -> Thumbnail:
     image = load_photo(path)
+    small = max(image.size) < SIDE
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", quality=QUALITY)
-    return _data("webp", buffer.getvalue())
+    return Thumbnail(_data("webp", buffer.getvalue()), small)
 
 
 def _data(kind: str, content: bytes) -> str:
