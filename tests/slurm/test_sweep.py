@@ -193,7 +193,7 @@ def test_a_disturbed_sweep_ends_in_the_bytes_of_a_serial_one(tmp_path: Path) -> 
     assert "6 jobs: 6 ran" in said
     expected, found = relevant(here), relevant(there)
     assert sum(name.endswith(".safetensors") for name in expected) == 24
-    assert sum(name.endswith(".png") for name in expected) == 24 * 2 + 1
+    assert sum(name.endswith(".png") for name in expected) == 24 * 2 + 2  # and the front and the grid
     assert sum(name.endswith(".csv") and "/scores/" in name for name in expected) == 24
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
