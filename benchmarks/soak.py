@@ -67,10 +67,12 @@ def main(cfg: DictConfig) -> None:
     began = time.monotonic()
     while kills.total() < cfg.kills:
         for name, arguments in commands.items():
-            for _ in range(min(cfg.kills_each, cfg.kills - kills.total())):
-                process = start(name, arguments, runs)
+            for attempt in range(min(cfg.kills_each, cfg.kills - kills.total())):
+                begun, process = time.monotonic(), start(name, arguments, runs)
                 if not killed(process, moments.uniform(0, seconds[name])):
                     finish(name, process)
+                    if attempt == 0:  # from nothing to its end: the machine has become faster
+                        seconds[name] = time.monotonic() - begun
                     break
                 kills[name] += 1
             finish(name, start(name, arguments, runs))
