@@ -4,6 +4,7 @@ session."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -11,17 +12,26 @@ from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
+    SchedulerMixin,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from open_clip.tokenizer import SimpleTokenizer
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from dti_repro.toybox.tokenizer import build_tokenizer, word_ids
 
 DIM = 32
 DIM_2 = 48  # of SDXL's second encoder
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+"""What the published schedulers of the family share."""
 
 
 def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0) -> Path:
@@ -50,39 +60,19 @@ def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0)
         # Norms differ from word to word, as in a real vocabulary.
         table[words] = torch.randn(len(words), DIM) * 0.05 * torch.linspace(0.7, 1.3, len(words))[:, None]
         vae = _vae()
-        unet = UNet2DConditionModel(
-            sample_size=4,
-            in_channels=4,
-            out_channels=4,
-            layers_per_block=1,
-            block_out_channels=(32, 64),
+        unet = _unet(
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_dim=DIM,
             attention_head_dim=16,
-            norm_num_groups=8,
         )
     scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
+        **BETAS,
         prediction_type=prediction,
         clip_sample=False,
         set_alpha_to_one=False,
-        steps_offset=1,
     )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-    return folder
+    return _save(folder, tokenizer, text_encoder, vae, unet, scheduler)
 
 
 def build_tiny_clip_sd(folder: Path, openclip: bool, seed: int = 0) -> Path:
@@ -93,39 +83,20 @@ def build_tiny_clip_sd(folder: Path, openclip: bool, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(_clip_config(DIM, "gelu" if openclip else "quick_gelu"))
         vae = _vae()
-        unet = UNet2DConditionModel(
-            sample_size=4,
-            in_channels=4,
-            out_channels=4,
-            layers_per_block=1,
-            block_out_channels=(32, 64),
+        unet = _unet(
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=DIM,
             attention_head_dim=(2, 4) if openclip else 4,
             use_linear_projection=openclip,
-            norm_num_groups=8,
         )
     scheduler = PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
+        **BETAS,
         skip_prk_steps=True,
         set_alpha_to_one=False,
-        steps_offset=1,
     )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=_clip_tokenizer("!" if openclip else "<|endoftext|>"),
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-    return folder
+    tokenizer = _clip_tokenizer("!" if openclip else "<|endoftext|>")
+    return _save(folder, tokenizer, text_encoder, vae, unet, scheduler)
 
 
 def build_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
@@ -137,12 +108,7 @@ def build_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
         first = CLIPTextModel(_clip_config(DIM, "quick_gelu"))
         second = CLIPTextModelWithProjection(_clip_config(DIM_2, "gelu"))
         vae = _vae()
-        unet = UNet2DConditionModel(
-            sample_size=4,
-            in_channels=4,
-            out_channels=4,
-            layers_per_block=1,
-            block_out_channels=(32, 64),
+        unet = _unet(
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             transformer_layers_per_block=(1, 2),
@@ -152,13 +118,9 @@ def build_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=DIM_2 + 6 * 8,
-            norm_num_groups=8,
         )
     scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
+        **BETAS,
         timestep_spacing="leading",
     )
     pipeline = StableDiffusionXLPipeline(
@@ -173,6 +135,25 @@ def build_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def _save(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    text_encoder: CLIPTextModel,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    scheduler: SchedulerMixin,
+) -> Path:
+    checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, **checker).save_pretrained(folder)
+    return folder
+
+
+def _unet(**own: Any) -> UNet2DConditionModel:
+    """Two levels, of 4 x 4 latents."""
+    shape = {"sample_size": 4, "in_channels": 4, "out_channels": 4, "norm_num_groups": 8}
+    return UNet2DConditionModel(layers_per_block=1, block_out_channels=(32, 64), **shape, **own)
 
 
 def _vae() -> AutoencoderKL:

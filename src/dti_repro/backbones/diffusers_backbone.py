@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import diffusers
 import torch
@@ -30,6 +30,15 @@ from dti_repro.backbones.text_encoder import Part, TextEncoder
 from dti_repro.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class FrozenSettings(TypedDict, total=False):
+    """How the frozen weights are read and run, as keys of `DiffusersBackbone`."""
+
+    dtype: str
+    revision: str
+    checkpointing: bool
+    compile: bool
 
 
 class DiffusersBackbone(Backbone):

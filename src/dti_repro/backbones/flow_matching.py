@@ -7,15 +7,15 @@ import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from dti_repro.backbones.backbone import Conditioning, Tokens
-from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, scheduler_class
+from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, FrozenSettings, scheduler_class
 from dti_repro.errors import InputError
 
 ENCODER = "text_encoder"
@@ -32,21 +32,19 @@ class FlowMatching(DiffusersBackbone):
 
     DENOISER: ClassVar[str] = "transformer"
     VAE_DTYPE: ClassVar[torch.dtype | None] = torch.float32
+    PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]]
 
     def __init__(
         self,
         name: str,
         path: str,
         resolution: int | None,
-        dtype: str = "float32",
-        revision: str = "main",
-        checkpointing: bool = False,
-        compile: bool = False,
         flow_shift: float | None = None,
+        **frozen: Unpack[FrozenSettings],
     ) -> None:
         if flow_shift is not None and not (math.isfinite(flow_shift) and flow_shift > 0):
             raise InputError(f"backbone.flow_shift is {flow_shift}: a number above 0 is needed, or null")
-        super().__init__(name, path, resolution, dtype, revision, checkpointing, compile)
+        super().__init__(name, path, resolution, **frozen)
         own = self.generation_scheduler.config
         schedule = FlowMatchEulerDiscreteScheduler(
             own.num_train_timesteps, shift=own.get("shift", 1.0) if flow_shift is None else flow_shift
@@ -70,6 +68,15 @@ class FlowMatching(DiffusersBackbone):
         noisy = (1 - sigma) * latents + sigma * noise
         predicted = self._velocity(noisy.to(self.denoiser.dtype), self.times[t], conditioning)
         return (predicted.float() - (noise - latents)).square().flatten(1).mean(dim=1)
+
+    def _pipeline(self, scheduler: diffusers.SchedulerMixin) -> DiffusionPipeline:
+        return self.PIPELINE_CLASS(
+            tokenizer=self.text_encoders[ENCODER].tokenizer.tokenizer,
+            text_encoder=self.text_encoders[ENCODER].model,
+            vae=self.vae,
+            transformer=self.denoiser,
+            scheduler=scheduler,
+        )
 
     @classmethod
     def check_drawing(cls, sampler: str, height: int | None, width: int | None) -> None:

@@ -4,7 +4,7 @@ or v."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import diffusers
 import torch
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dti_repro.backbones.backbone import Conditioning, LatentDistribution
-from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, scheduler_class
+from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, FrozenSettings, scheduler_class
 from dti_repro.errors import InputError
 
 
@@ -24,17 +24,8 @@ class LatentDiffusion(DiffusersBackbone):
     DENOISER_CLASS: ClassVar[type[ModelMixin]] = UNet2DConditionModel
     VAE_CLASS: ClassVar[type[ModelMixin]] = AutoencoderKL
 
-    def __init__(
-        self,
-        name: str,
-        path: str | None,
-        resolution: int | None,
-        dtype: str = "float32",
-        revision: str = "main",
-        checkpointing: bool = False,
-        compile: bool = False,
-    ) -> None:
-        super().__init__(name, path, resolution, dtype, revision, checkpointing, compile)
+    def __init__(self, name: str, path: str | None, resolution: int | None, **frozen: Unpack[FrozenSettings]) -> None:
+        super().__init__(name, path, resolution, **frozen)
         for convolutional in (self.unet, self.vae):
             convolutional.to(memory_format=torch.channels_last)
         self.training_scheduler = DDPMScheduler.from_config(self.generation_scheduler.config)

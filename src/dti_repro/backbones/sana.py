@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
-import diffusers
 import torch
 from diffusers import AutoencoderDC, DiffusionPipeline, ModelMixin, SanaPipeline, SanaTransformer2DModel
 from PIL import Image
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import Gemma2Model
 
 from dti_repro.backbones.backbone import Conditioning, LatentDistribution, Tokens, TokenVectors
+from dti_repro.backbones.diffusers_backbone import FrozenSettings
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.text_encoder import Part
 
@@ -36,6 +36,7 @@ class Sana(FlowMatching):
         ENCODER: Part("tokenizer", Gemma2Model, length=LENGTH, spaced=True, scaled=True)
     }
     DENOISER_CLASS: ClassVar[type[ModelMixin]] = SanaTransformer2DModel
+    PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]] = SanaPipeline
     VAE_CLASS: ClassVar[type[ModelMixin]] = AutoencoderDC
 
     def __init__(
@@ -43,14 +44,11 @@ class Sana(FlowMatching):
         name: str,
         path: str,
         resolution: int | None,
-        dtype: str = "float32",
-        revision: str = "main",
-        checkpointing: bool = False,
-        compile: bool = False,
         flow_shift: float | None = None,
         instruction: str = "pipeline",
+        **frozen: Unpack[FrozenSettings],
     ) -> None:
-        super().__init__(name, path, resolution, dtype, revision, checkpointing, compile, flow_shift)
+        super().__init__(name, path, resolution, flow_shift, **frozen)
         self.training_lead, self.generation_lead = self.leads(instruction=instruction)
 
     @classmethod
@@ -83,15 +81,6 @@ class Sana(FlowMatching):
             timestep=time * self.denoiser.config.timestep_scale,
             return_dict=False,
         )[0]
-
-    def _pipeline(self, scheduler: diffusers.SchedulerMixin) -> SanaPipeline:
-        return SanaPipeline(
-            tokenizer=self.text_encoders[ENCODER].tokenizer.tokenizer,
-            text_encoder=self.text_encoders[ENCODER].model,
-            vae=self.vae,
-            transformer=self.denoiser,
-            scheduler=scheduler,
-        )
 
     def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> list[Image.Image]:
         """Just as large as asked for; the pipeline by itself draws the nearest size of a list, and rescales."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import diffusers
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from dti_repro.backbones.backbone import Conditioning, Tokens, TokenVectors
+from dti_repro.backbones.diffusers_backbone import FrozenSettings
 from dti_repro.backbones.latent_diffusion import LatentDiffusion
 from dti_repro.backbones.text_encoder import Part
 from dti_repro.errors import InputError
@@ -43,15 +44,12 @@ class StableDiffusionXL(LatentDiffusion):
         name: str,
         path: str,
         resolution: int | None,
-        dtype: str = "float32",
-        revision: str = "main",
-        checkpointing: bool = False,
-        compile: bool = False,
         pool: str = "as_diffusers",
+        **frozen: Unpack[FrozenSettings],
     ) -> None:
         if pool not in POOLS:
             raise InputError(f"backbone.pool '{pool}' is none of {', '.join(POOLS)}")
-        super().__init__(name, path, resolution, dtype, revision, checkpointing, compile)
+        super().__init__(name, path, resolution, **frozen)
         second = self.text_encoders[CLIP_G]
         if pool == "eos":
             second.model.text_model.eos_token_id = second.tokenizer.tokenizer.eos_token_id

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
-import diffusers
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, ModelMixin, WanPipeline, WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import UMT5EncoderModel
 
 from dti_repro.backbones.backbone import Conditioning, LatentDistribution, Tokens, TokenVectors
+from dti_repro.backbones.diffusers_backbone import FrozenSettings
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.text_encoder import Part
 from dti_repro.errors import InputError
@@ -33,6 +33,7 @@ class Wan(FlowMatching):
     SIDE: ClassVar[int] = 16
     ENCODERS: ClassVar[Mapping[str, Part]] = {ENCODER: Part("tokenizer", UMT5EncoderModel, length=LENGTH, spaced=True)}
     DENOISER_CLASS: ClassVar[type[ModelMixin]] = WanTransformer3DModel
+    PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]] = WanPipeline
     VAE_CLASS: ClassVar[type[ModelMixin]] = AutoencoderKLWan
 
     def __init__(
@@ -40,15 +41,12 @@ class Wan(FlowMatching):
         name: str,
         path: str,
         resolution: int,
-        dtype: str = "float32",
-        revision: str = "main",
-        checkpointing: bool = False,
-        compile: bool = False,
         flow_shift: float | None = None,
+        **frozen: Unpack[FrozenSettings],
     ) -> None:
         if resolution is None:
             raise InputError("backbone.resolution is null, and Wan has no size of its own: give 512, as the paper")
-        super().__init__(name, path, resolution, dtype, revision, checkpointing, compile, flow_shift)
+        super().__init__(name, path, resolution, flow_shift, **frozen)
         index = json.loads((self.folder / "model_index.json").read_text())
         if index.get("transformer_2", [None])[0] or index.get("expand_timesteps"):
             raise InputError(f"backbone.path {self.folder} is Wan 2.2: this backbone is for Wan 2.1")
@@ -77,15 +75,6 @@ class Wan(FlowMatching):
         return self.denoiser(
             noisy, timestep=time, encoder_hidden_states=conditioning.hidden.to(noisy.dtype), return_dict=False
         )[0]
-
-    def _pipeline(self, scheduler: diffusers.SchedulerMixin) -> WanPipeline:
-        return WanPipeline(
-            tokenizer=self.text_encoders[ENCODER].tokenizer.tokenizer,
-            text_encoder=self.text_encoders[ENCODER].model,
-            vae=self.vae,
-            transformer=self.denoiser,
-            scheduler=scheduler,
-        )
 
     def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> list[Image.Image]:
         given = {key: value for key, value in arguments.items() if value is not None}

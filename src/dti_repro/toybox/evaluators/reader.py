@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,30 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dti_repro.results.files import atomic_write
-from dti_repro.toybox.evaluators import timm_format
-from dti_repro.toybox.evaluators.data import ABSENT, EvaluatorScenes, augment, normalise, soften, to_pixels
+from dti_repro.toybox.evaluators.data import ABSENT, EvaluatorScenes, augment, soften, to_pixels
+from dti_repro.toybox.evaluators.timm_stage import TimmStage
 from dti_repro.toybox.scene import ATTRIBUTES
-from dti_repro.toybox.training import Stage
 
 WIDTHS = [len(values) for values in ATTRIBUTES.values()]
 
 
-class Reader(Stage):
+class Reader(TimmStage):
     """Cross entropy on each attribute that a scene has."""
 
-    def __init__(
-        self,
-        data: EvaluatorScenes,
-        held_out: EvaluatorScenes,
-        *,
-        architecture: str,
-        arguments: dict[str, Any],
-        batch: int = 128,
-        seed: int = 0,
-    ):
-        self.data, self.held_out, self.batch, self.seed, self.arguments = data, held_out, batch, seed, arguments
-        torch.manual_seed(seed)
-        self.model = timm_format.build(architecture, arguments, sum(WIDTHS))
+    NAME: ClassVar[str] = "reader"
+    OUTPUTS: ClassVar[int] = sum(WIDTHS)
+
+    def __init__(self, data: EvaluatorScenes, held_out: EvaluatorScenes, *, batch: int = 128, **network: Any) -> None:
+        super().__init__(data, held_out, batch=batch, **network)
         self._labels = data.labels()
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -44,7 +35,7 @@ class Reader(Stage):
         order = np.random.default_rng([self.seed, epoch]).permutation(self.data.count)
         indices = np.sort(order[at : at + self.batch])
         pixels = augment(self.data.images[indices], np.random.default_rng([self.seed, 1, step]))
-        logits = self._logits(pixels)
+        logits = self._outputs(pixels)
         target = self._labels[indices].to(logits.device)
         losses = [
             F.cross_entropy(head, target[:, k], ignore_index=ABSENT, reduction="sum") / len(target)
@@ -61,7 +52,7 @@ class Reader(Stage):
         clean = to_pixels(self.held_out.images)
         figures = {}
         for suffix, pixels in (("", clean), ("_softened", soften(clean))):
-            logits = torch.cat([self._logits(part).cpu() for part in pixels.split(256)])
+            logits = torch.cat([self._outputs(part).cpu() for part in pixels.split(256)])
             for k, (name, head) in enumerate(zip(ATTRIBUTES, logits.split(WIDTHS, dim=1), strict=True)):
                 present = target[:, k] != ABSENT
                 right = head.argmax(1)[present] == target[present, k]
@@ -69,13 +60,6 @@ class Reader(Stage):
         return figures
 
     def save(self, folder: Path) -> None:
-        timm_format.save(self.model, self.arguments, folder / "reader")
-        with atomic_write(folder / "reader" / "heads.json") as temporary:  # its order is that of the outputs
+        super().save(folder)
+        with atomic_write(folder / self.NAME / "heads.json") as temporary:  # its order is that of the outputs
             temporary.write_text(json.dumps(ATTRIBUTES, indent=1) + "\n")
-
-    def load(self, folder: Path) -> None:
-        timm_format.load(self.model, folder / "reader")
-
-    def _logits(self, pixels: Tensor) -> Tensor:
-        device = next(self.model.parameters()).device
-        return self.model(normalise(pixels).to(device, memory_format=torch.channels_last)).float()

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dti_repro.toybox.evaluators import timm_format
-from dti_repro.toybox.evaluators.data import EvaluatorScenes, augment, normalise, soften, to_pixels
-from dti_repro.toybox.training import Stage
+from dti_repro.toybox.evaluators.data import EvaluatorScenes, augment, soften, to_pixels
+from dti_repro.toybox.evaluators.timm_stage import TimmStage
 
 
-class SubjectEncoder(Stage):
+class SubjectEncoder(TimmStage):
     """InfoNCE over individuals, two views each, in batches that share class and colour in part.
 
     The embedding is what timm returns for ``num_classes=0``: the pooled, normalised features; there is no projection.
     """
+
+    NAME: ClassVar[str] = "subject_encoder"
+    OUTPUTS: ClassVar[int] = 0
 
     def __init__(
         self,
         data: EvaluatorScenes,
         held_out: EvaluatorScenes,
         *,
-        architecture: str,
-        arguments: dict[str, Any],
         batch: int = 96,
         kinds: int = 2,
         temperature: float = 0.06,
-        seed: int = 0,
-    ):
+        **network: Any,
+    ) -> None:
         """``batch`` individuals a step, half of them of ``kinds`` pairs of class and colour, the rest of any."""
-        self.data, self.held_out, self.seed, self.arguments = data, held_out, seed, arguments
-        self.batch, self.kinds, self.temperature = batch, kinds, temperature
-        torch.manual_seed(seed)
-        self.model = timm_format.build(architecture, arguments, 0)
+        super().__init__(data, held_out, batch=batch, **network)
+        self.kinds, self.temperature = kinds, temperature
         self._members: dict[tuple[str, str], list[int]] = {}
         for number in range(data.individuals):
             individual = data.individual(number)
@@ -48,7 +45,7 @@ class SubjectEncoder(Stage):
         chosen = self._individuals(rng)
         views = np.argsort(rng.uniform(size=(len(chosen), self.data.views)), axis=1)[:, :2]
         images = np.concatenate([self.data.images[chosen * self.data.views + views[:, k]] for k in range(2)])
-        features = F.normalize(self._features(augment(images, rng)), dim=1)
+        features = F.normalize(self._outputs(augment(images, rng)), dim=1)
         with torch.autocast(features.device.type, enabled=False):
             similar = features @ features.T / self.temperature
         similar = similar.masked_fill(torch.eye(len(similar), dtype=torch.bool, device=similar.device), -torch.inf)
@@ -77,7 +74,7 @@ class SubjectEncoder(Stage):
             pixels = [to_pixels(self.held_out.images[first + view]) for view in range(2)]
             query = change(pixels[0]) if change else pixels[0]
             one, two = (
-                F.normalize(torch.cat([self._features(part).cpu() for part in p.split(250)]), dim=1)
+                F.normalize(torch.cat([self._outputs(part).cpu() for part in p.split(250)]), dim=1)
                 for p in (query, pixels[1])
             )
             similar = one @ two.T
@@ -91,13 +88,3 @@ class SubjectEncoder(Stage):
                 figures["cosine_same_class"] = round(similar[same_class & ~own].mean().item(), 4)
                 figures["cosine_other_class"] = round(similar[~same_class].mean().item(), 4)
         return figures
-
-    def save(self, folder: Path) -> None:
-        timm_format.save(self.model, self.arguments, folder / "subject_encoder")
-
-    def load(self, folder: Path) -> None:
-        timm_format.load(self.model, folder / "subject_encoder")
-
-    def _features(self, pixels: Tensor) -> Tensor:
-        device = next(self.model.parameters()).device
-        return self.model(normalise(pixels).to(device, memory_format=torch.channels_last)).float()
