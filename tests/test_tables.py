@@ -10,7 +10,10 @@ from scipy import stats
 
 from dti_repro.errors import InputError
 from dti_repro.results.experiment import Experiment, RowSpec
+from dti_repro.results.facts import minutes_per_concept
+from dti_repro.results.files import write_json
 from dti_repro.results.report import Setting, write_report
+from dti_repro.results.run import ConceptFolder
 from dti_repro.results.scores import ScoreRow, read_scores, subject_means, write_scores
 from dti_repro.results.tables import (
     Claim,
@@ -55,6 +58,15 @@ def test_a_damaged_score_file_is_named(tmp_path: Path, content: str) -> None:
 def test_subject_means_count_every_image_once_and_no_batch_twice() -> None:
     rows = [ScoreRow("f", "t", "t", i, "rex", "m", v) for i, v in enumerate([0.0, 0.0, 0.9])]
     assert subject_means([*rows, ScoreRow("f", "t", "t", 0, "tom", "m", 1.0)]) == {"m": {"rex": 0.3, "tom": 1.0}}
+
+
+def test_a_pack_s_minutes_are_shared_by_all_its_concepts_also_in_a_table_of_some(tmp_path: Path) -> None:
+    began, later = "2026-01-01T10:00:00Z", "2026-01-01T11:00:00Z"
+    for name, start in {"cat": began, "dog": began, "mug": began, "car": later}.items():
+        write_json(tmp_path / name / "provenance.json", {"host": "h", "began": start, "seconds": 180.0})
+    folders = [ConceptFolder(tmp_path / name) for name in ("cat", "car")]
+    assert minutes_per_concept(folders[:1]) == 1
+    assert minutes_per_concept(folders) == 2
 
 
 def test_the_mean_cell_is_the_t_interval_over_subjects() -> None:

@@ -38,10 +38,23 @@ def test_the_keys_of_a_yaml_are_its_constructors(path: Path) -> None:
         if OmegaConf.is_dict(item):
             keys |= {str(key).split("@")[1] for key in item if str(key).startswith("/")}
     target = get_class(node._target_)
-    settings = set(inspect.signature(target).parameters) - {"params"}
+    settings = _settings(target) - {"params"}
     assert keys <= settings
     if not issubclass(target, torch.optim.AdamW):  # torch's has switches of implementation besides
         assert keys == settings
+
+
+def _settings(target: type) -> set[str]:
+    """What a constructor takes by name; where it passes others on, those of the one above, too."""
+    names = set()
+    for owner in target.__mro__[:-1]:  # of object none
+        if "__init__" in vars(owner):
+            _, *parameters = inspect.signature(owner.__init__).parameters.values()
+            passed_on = {p.name for p in parameters if p.kind is p.VAR_KEYWORD}
+            names |= {p.name for p in parameters} - passed_on
+            if not passed_on:
+                break
+    return names
 
 
 @pytest.mark.parametrize("name", METHODS)

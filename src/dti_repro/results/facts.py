@@ -30,20 +30,23 @@ def gradient_norm(folders: Sequence[ConceptFolder]) -> float | None:
 
 
 def minutes_per_concept(folders: Sequence[ConceptFolder]) -> float | None:
-    """Wall time of the trainings over the number of concepts; concepts of one pack share theirs.
+    """Mean over concepts of their training's wall time over the number of concepts that shared it, whether or not they
+    are among these.
 
     A row that only transforms another's vectors took that one's time. None where a provenance file is missing.
     """
-    packs: dict[tuple[str, str], float] = {}
+    shares = []
     for folder in folders:
         record = _provenance(folder)
         if record is not None and "source" in record:
-            record = _provenance(ConceptFolder(Path(record["source"])))
+            folder = ConceptFolder(Path(record["source"]))
+            record = _provenance(folder)
         if record is None:
             return None
-        key = (record["host"], record["began"])
-        packs[key] = max(packs.get(key, 0.0), record["seconds"])
-    return sum(packs.values()) / 60 / len(folders)
+        beside = map(_provenance, map(ConceptFolder, folder.seed_folder.iterdir()))
+        pack = [other for other in beside if other and _training(other) == _training(record)]
+        shares.append(record["seconds"] / 60 / len(pack))
+    return statistics.fmean(shares)
 
 
 def machines(folders: Sequence[ConceptFolder], scores: Sequence[Path]) -> list[str]:
@@ -66,6 +69,11 @@ def _median_gradient(log: Path) -> float:
             return statistics.median(float(row["grad_norm"]) for row in csv.DictReader(file))
         except (KeyError, TypeError, ValueError, statistics.StatisticsError) as error:
             raise InputError(f"{log} has no usable column grad_norm; train this concept again") from error
+
+
+def _training(record: dict) -> tuple[str, str]:
+    """What the concepts of one pack have in common."""
+    return record["host"], record["began"]
 
 
 def _provenance(folder: ConceptFolder) -> dict | None:
