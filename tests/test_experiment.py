@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
+from dti_repro.command_line import compose
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.pipeline import Plan
@@ -25,7 +27,13 @@ BASE = {
     "text": ["t"],
     "rows": [{"name": "ti", "overrides": ["method=ti"]}, {"name": "dti", "overrides": ["method=dti"]}],
 }
+NAMES = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml")) if path.stem != "searched"]
 NOWHERE = Path("nowhere.yaml")
+
+
+def content(name: str) -> dict:
+    """Of an experiment of the project, with what it takes from another."""
+    return OmegaConf.to_container(compose("benchmark", [f"experiment={name}"]).experiment)
 
 
 def parse(change: dict, searched: Path = NOWHERE) -> Experiment:
@@ -49,6 +57,8 @@ def parse(change: dict, searched: Path = NOWHERE) -> Experiment:
         ),
         ({"rows": [{"name": "a", "kappa": {"fraction": 0.1, "of": "b"}}, {"name": "b"}]}, "no row above it"),
         ({"search": True}, "needs a row with bound"),
+        ({"training_seeds": 3}, "training_seeds is 3"),
+        ({"training_seeds": [0, 0]}, "training_seeds names one twice"),
     ],
 )
 def test_a_wrong_experiment_is_one_clear_line(change: dict, words: str) -> None:
@@ -104,12 +114,12 @@ def test_the_criterion_is_the_geometric_mean_between_the_bounds() -> None:
     assert Scale(0.2, 0.6)(-9.0) == 0.0
 
 
-@pytest.mark.parametrize("name", [p.stem for p in sorted(EXPERIMENTS.glob("*.yaml")) if p.stem != "searched"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_of_the_project_parses(name: str, tmp_path: Path) -> None:
     searched = tmp_path / "searched.yaml"
     methods = ("ti", "ti_rescaled", "crossinit", "dti")
     searched.write_text(yaml.safe_dump({method: {"overrides": [f"method={method}"]} for method in methods}))
-    parse_experiment(name, yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text()), searched)
+    parse_experiment(name, content(name), searched)
 
 
 def test_the_search_never_sees_table_subjects_or_prompts() -> None:
@@ -118,6 +128,19 @@ def test_the_search_never_sees_table_subjects_or_prompts() -> None:
     assert "concepts.split=validation" in search["setup"]
     assert "concepts.split=table" in table["setup"]
     assert not {o for o in search["generate"] if "prompts" in o} & set(table["generate"])
+
+
+def test_the_replication_differs_from_the_main_table_in_its_training_seeds_alone() -> None:
+    table, again = content("main_table"), content("replication")
+    assert again.pop("training_seeds") == [43, 44]
+    assert {**again, "title": table["title"]} == table
+
+
+def test_a_seed_of_ones_own_beside_an_experiments_seeds_is_refused() -> None:
+    experiment = parse({"training_seeds": [1, 2]})
+    with pytest.raises(InputError, match=r"seed=3 beside training_seeds=\[1, 2\]"):
+        Plan(experiment, "runs", train=("seed=3",)).train_configs(experiment.rows[0])
+    assert [cfg.seed for cfg in Plan(experiment, "runs").train_configs(experiment.rows[0])] == [1, 2]
 
 
 def test_the_front_is_what_no_row_beats_on_both_axes() -> None:
@@ -135,16 +158,14 @@ def test_without_gradient_steps_the_noise_norm_is_the_start() -> None:
     assert norm_on_noise(AdamWRun(64, 0, 0.5, 0.02, (0.9, 0.999), 1e-8, 0.01)) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(
-    "path", sorted(path for path in EXPERIMENTS.glob("*.yaml") if path.stem != "searched"), ids=lambda path: path.stem
-)
-def test_every_experiment_is_made_of_knobs_and_metrics_that_exist(path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_is_made_of_knobs_and_metrics_that_exist(name: str) -> None:
     """The paper's tables on big models, too, which nobody can run on a whim."""
-    content = yaml.safe_load(path.read_text())
-    plan = Plan(parse_experiment(path.stem, content, EXPERIMENTS / "searched.yaml"), "runs")
+    plan = Plan(parse_experiment(name, content(name), EXPERIMENTS / "searched.yaml"), "runs")
     for row in plan.experiment.rows:
         if row.bound is None:
-            check(plan.train_config(row))
+            for cfg in plan.train_configs(row):
+                check(cfg)
     for metric in plan.experiment.metrics:
         metric_config(metric)
     plan.generate_config()

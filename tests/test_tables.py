@@ -128,7 +128,7 @@ def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(t
     experiment = Experiment("x", "X", (), {"image": "i", "text": "t"}, "image", ("text",), (RowSpec("ti", "TI", ()),))
 
     def table(masked: bool, **reading: str) -> str:
-        setting = Setting(SUBJECTS, "simple", 41, [0], masked, reading)
+        setting = Setting(SUBJECTS, "simple", 41, [42], [0], masked, reading)
         write_report(tmp_path, experiment, setting, [both], ["norm"], [])
         return (tmp_path / "table.md").read_text()
 

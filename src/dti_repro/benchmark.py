@@ -100,8 +100,9 @@ def _tabulate(
     rows = [Row(s.spec.name, s.spec.label, means_of(s.files, experiment.metrics), facts[s.spec.name]) for s in states]
     prompts = plan.prompts()
     reading = Settings.of(plan.generate_config()).reading
+    trained = sorted({int(made.seed) for state in states for made in state.cfgs})
     setting = Setting(
-        list(plan.concepts), prompts.name, len(prompts.prompts), plan.seeds(), cfg.masks is not None, reading
+        list(plan.concepts), prompts.name, len(prompts.prompts), trained, plan.seeds(), cfg.masks is not None, reading
     )
     columns = [*FACTS, *(SEARCH_FACTS if experiment.search else ())]
     write_report(folder, experiment, setting, rows, columns, sheets(plan, states))
@@ -131,7 +132,7 @@ def _provenance(
         "minutes": {stage: round(seconds / 60, 2) for stage, seconds in stages.items()},
         "machines": machines([f for s in states for f in s.folders], [f.provenance for s in states for f in s.files]),
         "experiment": asdict(experiment),
-        "runs": {s.spec.name: str(s.folders[0].seed_folder) for s in states if s.folders},
+        "runs": {s.spec.name: sorted({str(folder.seed_folder) for folder in s.folders}) for s in states if s.folders},
         "overrides": {s.spec.name: list(s.spec.overrides) for s in states},
     }
 
@@ -148,9 +149,9 @@ def _commit() -> str | None:
 def _facts(state: RowState, norms: Mapping[str, float]) -> dict[str, str]:
     published = state.spec.published or Published()
     facts = {"paper image": _number(published.image), "paper text": _number(published.text)}
-    if state.cfg is None:
+    if not state.cfgs:
         return facts
-    kappa = OmegaConf.select(state.cfg, "method.prior.kappa")
+    kappa = OmegaConf.select(state.cfgs[0], "method.prior.kappa")
     return facts | {
         "norm": _number(final_norm(state.folders)),
         "at start": _number(norms.get("start")),

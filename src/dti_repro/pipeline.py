@@ -45,9 +45,15 @@ class Plan:
     generate: tuple[str, ...] = ()
     concepts: Mapping[str, Concept] = field(default_factory=dict)
 
-    def train_config(self, row: RowSpec) -> DictConfig:
-        """InputError that names the experiment and the row for anything that conf/train.yaml does not take."""
-        return self._config("train", row.name, (*self.experiment.train, *row.overrides, *self.train))
+    def train_configs(self, row: RowSpec) -> list[DictConfig]:
+        """One for each training seed. InputError that names the experiment and the row for anything that
+        conf/train.yaml does not take."""
+        own = (*self.experiment.train, *row.overrides, *self.train)
+        seeds = self.experiment.training_seeds
+        if seeds and (fixed := [o for o in (*self.experiment.setup, *self.setup, *own) if o.startswith("seed=")]):
+            raise InputError(f"experiment '{self.experiment.name}': {fixed[0]} beside training_seeds={list(seeds)}")
+        choices = [(*own, f"seed={seed}") for seed in seeds] or [own]
+        return [self._config("train", row.name, choice) for choice in choices]
 
     def generate_config(self, row: str = "any") -> DictConfig:
         return self._config("generate", row, (*self.experiment.generate, *self.generate))
@@ -95,9 +101,9 @@ class RowState:
     """A row on its way to the table."""
 
     spec: RowSpec
-    cfg: DictConfig | None = None  # of its training; None for a bound
-    trained: int = 0  # concepts that were missing
-    folders: list[ConceptFolder] = field(default_factory=list)  # of its concepts, trained
+    cfgs: list[DictConfig] = field(default_factory=list)  # of its trainings, one for each seed; none for a bound
+    trained: int = 0  # concepts that were missing, each as often as it is trained
+    folders: list[ConceptFolder] = field(default_factory=list)  # of its concepts, trained, seed by seed
     galleries: list[Gallery] = field(default_factory=list)
     files: list[ScoreFile] = field(default_factory=list)
 
@@ -106,9 +112,9 @@ def check_rows(plan: Plan) -> None:
     """Compose and judge every row and the generation before the first one is trained. InputError."""
     for row in plan.experiment.rows:
         if row.bound is None:
-            cfg = plan.train_config(row)
-            check(cfg)
-            check_pack(cfg, len(plan.concepts))
+            for cfg in plan.train_configs(row):
+                check(cfg)
+                check_pack(cfg, len(plan.concepts))
     plan.prompts()
     plan.seeds()
     Settings.of(plan.generate_config())
@@ -128,17 +134,18 @@ def learn(plan: Plan, rows: Sequence[RowSpec]) -> list[RowState]:
 
 
 def _learn(plan: Plan, row: RowSpec) -> RowState:
-    cfg = plan.train_config(row)
-    run = run_folder(cfg)
-    folders = [run.concept(name) for name in plan.concepts]
-    missing = 0
-    if all(is_complete(cfg, folder) for folder in folders):
-        for folder in folders:
-            check_facts(folder, plan.concepts[folder.name])
-    else:
-        print(f"train {row.label}: {run.path}", flush=True)
-        _, missing = train_missing(cfg)
-    return RowState(row, cfg, missing, folders)
+    state = RowState(row, plan.train_configs(row))
+    for cfg in state.cfgs:
+        run = run_folder(cfg)
+        folders = [run.concept(name) for name in plan.concepts]
+        if all(is_complete(cfg, folder) for folder in folders):
+            for folder in folders:
+                check_facts(folder, plan.concepts[folder.name])
+        else:
+            print(f"train {row.label}: {run.path}", flush=True)
+            state.trained += train_missing(cfg)[1]
+        state.folders += folders
+    return state
 
 
 def draw_rows(plan: Plan, states: Sequence[RowState]) -> int:
@@ -177,19 +184,20 @@ def list_scores(plan: Plan, states: Sequence[RowState]) -> list[ScoreFile]:
 
 
 def start_norms(plan: Plan, states: Sequence[RowState]) -> dict[str, dict[str, float]]:
-    """Row -> {"start": mean norm at the start, and with AdamW "noise": what it gives on random gradients}.
+    """Row -> {"start": mean norm at the start, and with AdamW "noise": what it gives on random gradients}, of its
+    first training.
 
     Rows without a training of their own are left out. Kept in the row's seed folder, as the start needs the text
     encoder, under a name for these concepts: no two jobs write one file.
     """
     found = {}
     for state in states:
-        if state.cfg is None or "source" in state.cfg.method:
+        if not state.cfgs or "source" in state.cfgs[0].method:
             continue
         concepts = config_hash({"concepts": list(plan.concepts)})
         cache = state.folders[0].seed_folder / f"start_{concepts}.json"
         if not cache.is_file():
-            write_json(cache, _start_norms(plan, state.cfg))
+            write_json(cache, _start_norms(plan, state.cfgs[0]))
         found[state.spec.name] = read_json(cache, "remove it")
     return found
 

@@ -60,6 +60,6 @@ def _written(plan: Plan, row: RowSpec) -> set[str]:
         return {row.bound}
     if row.kappa is not None:
         return {row.name}  # its kappa, and with it its folder, is known after another row's training
-    cfg = plan.train_config(row)
-    configs = [cfg, source_config(cfg)] if "source" in cfg.method else [cfg]
+    configs = plan.train_configs(row)
+    configs += [source_config(cfg) for cfg in configs if "source" in cfg.method]
     return {str(run_folder(config).path) for config in configs}

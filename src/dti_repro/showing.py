@@ -16,8 +16,8 @@ from dti_repro.results.page import Sheet
 
 
 def comparison(concept: Concept, states: Sequence[RowState]) -> Grid:
-    """A row for each row that draws, a column for each prompt, with the first image seed: nothing is chosen by its
-    looks."""
+    """A row for each row that draws, a column for each prompt, with the first training seed and the first image seed:
+    nothing is chosen by its looks."""
     drawn = {state.spec.label: _of(concept, state.galleries) for state in states if state.galleries}
     images = next(iter(drawn.values())).manifest.images
     shown = [image for image in images if image.seed == images[0].seed]
@@ -30,7 +30,7 @@ def comparison(concept: Concept, states: Sequence[RowState]) -> Grid:
 
 
 def sheets(plan: Plan, states: Sequence[RowState]) -> list[Sheet]:
-    """The pictures of every subject with the first image seed."""
+    """The pictures of every subject with the first training seed and the first image seed."""
     first = plan.seeds()[0]
     found: dict[tuple[str, ...], dict[str, dict[str, Path]]] = {}
     for state in states:
@@ -38,7 +38,7 @@ def sheets(plan: Plan, states: Sequence[RowState]) -> list[Sheet]:
             for image in gallery.manifest.images:
                 if image.seed == first:
                     prompts = found.setdefault(image.concepts, {})
-                    prompts.setdefault(image.template, {})[state.spec.name] = gallery.folder / image.file
+                    prompts.setdefault(image.template, {}).setdefault(state.spec.name, gallery.folder / image.file)
     return [
         Sheet(" and ".join(names), [photo for name in names for photo in plan.concepts[name].images], prompts)
         for names, prompts in found.items()

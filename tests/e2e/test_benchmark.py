@@ -147,7 +147,7 @@ def test_the_table_says_whether_references_were_masked(world: Path, table: Path)
 
 def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     text = (table / "table.md").read_text()
-    assert "2 subjects (rex, tom), 2 prompts (`prompts`), 2 image seeds" in text
+    assert "2 subjects (rex, tom), 2 prompts (`prompts`), 1 training seed (42), 2 image seeds" in text
     assert "Paired differences from DTI" in text
     assert any(v in text for v in ("| holds", "| does not", "| undecided"))
     assert Image.open(table / "front.png").width > 300
@@ -156,6 +156,27 @@ def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     assert page.count("a {} on a beach</th>") == page.count("<summary>") == 2  # a subject each, with every prompt
     assert page.count('src="data:image/webp') == 2 * (2 + 2 * 5)  # two photos; two prompts in all rows but the photos'
     assert all(cell in page for cell in ("<th>image</th>", "<td>DTI</td>", "Paired differences from DTI"))
+
+
+def test_a_table_of_several_training_seeds_is_the_mean_over_them(world: Path, table: Path) -> None:
+    """The runs of one seed serve it, and `hydra/launcher` deals the rows as before."""
+    seeds = ("+experiment.training_seeds=[42,43]", f"out={world}/out_seeds", "hydra/launcher=basic")
+    result = run(world, "tiny", overrides=seeds)
+    assert result.returncode == 0, result.stderr
+    alone = run(world, "tiny", overrides=("train=[seed=43]", f"out={world}/out_other"))
+    assert "0 columns of scores computed" in alone.stdout
+    assert "generate:" not in alone.stdout
+
+    def means(folder: Path) -> dict[tuple[str, ...], float]:
+        with (folder / "scores.csv").open(newline="") as file:
+            return {(r["row"], r["concept"], r["metric"]): float(r["mean"]) for r in csv.DictReader(file)}
+
+    one, two = means(table), means(world / "out_other" / "tiny")
+    both = {key: pytest.approx((one[key] + two[key]) / 2) for key in one}
+    assert means(world / "out_seeds" / "tiny") == both
+    assert one != two
+    text = (world / "out_seeds" / "tiny" / "table.md").read_text()
+    assert "2 training seeds (42, 43), 2 image seeds" in text
 
 
 def test_a_second_call_computes_nothing_and_says_the_same(world: Path, table: Path) -> None:

@@ -177,7 +177,7 @@ def test_what_is_trained_is_done_and_what_a_row_is_derived_from_is_trained_once(
     assert todo.photos == {"ann": 3, "bob": 3}
     assert todo.samples == 2
     before = estimate(workload(plan), DEVICE, 1.0).stages[0]
-    cfg = plan.train_config(rows[0])
+    (cfg,) = plan.train_configs(rows[0])
     cfg.concepts.names = ["ann"]
     train(cfg)
     (left,) = workload(plan).trainings

@@ -68,12 +68,12 @@ def workload(plan: Plan) -> Workload:
         row.resolve(by_name)
     trainings: dict[str, Training] = {}
     for row in rows:
-        if row.training is not None:
-            trainings.setdefault(row.key, row.training)
+        for key, training in row.trainings.items():
+            trainings.setdefault(key, training)
     if not draws:
         return Workload(list(trainings.values()), 0, 0, (), (), None)
     prompts, seeds, drawing = plan.prompts(), plan.seeds(), plan.generate_config()
-    per_row = _pictures(prompts, list(plan.concepts)) * len(seeds)
+    per_word = _pictures(prompts, list(plan.concepts)) * len(seeds)
     drawn, scorings, total = 0, [], 0
     unique = {row.drawing_key: row for row in rows}.values()
     for row in unique:
@@ -81,9 +81,10 @@ def workload(plan: Plan) -> Workload:
             scorings += row.reference_scorings()
             continue
         galleries = row.galleries(drawing, prompts, seeds)
-        total += per_row
+        pictures = per_word * max(1, len(row.trainings))
+        total += pictures
         drawn += sum(len(g.manifest.images) - len(g.missing()) for g in galleries)
-        scorings += row.scorings(galleries, per_row)
+        scorings += row.scorings(galleries, pictures)
     return Workload(list(trainings.values()), total, drawn, scorings, list(plan.experiment.metrics), drawing)
 
 
@@ -99,35 +100,34 @@ class _Row:
 
     def __init__(self, plan: Plan, spec: RowSpec) -> None:
         self.plan, self.spec = plan, spec
-        self.training: Training | None = None
+        self.trainings: dict[str, Training] = {}
+        """By a key that is equal for trainings that give the same vectors."""
         self.folders: list[ConceptFolder] = []
-        self.key = ""
 
     def resolve(self, rows: Mapping[str, _Row]) -> None:
-        """Compose the row's training and look for its results. A kappa that is a share of another row's gradient is
+        """Compose the row's trainings and look for their results. A kappa that is a share of another row's gradient is
         a number once that row is trained; before, any number stands for it."""
         if self.spec.bound is not None:
             return
-        row = self.spec
+        row, known = self.spec, True
         if row.kappa is not None:
             reference = rows[row.kappa.of]
             gradient = gradient_norm(reference.folders) if reference.complete else None
             row = replace(row, overrides=(*row.overrides, row.kappa.override(gradient or 1.0)))
-            self.key = "" if gradient else row.name
-        cfg = self.plan.train_config(row)
-        check(cfg)
-        if "source" in cfg.method:  # nothing is trained but what it is derived from
-            self.folders = self._folders(cfg) if not self.key else []
-            cfg = deepcopy(cfg)
-            OmegaConf.set_struct(cfg, False)
-            cfg.method = cfg.method.source
-            trained = self._folders(cfg)
-        else:
-            trained = self.folders = self._folders(cfg) if not self.key else []
+            known = gradient is not None
         photos = {name: len(concept.images) for name, concept in self.plan.concepts.items()}
-        done = frozenset(folder.name for folder in trained if is_complete(cfg, folder))
-        self.training = Training(cfg, photos, done)
-        self.key = self.key or _identity(cfg)
+        for cfg in self.plan.train_configs(row):
+            check(cfg)
+            trained = self._folders(cfg) if known else []
+            self.folders += trained
+            if "source" in cfg.method:  # nothing is trained but what it is derived from
+                cfg = deepcopy(cfg)
+                OmegaConf.set_struct(cfg, False)
+                cfg.method = cfg.method.source
+                trained = self._folders(cfg)
+            done = frozenset(folder.name for folder in trained if is_complete(cfg, folder))
+            key = _identity(cfg) if known else f"{row.name}, seed {cfg.seed}"
+            self.trainings[key] = Training(cfg, photos, done)
 
     @property
     def drawing_key(self) -> str:

@@ -68,7 +68,8 @@ class Experiment:
     of them only. subjects: how many of the concepts, the first by name; None: all. metrics: name of
     conf/metric -> column title. image, text: those of the two axes (text: first the one that is drawn).
     baselines: rows that all others are compared with. search: whether the best row of each method is written
-    as searched.
+    as searched. training_seeds: every row is trained with each, a subject's score being the mean over the pictures of
+    all; empty: once, with the configuration's own.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     baselines: tuple[str, ...] = ()
     search: bool = False
+    training_seeds: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -131,6 +133,7 @@ def parse_experiment(name: str, config: Mapping[str, Any], searched: Path) -> Ex
         claims=tuple(_claims(claims, names, metrics, where)),
         baselines=tuple(config.get("baselines", ())),
         search=bool(config.get("search", False)),
+        training_seeds=_seeds(config.get("training_seeds", ()), where),
         notes=notes,
     )
     if experiment.search:
@@ -177,6 +180,14 @@ def _claims(entries: Any, names: list[str], metrics: Mapping[str, str], where: s
             raise InputError(f"{where}: a claim names metric '{unknown[0]}', which the experiment does not take")
         claims += [Claim(entry["better"], entry["worse"], metric, entry["says"]) for metric in entry["metrics"]]
     return claims
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not all(type(seed) is int for seed in value):
+        raise InputError(f"{where}: training_seeds is {value}: a list of whole numbers is needed")
+    if len(set(value)) < len(value):
+        raise InputError(f"{where}: training_seeds names one twice: {value}")
+    return tuple(value)
 
 
 def _check_keys(config: Mapping[str, Any], kind: type, where: str) -> None:

@@ -30,6 +30,7 @@ class Setting:
     subjects: Sequence[str]
     prompts: str  # the set's name
     prompt_count: int
+    training_seeds: Sequence[int]
     image_seeds: Sequence[int]
     masked: bool = False  # whether references were black outside of their masks
     reading: Mapping[str, str] = field(default_factory=dict)  # the backbone's knobs of how a prompt is read
@@ -75,7 +76,8 @@ def _sections(experiment: Experiment, setting: Setting, rows: Sequence[Row], fac
     about = (
         f"Made by `python -m dti_repro.benchmark experiment={experiment.name}`. {n} subjects "
         f"({', '.join(setting.subjects)}), {setting.prompt_count} prompts (`{setting.prompts}`), "
-        f"{len(setting.image_seeds)} image seeds; image scores compare with references {references}. "
+        f"{_trainings(setting.training_seeds)}{len(setting.image_seeds)} image seeds; image scores compare with "
+        f"references {references}. "
         f"{reading}Cells: mean over subjects ± half of its 95% t interval."
     )
     sections = [Section("", about, means_table(rows, experiment.metrics, facts))]
@@ -92,6 +94,11 @@ def _sections(experiment: Experiment, setting: Setting, rows: Sequence[Row], fac
         lines = comparison_table(differences, labels, experiment.metrics)
         sections.append(Section(f"Paired differences from {labels[baseline]}", how, lines))
     return sections
+
+
+def _trainings(seeds: Sequence[int]) -> str:
+    """Nothing where nothing was trained."""
+    return f"{len(seeds)} training seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), " if seeds else ""
 
 
 def _notes(experiment: Experiment) -> list[str]:
