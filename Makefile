@@ -29,7 +29,7 @@ lint: $(STAMP) ## check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed (half an hour from nothing, by estimate)
+benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed (21 minutes from nothing on two cores)
 	$(PY) -m dti_repro.benchmark experiment=main_table $(ARGS)
 
 ablation: $(STAMP) ## the ablation table on the toybox: what is missing is computed
