@@ -51,7 +51,8 @@ class Plan:
         own = (*self.experiment.train, *row.overrides, *self.train)
         seeds = self.experiment.training_seeds
         if seeds and (fixed := [o for o in (*self.experiment.setup, *self.setup, *own) if o.startswith("seed=")]):
-            raise InputError(f"experiment '{self.experiment.name}': {fixed[0]} beside training_seeds={list(seeds)}")
+            both = f"{fixed[0]} beside training_seeds={list(seeds)}"
+            raise InputError(f"experiment '{self.experiment.name}': {both}: leave one of them out")
         choices = [(*own, f"seed={seed}") for seed in seeds] or [own]
         return [self._config("train", row.name, choice) for choice in choices]
 
