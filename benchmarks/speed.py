@@ -145,10 +145,7 @@ def narrow_checkpoint(folder: Path) -> Path:
 
 def evaluation(images: Sequence[Image.Image], concept: Concept, repeats: int) -> Pair:
     """A reference score of images in batches of 16: references encoded with each batch, and once."""
-    checkpoint = "toybox:subject_encoder" if PACKAGED.is_dir() else None
-    if checkpoint is None:
-        raise SystemExit("the toybox's weights are not there")
-    metric = ReferenceSimilarity(timm_encoder(checkpoint))
+    metric = ReferenceSimilarity(timm_encoder("toybox:subject_encoder"))
     sample = Sample(concept.name, "")
 
     def run(again: bool) -> None:

@@ -50,7 +50,8 @@ class Plan:
         conf/train.yaml does not take."""
         own = (*self.experiment.train, *row.overrides, *self.train)
         seeds = self.experiment.training_seeds
-        if seeds and (fixed := [o for o in (*self.experiment.setup, *self.setup, *own) if o.startswith("seed=")]):
+        fixed = [o for o in (*self.experiment.setup, *self.setup, *own) if o.lstrip("+").startswith("seed=")]
+        if seeds and fixed:
             both = f"{fixed[0]} beside training_seeds={list(seeds)}"
             raise InputError(f"experiment '{self.experiment.name}': {both}: leave one of them out")
         choices = [(*own, f"seed={seed}") for seed in seeds] or [own]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def minutes_per_concept(folders: Sequence[ConceptFolder]) -> float | None:
 
     A row that only transforms another's vectors took that one's time. None where a provenance file is missing.
     """
+    packs: dict[Path, Counter[tuple[str, str]]] = {}
     shares = []
     for folder in folders:
         record = _provenance(folder)
@@ -43,9 +45,10 @@ def minutes_per_concept(folders: Sequence[ConceptFolder]) -> float | None:
             record = _provenance(folder)
         if record is None:
             return None
-        beside = map(_provenance, map(ConceptFolder, folder.seed_folder.iterdir()))
-        pack = [other for other in beside if other and _training(other) == _training(record)]
-        shares.append(record["seconds"] / 60 / len(pack))
+        if folder.seed_folder not in packs:
+            beside = map(_provenance, map(ConceptFolder, folder.seed_folder.iterdir()))
+            packs[folder.seed_folder] = Counter(map(_training, filter(None, beside)))
+        shares.append(record["seconds"] / 60 / packs[folder.seed_folder][_training(record)])
     return statistics.fmean(shares)
 
 

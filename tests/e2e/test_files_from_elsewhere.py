@@ -1,0 +1,176 @@
+"""Embeddings, photos, scores and manifests from elsewhere, whatever is in them: taken, or named in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save, save_file
+
+from dti_repro.concepts.folder import Folder
+from dti_repro.concepts.photos import check_photos
+from dti_repro.errors import InputError
+from dti_repro.results import embedding, files
+from dti_repro.results.embedding import load_embedding, save_embedding
+from dti_repro.results.files import read_json
+from dti_repro.results.manifest import Manifest
+from dti_repro.results.scores import read_scores
+
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def image(**changes: object) -> dict[str, object]:
+    right = {"file": "p000_s0.png", "prompt": "a <x>", "template": "a {}", "text": "a cat", "seed": 0}
+    return {**right, "concepts": ["rex"], "expect": None, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"file": "../../secret.png"},
+        {"file": "/etc/passwd"},
+        {"file": "p000_s0.png\n"},
+        {"file": 7},
+        {"concepts": ["../up"]},
+        {"concepts": 7},
+        {"seed": "0"},
+        {"expect": {"class": 7}},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_manifest_from_elsewhere_names_no_file_elsewhere(changes: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    manifest = {"generation": {}, "embedding_sha256": {}}
+    path.write_text(json.dumps({**manifest, "images": [image()]}))
+    assert Manifest.read(path).images[0].seed == 0
+    path.write_text(json.dumps({**manifest, "images": [image(**changes)]}))
+    with pytest.raises(InputError, match=r"manifest\.json is not a manifest"):
+        Manifest.read(path)
+
+
+def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "e.safetensors"
+    save_file({"<x>": torch.ones(1, 8)}, path)
+    monkeypatch.setattr(embedding, "MAX_BYTES", 10)
+    with pytest.raises(InputError, match="is larger than"):
+        load_embedding(path)
+    monkeypatch.setattr(files, "MAX_JSON", 10)
+    path.write_text('{"a": "bcdefghijk"}')
+    with pytest.raises(InputError, match="is larger than"):
+        read_json(path, "remove it")
+
+
+def answers(read: Callable[[Path], object], path: Path) -> None:
+    """The reader takes the file or says in one line that names it what is wrong."""
+    try:
+        read(path)
+    except InputError as error:
+        line = str(error)
+    else:
+        return
+    assert str(path) in line
+    assert "\n" not in line
+
+
+def spoiled(whole: bytes) -> st.SearchStrategy[bytes]:
+    """A good file cut, with bytes changed, or anything at all."""
+    cut = st.integers(0, len(whole)).map(lambda n: whole[:n])
+    changed = st.tuples(st.integers(0, len(whole) - 1), st.binary(min_size=1, max_size=6)).map(
+        lambda c: whole[: c[0]] + c[1] + whole[c[0] + len(c[1]) :]
+    )
+    return cut | changed | st.binary(max_size=200)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+EMBEDDING = save({"<x>": torch.ones(2, 4)}, metadata={"format": "dti-repro-1"})
+
+
+@few
+@given(
+    data=spoiled(EMBEDDING)
+    | st.dictionaries(st.text(max_size=5), VALUES, max_size=3).map(
+        lambda header: (text := json.dumps(header).encode()) and len(text).to_bytes(8, "little") + text + bytes(32)
+    )
+)
+def test_any_embedding_file_is_taken_or_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "e.safetensors"
+    path.write_bytes(data)
+    answers(load_embedding, path)
+
+
+def picture(format: str, folder: Path) -> bytes:
+    path = folder / f"whole.{format}"
+    gradient = Image.linear_gradient("L").resize((24, 16)).convert("RGB")
+    gradient.save(path)
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+@few
+@given(data=st.data(), format=st.sampled_from(["png", "jpg", "tiff", "webp", "bmp"]))
+def test_any_folder_of_photos_is_taken_or_named(
+    data: st.DataObject, format: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "not_a_file.png").mkdir()
+    content = data.draw(spoiled(picture(format, folder)))
+    name = data.draw(st.sampled_from(["a", "\u732b", "a b", "%s", "x" * 200]))
+    (folder / f"{name}.{format}").write_bytes(content)
+    answers(lambda path: [check_photos(c.images) for c in Folder(str(path), "rex", "cat").load()], folder)
+
+
+SCORES = b"""file,template,text,seed,concept,metric,value,masked
+p0.png,a {},a cat,0,rex,clip,0.25,0
+p1.png,a {},a cat,1,rex,clip,0.5,1
+"""
+MANIFEST = json.dumps({"generation": {}, "embedding_sha256": {}, "images": [image(expect={"class": "cat"})]}).encode()
+
+
+@few
+@given(data=spoiled(SCORES) | st.lists(st.text(max_size=5), max_size=9).map(lambda r: SCORES + ",".join(r).encode()))
+def test_any_score_file_is_taken_or_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(data)
+    answers(read_scores, path)
+
+
+@few
+@given(
+    data=spoiled(MANIFEST)
+    | VALUES.map(lambda v: json.dumps(v).encode())
+    | VALUES.map(lambda v: json.dumps({"generation": {}, "embedding_sha256": {}, "images": v}).encode())
+    | st.tuples(st.sampled_from(sorted(image())), VALUES).map(
+        lambda c: json.dumps({"generation": {}, "embedding_sha256": {}, "images": [image(**dict([c]))]}).encode()
+    )
+    | st.just(b"[" * 100_000)
+)
+def test_any_manifest_is_taken_or_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(data)
+    answers(Manifest.read, path)
+
+
+def test_a_score_file_cut_at_a_line_is_no_whole_one(tmp_path: Path) -> None:
+    """A row cut short is named; that whole rows are missing is seen by the digest beside it (test_evaluate)."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(SCORES[:-5])
+    with pytest.raises(InputError, match=r"a\.csv: line 3 is damaged"):
+        read_scores(path)
+
+
+def test_an_embedding_with_a_foreign_header_is_still_only_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "e.safetensors"
+    save_embedding(path, "<x>", torch.ones(1, 4), {"concept": "../../up"})
+    assert load_embedding(path)[2]["concept"] == "../../up"
