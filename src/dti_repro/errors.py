@@ -5,6 +5,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message is one line that names the file or key and what to
     do."""
 
+    def __init__(self, message: str) -> None:
+        """What the message quotes may come from a file: whatever is in it, it stays one line and steers no terminal."""
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
+
 
 class ProcessDiedError(RuntimeError):
     """One of the processes that a command had started was killed, or ended by itself. The message says which one and

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save, save_file
@@ -77,6 +77,7 @@ def answers(read: Callable[[Path], object], path: Path) -> None:
         return
     assert str(path) in line
     assert "\n" not in line
+    assert line.isprintable()
 
 
 def spoiled(whole: bytes) -> st.SearchStrategy[bytes]:
@@ -147,6 +148,8 @@ def test_any_score_file_is_taken_or_named(data: bytes, tmp_path: Path) -> None:
 
 
 @few
+@example(data=b'{"images": [{"concepts": {"\\n": null}}]}')
+@example(data=b'{"images": [{"concepts": {"\\u001b[31m": null}}]}')
 @given(
     data=spoiled(MANIFEST)
     | VALUES.map(lambda v: json.dumps(v).encode())
