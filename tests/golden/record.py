@@ -152,15 +152,13 @@ def _seed_folder(runs: Path) -> Path:
 def _vectors(name: str, runs: Path) -> dict[str, Entry]:
     """Return an entry for each concept: its embedding, of each text encoder, and its adapter."""
     return {
-        f"{name}/{concept}": _entry([_tensors(file) for file in sorted(runs.rglob(f"{concept}/**/*.safetensors"))])
+        f"{name}/{concept}": _entry([_tensors(file) for file in runs.rglob(f"{concept}/**/*.safetensors")])
         for concept in ("ann", "bob")
     }
 
 
 def _pictures(name: str, folder: Path) -> dict[str, Entry]:
-    """Return one entry for all pictures below the folder, whatever they are called."""
-    pictures = [np.asarray(Image.open(file)) for file in folder.rglob("*.png")]
-    return {name: _entry(sorted(pictures, key=lambda picture: picture.tobytes()))}
+    return {name: _entry([np.asarray(Image.open(file)) for file in folder.rglob("*.png")])}
 
 
 def _scores(run: Path) -> Entry:
@@ -179,9 +177,10 @@ def _tensors(file: Path) -> np.ndarray:
 
 
 def _entry(arrays: list[np.ndarray]) -> Entry:
-    """Return the hash of the arrays' bytes, and mean and spread of each."""
+    """Return the hash of the arrays' bytes, and mean and spread of each; how their files are called is no part of it."""
     if not arrays:
         raise RuntimeError("a command left nothing to record")
+    arrays = sorted(arrays, key=lambda array: array.tobytes())
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype}".encode())
