@@ -177,7 +177,7 @@ def _tensors(file: Path) -> np.ndarray:
 
 
 def _entry(arrays: list[np.ndarray]) -> Entry:
-    """Return the hash of the arrays' bytes, and mean and spread of each; how their files are called is no part of it."""
+    """Return the hash of the arrays' bytes, and mean and spread of each. File names play no part."""
     if not arrays:
         raise RuntimeError("a command left nothing to record")
     arrays = sorted(arrays, key=lambda array: array.tobytes())
