@@ -1,1 +1,0 @@
-"""Where published photos and prompts lie, and how they come from there."""
