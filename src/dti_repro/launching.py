@@ -23,6 +23,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from dti_repro.command_line import CommandLine
+from dti_repro.concepts.concept import ConceptSet
 from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.results.files import atomic_write, read_json, write_json, writing
@@ -153,7 +154,7 @@ def deal_concepts(line: CommandLine) -> CommandLine:
         raise InputError(f"{PER_JOB}={count} deals concepts to the jobs of a sweep: add -m")
     line = line.without(PER_JOB)
     cfg = line.compose([override for override in line.overrides if override.lstrip("+").startswith("concepts")])
-    names = [concept.name for concept in build(cfg.concepts).load()]
+    names = [concept.name for concept in build(cfg.concepts, ConceptSet).load()]
     packs = [names[k : k + int(count)] for k in range(0, len(names), int(count))]
     return line.without("concepts.names").adding(f"concepts.names={as_choices(packs)}")
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.app import explain
 from dti_repro.command_line import compose
-from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.generate import image_seeds, of_run, of_text
@@ -62,7 +62,7 @@ class Plan:
 
     def choose_concepts(self, most: int | None) -> Plan:
         """With the first ``most`` of the configured concepts (by name), or all."""
-        concepts: list[Concept] = build(self.generate_config().concepts).load()
+        concepts: list[Concept] = build(self.generate_config().concepts, ConceptSet).load()
         limits = [n for n in (most, self.experiment.subjects) if n is not None]
         chosen = sorted(concepts, key=lambda concept: concept.name)[: min(limits, default=None)]
         return replace(self, concepts={concept.name: concept for concept in chosen})
@@ -208,10 +208,11 @@ def _start_norms(plan: Plan, cfg: DictConfig) -> dict[str, float]:
     import torch
 
     from dti_repro.backbones.load import load_backbone
+    from dti_repro.methods.method import TokenMethod
     from dti_repro.results.noise_norm import AdamWRun, norm_on_noise
 
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
-    method = build(cfg.method)
+    method = build(cfg.method, TokenMethod)
     starts = [backbone.start(c.name, c.initializer, cfg.seed) for c in plan.concepts.values()]
     method.initialise(starts, backbone.spec)
     vectors = [v for i in range(len(starts)) for v in method.export(i).values()]

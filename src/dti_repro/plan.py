@@ -17,6 +17,7 @@ from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.pipeline import Plan
+from dti_repro.planning.device import Device
 from dti_repro.results.experiment import Experiment, RowSpec, parse_experiment
 from dti_repro.results.files import write_json
 from dti_repro.results.run import check_name
@@ -27,7 +28,7 @@ SHARED = ("backbone", "concepts", "templates")  # groups that train and generate
 def plan(cfg: DictConfig, overrides: list[str], name: str | None) -> str:
     """The report; written as json too, if asked for. overrides: the call's own; name: of the experiment, None for a
     single run. InputError for anything that train, generate or the plan itself does not take."""
-    device = build(cfg.device)
+    device = build(cfg.device, Device)
     per_pixel = cfg.png_bytes_per_pixel
     if isinstance(per_pixel, bool) or not isinstance(per_pixel, int | float) or not 0 < per_pixel < 100:
         raise InputError(f"png_bytes_per_pixel is {per_pixel}: a number above 0 is needed")

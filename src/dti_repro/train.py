@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from dti_repro.app import SECRETS_STAY_OUT, entry, secret_in
 from dti_repro.backbones.checkpoint import fingerprint, locate
-from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.concepts.photos import check_photos
 from dti_repro.configured import build
 from dti_repro.devices import check_count, share_out
@@ -43,7 +43,7 @@ def train_missing(cfg: DictConfig) -> tuple[list[ConceptFolder], int]:
     the numbers.
     """
     check(cfg)
-    return train_concepts(cfg, build(cfg.concepts).load())
+    return train_concepts(cfg, build(cfg.concepts, ConceptSet).load())
 
 
 def train_concepts(cfg: DictConfig, concepts: Sequence[Concept]) -> tuple[list[ConceptFolder], int]:

@@ -77,7 +77,7 @@ def metric(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     reader = timm.create_model("vit_tiny_patch16_224", num_classes=2, **arguments)
     timm.models.save_for_hf(reader, root / "reader", model_args=arguments, safe_serialization=True)
-    encoder = {"_target_": "dti_repro.metrics.encoders.timm_encoder", "checkpoint": f"local-dir:{root / 'reader'}"}
+    encoder = {"_target_": "dti_repro.metrics.encoders.TimmEncoder.load", "checkpoint": f"local-dir:{root / 'reader'}"}
     node = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity", "encoder": encoder}
     (root / "likeness.yaml").write_text(yaml.safe_dump(node))
     return root / "likeness.yaml"

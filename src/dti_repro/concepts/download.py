@@ -24,7 +24,7 @@ def download(cfg: DictConfig, name: str) -> Path:
     """Bring the set `name` to <root>/<name>/; returns that folder. Says what does not come, file by file; InputError
     if anything is missing at the end."""
     folder = Path(cfg.root) / name
-    source: Source = build(cfg.source)
+    source: Source = build(cfg.source, Source)
     with locked(folder / "lock", f"{folder} is being filled"), open_session() as session:
         fetched = source.fetch(folder, session, cfg.progress)
     for line in fetched.missing:
