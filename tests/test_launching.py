@@ -17,11 +17,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from dti_repro import launching
-from dti_repro.app import CONF, entry, explain
+from dti_repro.app import CONF, entry
 from dti_repro.backbones.checkpoint import PACKAGED
 from dti_repro.benchmark import stages
 from dti_repro.command_line import CommandLine
 from dti_repro.errors import InputError
+from dti_repro.failures import explain
 from dti_repro.launching import as_choices, deal_concepts, summarise, take_gpu
 from dti_repro.results.files import write_json
 from dti_repro.results.lock import BusyError

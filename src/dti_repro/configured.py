@@ -92,6 +92,15 @@ def is_dotted(name: Any) -> bool:
     return isinstance(name, str) and "." in name and all(p.isidentifier() and p[0] != "_" for p in name.split("."))
 
 
+def check_names(content: Any, at: str = "") -> None:
+    """InputError for a `_target_` in a resolved configuration that cannot be the name of a class."""
+    children = content.items() if isinstance(content, Mapping) else enumerate(content) if type(content) is list else ()
+    for key, child in children:
+        if key == "_target_" and not is_dotted(child):
+            raise InputError(f"{at}._target_ '{child}' is refused: the dotted name of a class is needed")
+        check_names(child, f"{at}.{key}".strip("."))
+
+
 def _find(name: str) -> Any:
     """Return what lies at a dotted path: the longest prefix that is a module, then attributes."""
     module, _, attribute = name.rpartition(".")

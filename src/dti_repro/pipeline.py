@@ -15,13 +15,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dti_repro.app import explain
 from dti_repro.command_line import compose
 from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.configured import build
 from dti_repro.errors import InputError
+from dti_repro.failures import explain
 from dti_repro.generate import image_seeds, of_run, of_text
 from dti_repro.generation import Gallery, Settings, draw
+from dti_repro.key_types import check_types
 from dti_repro.metrics.scoring import ScoreFile, generated, real_references
 from dti_repro.prompts import PromptSet, load_prompts
 from dti_repro.results.experiment import Experiment, RowSpec
@@ -90,6 +91,7 @@ def _compose(stage: str, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of a command; InputError for what it does not take."""
     try:
         cfg = compose(stage, overrides)
+        check_types(stage, overrides, cfg, cfg.hydra.runtime.choices)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error, stage, overrides)) from error
     OmegaConf.set_struct(cfg, False)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.app import CONF, entry
 from dti_repro.configured import build
 from dti_repro.errors import InputError
+from dti_repro.launching import typed_overrides
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.pipeline import Plan
 from dti_repro.planning.device import Device
@@ -86,7 +87,7 @@ def _root(override: str) -> str:
 @entry("plan")
 def main(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
-    print(plan(cfg, list(hydra.overrides.task), hydra.runtime.choices["experiment"]))
+    print(plan(cfg, typed_overrides(hydra), hydra.runtime.choices["experiment"]))
 
 
 if __name__ == "__main__":

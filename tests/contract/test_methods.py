@@ -11,9 +11,10 @@ import torch
 from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.app import CONF, choices
+from dti_repro.app import CONF
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.configured import build
+from dti_repro.failures import choices
 from dti_repro.methods.method import DerivedMethod, TokenMethod
 from dti_repro.results.embedding import load_embedding
 from dti_repro.train import train

@@ -17,12 +17,13 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.app import CONF, choices, quote_paths
+from dti_repro.app import CONF, quote_paths
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.load import load_backbone
 from dti_repro.evaluate import evaluate
 from dti_repro.export import export
+from dti_repro.failures import choices
 from dti_repro.generate import generate
 from dti_repro.results.embedding import load_embeddings
 from dti_repro.results.run import ConceptFolder

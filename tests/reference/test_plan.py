@@ -15,10 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dti_repro.app import CONF, choices
+from dti_repro.app import CONF
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.configured import build, target
 from dti_repro.errors import InputError
+from dti_repro.failures import choices
 from dti_repro.pipeline import Plan
 from dti_repro.planning.architecture import read_architecture
 from dti_repro.planning.cost import ModelCost
