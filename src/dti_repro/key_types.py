@@ -11,10 +11,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.command_line import CONF
+from dti_repro.configured import NAMES
 from dti_repro.errors import InputError
 
 LISTS = ("files", "metrics", "names", "prompts", "rows", "seeds")
 """Keys that take a single value and a list alike."""
+TEXTS = ("metrics", "setup", "train", "generate", "files")
+"""Lists of text."""
+WITHOUT_DEFAULT = {
+    **dict.fromkeys(("backbone.path", "masks", "out", "run", "searched", "start_from", "trainer.latents"), str),
+    **dict.fromkeys(("backbone.resolution", "height", "snapshot", "subjects", "width"), int),
+}
+"""Keys whose default is null."""
 SWITCHES = ("fuse",)
 """Keys whose default is text and that take true and false, too."""
 MISSING = object()
@@ -37,9 +45,14 @@ def check_types(
         value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         for name, given, default in _pairs(key, value, defaults.value(key)):
             parent, _, last = name.rpartition(".")
-            built = defaults.value(f"{parent}._target_") is not MISSING and not isinstance(given, (list, Mapping))
-            open_to = built and (given is None or isinstance(default, str))
-            if not open_to and (wanted := _other_type(last, given, default)):
+            target = OmegaConf.select(cfg, f"{parent}._target_", throw_on_missing=False)
+            built = target is not None and not isinstance(given, (list, Mapping))
+            open_to = built and (given is None or isinstance(default, str) or folder is not None)
+            wanted = _other_type(last, given, default)
+            if default is None and given is not None and name in WITHOUT_DEFAULT:
+                kind, open_to = WITHOUT_DEFAULT[name], False
+                wanted = wanted or (None if type(given) is kind else NAMES[kind])
+            if wanted and not open_to:
                 raise InputError(f"{name} is {'null' if given is None else given}: {wanted} is needed")
 
 
@@ -99,9 +112,13 @@ def _other_type(name: str, given: Any, default: Any) -> str | None:
     if isinstance(default, Mapping):
         return None if isinstance(given, Mapping) else "a mapping"
     if isinstance(default, list):
-        return None if isinstance(given, list) or (name in LISTS and isinstance(given, (str, int))) else "a list"
+        if name in TEXTS and isinstance(given, list):
+            return None if all(isinstance(item, str) for item in given) else "a list of text"
+        single = isinstance(given, str if name != "seeds" else int) and name in LISTS and name != "rows"
+        return None if isinstance(given, list) or single else "a list"
     if given is None:
         return None if default is None else "a value"
     if isinstance(given, (list, Mapping)):
-        return None if listed else "a single value"
+        plain = listed and not any(isinstance(item, (list, Mapping)) for item in given)
+        return None if plain else "a single value"
     return "text" if isinstance(default, str) and not isinstance(given, str) and name not in SWITCHES else None

@@ -31,7 +31,6 @@ CHUNKS = 32
 def locate(path: str | None, revision: str = "main") -> Path:
     """The checkpoint's folder, of a folder or an id on the Hugging Face Hub; None is the packaged toybox.
     InputError if it is not there whole."""
-    path = None if path is None else str(path)  # a folder may be called 15
     if path is not None and is_hub_id(path):
         folder = cached(path, revision)
         if folder is None or not _is_whole(folder):
