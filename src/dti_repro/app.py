@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from dti_repro.launching import (
     deal_concepts,
     each_in_its_folder,
     first_failure,
-    recorded,
+    record_job,
     summarise,
     sweep_folder,
     take_gpu,
@@ -68,20 +69,21 @@ def entry(
             def job(cfg: DictConfig) -> None:
                 """Hydra prints lines of its own for an error that reaches it: only faults of the program do."""
                 here = HydraConfig.get()
-                overrides = typed_overrides(here)
+                failing = partial(failure_of, config_name=config_name, arguments=typed_overrides(here))
+
+                def work() -> Any:
+                    _check(config_name, cfg)
+                    return task(cfg)
+
                 if here.mode == RunMode.MULTIRUN:
                     if "joblib" in here.launcher._target_:
                         take_gpu()
-                    with recorded(lambda error: failure_of(error, config_name, overrides)) as record:
-                        _check(config_name, cfg)
-                        if task(cfg) == 0:
-                            record.outcome = "was there"
+                    record_job(work, failing)
                     return
                 try:
-                    _check(config_name, cfg)
-                    task(cfg)
+                    work()
                 except Exception as error:
-                    if (failure := failure_of(error, config_name, overrides)) is None:
+                    if (failure := failing(error)) is None:
                         raise
                     failures.append(failure)
 

@@ -14,11 +14,11 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -52,10 +52,9 @@ class JobRecord:
     seconds: float = 0.0  # of its last start
 
 
-@contextmanager
-def recorded(failure_of: Callable[[Exception], Failure | None]) -> Iterator[JobRecord]:
-    """Write this job's record as it starts and as it ends. The block may set its outcome. An error with a Failure goes
-    into the record and no further; so does it that the job has been started too often."""
+def record_job(work: Callable[[], Any], failure_of: Callable[[Exception], Failure | None]) -> None:
+    """Do a job's work, and write its record as it starts and as it ends. Work that returns 0 had nothing to compute.
+    An error that has a Failure goes into the record and no further. A job that was started too often is not done."""
     config, here = HydraConfig.get(), Owner.here()
     file = Path(config.sweep.dir) / "jobs" / f"{config.job.num:04d}.json"
     starts = _read_record(file).starts + 1 if file.is_file() else 1
@@ -67,8 +66,7 @@ def recorded(failure_of: Callable[[Exception], Failure | None]) -> Iterator[JobR
             raise InputError(
                 f"this job was started {starts} times and never got to its end: remove {file} to start it again"
             )
-        record.outcome = "ran"
-        yield record
+        record.outcome = "was there" if work() == 0 else "ran"
     except Exception as error:
         failure = failure_of(error)
         record.outcome = "busy" if isinstance(error, BusyError) else "failed"
@@ -90,10 +88,14 @@ def typed_overrides(hydra: DictConfig) -> list[str]:
 
 
 def _read_record(file: Path) -> JobRecord:
+    """The record of a job; an empty one that says so if the file is damaged."""
     try:
-        return JobRecord(**read_json(file, "remove it"))
-    except TypeError as error:
-        raise InputError(f"{file} is damaged: remove it") from error
+        record = JobRecord(**read_json(file, "remove it"))
+        if not (isinstance(record.starts, int) and isinstance(record.said, str) and isinstance(record.code, int)):
+            raise TypeError
+    except (TypeError, InputError):
+        return JobRecord([], outcome="unknown", said=f"{file} is damaged")
+    return record
 
 
 def check_launcher(commands: Sequence[CommandLine]) -> None:
@@ -160,13 +162,7 @@ def first_failure(folder: Path) -> Failure | None:
 
 def _records(folder: Path) -> dict[str, JobRecord]:
     """Of all jobs that began, by number."""
-    found = {}
-    for file in sorted(folder.rglob("jobs/*.json")):
-        try:
-            found[_number(file, folder)] = _read_record(file)
-        except InputError as error:
-            found[_number(file, folder)] = JobRecord([], outcome="unknown", said=str(error))
-    return found
+    return {_number(file, folder): _read_record(file) for file in sorted(folder.rglob("jobs/*.json"))}
 
 
 def summarise(folder: Path) -> str:

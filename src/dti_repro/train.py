@@ -37,7 +37,7 @@ def train(cfg: DictConfig) -> list[ConceptFolder]:
 
 
 def train_missing(cfg: DictConfig) -> tuple[list[ConceptFolder], int]:
-    """As train, and how many concepts were missing.
+    """As train, and how many concepts it trained (those that were missing where several processes did it).
 
     InputError before any model is loaded for anything that cannot be trained; DivergedError if a loss leaves
     the numbers.
@@ -56,14 +56,15 @@ def train_concepts(cfg: DictConfig, concepts: Sequence[Concept]) -> tuple[list[C
         if is_complete(cfg, folder):
             check_facts(folder, next(c for c in concepts if c.name == folder.name))
             print(f"done: {folder.path}")
+    trained: int | None = 0
     if pending:
         for concept in pending:
             check_photos(concept.images)
             check_facts(run.concept(concept.name), concept)
         from dti_repro.training import train_pending
 
-        share_out(partial(train_pending, cfg, run), pending, cfg.trainer.devices, cfg.trainer.accelerator)
-    return folders, len(pending)
+        trained = share_out(partial(train_pending, cfg, run), pending, cfg.trainer.devices, cfg.trainer.accelerator)
+    return folders, len(pending) if trained is None else trained
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:

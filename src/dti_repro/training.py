@@ -46,25 +46,27 @@ from dti_repro.train import check, facts, hashed, is_complete, run_folder, sourc
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
-    """Train these concepts of a run. InputError for what only the method or the tokenizer can judge, still
-    before a model is loaded."""
+def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> int:
+    """Train these concepts of a run, and return how many: another process may have finished some meanwhile. InputError
+    for what only the method or the tokenizer can judge, still before a model is loaded."""
     method = build(cfg.method, TokenMethod | DerivedMethod)
     build(cfg.adapter, Adapter)
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
     for concept in concepts:
         check_words(checkpoint, concept.initializer, concept.placeholder)
     if isinstance(method, DerivedMethod):
-        _derive(cfg, run, concepts, method)
-        return
+        return _derive(cfg, run, concepts, method)
     _check_optimizer(cfg, method)
     busy: list[BusyError] = []
+    trained = 0
     for k in range(0, len(concepts), cfg.trainer.pack):
         pack = concepts[k : k + cfg.trainer.pack]
         with _owned(cfg, run, pack, busy) as free:
             if free:
                 _train_pack(cfg, run, free)
+            trained += len(free)
     _say_who_is_at_it(busy)
+    return trained
 
 
 def _say_who_is_at_it(busy: Sequence[BusyError]) -> None:
@@ -199,7 +201,7 @@ class OwnSignals(Callback):
                 signal.signal(number, handler)
 
 
-def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method: DerivedMethod) -> None:
+def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method: DerivedMethod) -> int:
     """Train the source where it is missing, through the same door, and transform what it learned, snapshots too."""
     began = time.time()
     source_cfg = source_config(cfg)
@@ -221,6 +223,7 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
                 learned = for_encoders(load_embeddings(theirs), backbone.spec, theirs)
                 save_embeddings(ours, concept.placeholder, method.derive(learned, backbone.spec), header)
     _say_who_is_at_it(busy)
+    return len(free)
 
 
 def _header(run: RunFolder, concept: Concept, base_model: str) -> dict[str, str]:
