@@ -94,7 +94,8 @@ def test_a_damaged_record_is_told_and_its_job_starts_anew(monkeypatch: pytest.Mo
         (folder / "jobs").mkdir(parents=True, exist_ok=True)
         (folder / "jobs" / f"000{number}.json").write_text(content)
     assert summarise(folder).splitlines()[0] == "3 jobs: 3 unknown"
-    assert sweep(monkeypatch, tmp_path, f'hydra.sweep.dir="{folder}"', "seed=5,6") == 0
+    monkeypatch.setattr(sys, "argv", ["train", "-m", f'hydra.sweep.dir="{folder}"', "seed=5,6"])
+    command()()
     assert summarise(folder).splitlines()[0] == "3 jobs: 2 ran, 1 unknown"
 
 
