@@ -33,7 +33,7 @@ from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
 from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.photos import centre_crop, load_photo
 from dti_repro.concepts.toybox import Toybox
-from dti_repro.metrics.encoders import timm_encoder
+from dti_repro.metrics.encoders import TimmEncoder
 from dti_repro.metrics.metric import Sample
 from dti_repro.metrics.similarity import ReferenceSimilarity
 from dti_repro.results.files import atomic_write
@@ -145,7 +145,7 @@ def narrow_checkpoint(folder: Path) -> Path:
 
 def evaluation(images: Sequence[Image.Image], concept: Concept, repeats: int) -> Pair:
     """A reference score of images in batches of 16: references encoded with each batch, and once."""
-    metric = ReferenceSimilarity(timm_encoder("toybox:subject_encoder"))
+    metric = ReferenceSimilarity(TimmEncoder.load("toybox:subject_encoder"))
     sample = Sample(concept.name, "")
 
     def run(again: bool) -> None:

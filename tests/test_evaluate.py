@@ -61,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "reader" / "heads.json").write_text(json.dumps(HEADS))
     weights = f"local-dir:{root / 'reader'}"
     similarity = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity"}
-    encoder = {"_target_": "dti_repro.metrics.encoders.timm_encoder", "checkpoint": weights}
+    encoder = {"_target_": "dti_repro.metrics.encoders.TimmEncoder.load", "checkpoint": weights}
     (root / "image.yaml").write_text(yaml.safe_dump({**similarity, "encoder": encoder}))
     reading = {"_target_": "dti_repro.metrics.attributes.AttributeAccuracy", "checkpoint": weights}
     (root / "reading.yaml").write_text(yaml.safe_dump({**reading, "keys": ["class", "background"]}))

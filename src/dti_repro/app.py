@@ -1,8 +1,9 @@
 """The shell around every command: Hydra composes the configuration, and whatever goes wrong becomes one line
 on stderr.
 
-Exit codes: 0 done, 1 a training diverged or a process of several died, 2 bad input. A fault of the program itself keeps
-its traceback. No torch here: bad input is answered before anything heavy is imported.
+Exit codes: 0 done, 1 a training diverged, a process of several died or the memory was too small, 2 bad input, 130
+stopped by Ctrl-C. A fault of the program itself keeps its traceback. No torch here: bad input is answered before
+anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +23,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.command_line import CONF, CommandLine
-from dti_repro.errors import DivergedError, InputError, ProcessDiedError
-from dti_repro.foreign import check_foreign
+from dti_repro.configured import check_names
+from dti_repro.errors import InputError
+from dti_repro.failures import STOPPED, Failure, failure_of, was_interrupted
+from dti_repro.foreign import check_foreign, check_resolved
+from dti_repro.key_types import check_types
 from dti_repro.launching import (
     check_launcher,
     deal_concepts,
     each_in_its_folder,
-    recorded,
+    first_failure,
+    record_job,
     summarise,
     sweep_folder,
     take_gpu,
+    typed_overrides,
     wait_for_the_others,
 )
 
 Stages = Callable[[CommandLine], list[CommandLine]]
-SAID = (InputError, DivergedError, ProcessDiedError)  # whose message is all that a user needs
 LAUNCHERS = ("submitit.", "joblib.")  # whose own errors say that a job's process is gone
 SECRETS_STAY_OUT = "configurations are written to files: no secret belongs in them; W&B reads WANDB_API_KEY"
 
@@ -57,20 +63,29 @@ def entry(
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and we say it in one line
-            failures: list[Exception] = []
+            _write_any_character()
+            failures: list[Failure] = []
 
             def job(cfg: DictConfig) -> None:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    if "joblib" in HydraConfig.get().launcher._target_:
+                """Hydra prints lines of its own for an error that reaches it: only faults of the program do."""
+                here = HydraConfig.get()
+                failing = partial(failure_of, config_name=config_name, arguments=typed_overrides(here))
+
+                def work() -> Any:
+                    _check(config_name, cfg)
+                    return task(cfg)
+
+                if here.mode == RunMode.MULTIRUN:
+                    if "joblib" in here.launcher._target_:
                         take_gpu()
-                    with recorded() as record:  # an error goes on to Hydra, which goes on with the next job
-                        if task(cfg) == 0:
-                            record.outcome = "was there"
+                    record_job(work, failing)
                     return
                 try:
-                    task(cfg)
-                except SAID as error:
-                    failures.append(error)
+                    work()
+                except Exception as error:
+                    if (failure := failing(error)) is None:
+                        raise
+                    failures.append(failure)
 
             sweep: Path | None = None
             try:
@@ -81,31 +96,46 @@ def entry(
                 for command in each_in_its_folder(commands, sweep):
                     sys.argv[1:] = command.arguments()
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                    if sweep is not None and (failure := first_failure(sweep)):
+                        failures.append(failure)
                     if failures:
                         break
-            except SAID as error:
-                failures.append(error)
-            except (HydraException, OmegaConfBaseException) as error:
-                GlobalHydra.instance().clear()
-                failures.append(InputError(explain(error, config_name, sys.argv[1:])))
-            except Exception as error:
-                if not type(error).__module__.startswith(LAUNCHERS):
+            except (KeyboardInterrupt, SystemExit) as stop:
+                if not was_interrupted(stop):
                     raise
-                said = " ".join(str(error).splitlines()[:2])  # the log follows, which lies in the sweep's folder
-                failures.append(InputError(f"a job did not get to its end: {said}"))
-                if sweep is not None:
-                    wait_for_the_others(sweep)
+                failures.append(Failure(STOPPED, 130))
+            except Exception as error:
+                GlobalHydra.instance().clear()
+                failure = failure_of(error, config_name, sys.argv[1:])
+                if failure is None and type(error).__module__.startswith(LAUNCHERS):
+                    said = " ".join(str(error).splitlines()[:2])  # the log follows, which lies in the sweep's folder
+                    failure = Failure(str(InputError(f"a job did not get to its end: {said}")), 2)
+                    if sweep is not None:
+                        wait_for_the_others(sweep)
+                if failure is None:
+                    raise
+                failures.append(failure)
             finally:
                 if sweep is not None and (summary := summarise(sweep)):
                     print(summary, flush=True)
             if failures:
                 sys.stdout.flush()
-                print(f"error: {failures[0]}", file=sys.stderr)
-                sys.exit(2 if isinstance(failures[0], InputError) else 1)
+                stopped = failures[0].code == 130
+                print(failures[0].line if stopped else f"error: {failures[0].line}", file=sys.stderr)
+                sys.exit(failures[0].code)
 
         return main
 
     return decorate
+
+
+def _write_any_character() -> None:
+    """A character that the terminal's encoding lacks is replaced and ends nothing, here and in the processes that this
+    one starts."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    os.environ["PYTHONIOENCODING"] = f"{getattr(sys.stdout, 'encoding', None) or 'utf-8'}:replace"
 
 
 def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
@@ -117,7 +147,29 @@ def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
     if secret := next((key for override in line.overrides for key in _keys_in(override) if is_secret(key)), None):
         raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
     check_foreign(line)
+    return _without_missing_groups(line) if "--help" in line.flags else line
+
+
+def _without_missing_groups(line: CommandLine) -> CommandLine:
+    """Without the groups that have no choice yet, which Hydra would ask for instead of printing its help."""
+    try:
+        line.compose()
+    except HydraException as error:
+        if missing := re.search(r"You must specify '([^']+)'", str(error)):
+            return _without_missing_groups(line.adding(f"~{missing[1]}"))
     return line
+
+
+def _check(config_name: str, cfg: DictConfig) -> None:
+    """Resolve a job's configuration, so that nothing in it fails later, and judge the types of what was typed."""
+    here = HydraConfig.get()
+    sources = {source.provider: source.path for source in here.runtime.config_sources}
+    folder = Path(sources["command-line"]) if "command-line" in sources else None
+    check_types(config_name, typed_overrides(here), cfg, here.runtime.choices, folder)
+    content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    check_names(content)
+    if folder is not None:
+        check_resolved(content)
 
 
 def is_secret(key: str) -> bool:
@@ -151,53 +203,3 @@ def quote_paths(argument: str) -> str:
     if "=" not in value or not re.fullmatch(r"[\w./+=,:~ -]+", value):
         return argument
     return f"{key}=" + ",".join(f'"{part}"' for part in value.split(","))
-
-
-def explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str:
-    """Hydra's complaint about the command line as one line that names the knob, and what it could have
-    been."""
-    text = str(error)
-    if unknown := re.search(r"Could not override '([^']+)'\.\s+To append", text):
-        return _unknown_knob(unknown[1], config_name, arguments)
-    if unknown := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, choice = unknown[1], unknown[2]
-        if group == "hydra/launcher" and choice in ("joblib", "submitit_slurm", "submitit_local"):
-            return f"hydra/launcher: {choice} is not installed: pip install 'dti-repro[cluster]'"
-        return f"unknown {group} '{choice}' (choices: {', '.join(choices(group))})"
-    if unknown := re.search(r"Override (\S+)\s+looks like a config group", text):
-        return f"unknown key '{unknown[1]}'"
-    cause = f": {error.__cause__}" if error.__cause__ is not None else ""
-    return " ".join(f"{text}{cause}".split())
-
-
-def choices(group: str) -> list[str]:
-    """Names of the yaml files of a group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def _unknown_knob(key: str, config_name: str, arguments: Sequence[str]) -> str:
-    """Compose what was chosen without its values, to say who lacks the knob and which ones it has."""
-    group, _, rest = key.partition(".")
-    line = CommandLine.parse(config_name, arguments)
-    tried: dict[str, list[str]] = {}
-    for choices_of_a_job in line.group_choices():
-        cfg = line.compose(choices_of_a_job)
-        if OmegaConf.select(cfg, key, throw_on_missing=False) is None:
-            owner = cfg.hydra.runtime.choices.get(group)
-            node = OmegaConf.select(cfg, group)
-            knobs = _leaves(node) if OmegaConf.is_dict(node) and rest else [k for k in cfg if k != "hydra"]
-            tried.setdefault(f"{group} '{owner}'" if rest and owner else "the configuration", sorted(map(str, knobs)))
-    who, knobs = next(iter(tried.items()), ("the configuration", []))
-    prefix = f"{group}." if rest and who != "the configuration" else ""
-    return f"{who} has no knob '{key}' (its knobs: {', '.join(prefix + k for k in knobs)})"
-
-
-def _leaves(node: DictConfig) -> list[str]:
-    """Dotted names of the values below a node, `_target_` left out."""
-    names = []
-    for key in node:
-        if key == "_target_":
-            continue
-        child = node._get_node(key)
-        names += [f"{key}.{leaf}" for leaf in _leaves(child)] if OmegaConf.is_dict(child) else [str(key)]
-    return names

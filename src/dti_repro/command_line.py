@@ -49,7 +49,8 @@ class CommandLine:
         folder = None if found.config_dir is None else Path(found.config_dir)
         if folder is not None and not folder.is_dir():
             raise InputError(f"--config-dir {folder}: there is no such folder")
-        multirun = found.multirun or "hydra.mode=MULTIRUN" in overrides
+        shown = found.cfg is not None or found.help  # of one job; Hydra takes no -m beside it
+        multirun = (found.multirun or "hydra.mode=MULTIRUN" in overrides) and not shown
         return cls(config_name, overrides, (*switches, *valued), multirun, folder)
 
     def arguments(self) -> list[str]:

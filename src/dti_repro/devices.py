@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, TypeVar
 
-from dti_repro.errors import DivergedError, InputError, ProcessDiedError
+from dti_repro.errors import DivergedError, InputError, ProcessDiedError, is_out_of_memory
 from dti_repro.results.lock import BusyError
 
 T = TypeVar("T")
+R = TypeVar("R")
 GRACE = 1.0  # seconds from an error to SIGTERM, and from there to SIGKILL, which costs no more than what is unwritten
 
 
@@ -27,17 +28,16 @@ def check_count(key: str, value: Any) -> None:
         raise InputError(f"{key} is {value}: a whole number above 0 is needed")
 
 
-def share_out(work: Callable[[list[T]], None], items: Sequence[T], devices: int, accelerator: str) -> None:
-    """work(items), or where there are several devices and items, work(items[k::n]) in n processes, of which each sees
-    one GPU and only the first one prints. work and items are pickled.
+def share_out(work: Callable[[list[T]], R], items: Sequence[T], devices: int, accelerator: str) -> R | None:
+    """Return work(items). Where there are several devices and items, do work(items[k::n]) in n processes, of which each
+    sees one GPU and only the first one prints, and return None. work and items are pickled.
 
     The first error in one of them ends all and is raised here; BusyError waits until the others are done.
     ProcessDiedError for one that was killed. InputError before anything is started if there are fewer GPUs.
     """
     count = min(devices, len(items))
     if count < 2:
-        work(list(items))
-        return
+        return work(list(items))
     gpus = _gpus(devices, accelerator)
     import torch.multiprocessing as mp
 
@@ -62,10 +62,11 @@ def share_out(work: Callable[[list[T]], None], items: Sequence[T], devices: int,
                 process.kill()
     if not errors.empty():
         raise errors.get()
+    return None
 
 
 def _share(
-    index: int, work: Callable[[list[T]], None], shares: list[list[T]], gpus: list[str], errors: Any, answered: bool
+    index: int, work: Callable[[list[T]], Any], shares: list[list[T]], gpus: list[str], errors: Any, answered: bool
 ) -> None:
     """What one of the processes does. answered: whether the process that started it has an answer to SIGTERM."""
     # Slurm sends its signals to every process of a job; the one that started us answers for all.
@@ -84,6 +85,11 @@ def _share(
         errors.put(error)
     except (InputError, DivergedError) as error:
         errors.put(error)
+        sys.exit(1)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        errors.put(MemoryError((str(error).splitlines() or [""])[0]))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)  # torch would take it for a good end

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.app import entry
+from dti_repro.concepts.concept import ConceptSet
 from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_config
@@ -48,7 +49,7 @@ def evaluate(cfg: DictConfig) -> None:
     configs = chosen_metrics(metrics, sets)
     found = manifests(Path(cfg.run), cfg.generation)
     names = {name for path in found for image in Manifest.read(path).images for name in image.concepts}
-    concepts = {concept.name: concept for concept in build(cfg.concepts).load(sorted(names))}
+    concepts = {concept.name: concept for concept in build(cfg.concepts, ConceptSet).load(sorted(names))}
     files = [generated(path, concepts) for path in found]
     computed = score(files, configs, Path(cfg.masks) if cfg.masks else None, cfg.accelerator, cfg.devices)
     print(f"{len(files)} score files, {computed} columns computed, the rest were there")

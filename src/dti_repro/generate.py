@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.adapters.folder import adapter_of
 from dti_repro.app import entry
-from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.configured import build
 from dti_repro.errors import InputError
 from dti_repro.generation import Gallery, Settings, Subject, draw, gallery
@@ -100,7 +100,7 @@ def of_text(cfg: DictConfig, prompts: PromptSet, seeds: Sequence[int], settings:
     if any(prompt.names for prompt in prompts.prompts):
         raise InputError(f"prompts={prompts.name} names concepts, text={cfg.text} draws each by itself: use {{}}")
     root = Path(cfg.runs) / settings.backbone / f"text={cfg.text}"
-    concepts: list[Concept] = build(cfg.concepts).load()
+    concepts: list[Concept] = build(cfg.concepts, ConceptSet).load()
     galleries = []
     for concept in concepts:
         words = concept.class_word if cfg.text == "class" else concept.description

@@ -166,9 +166,10 @@ def draw(galleries: Sequence[Gallery], cfg: DictConfig, settings: Settings) -> i
         return 0
     check_count("batch", cfg.batch)
     check_count("devices", cfg.devices)
+    from dti_repro.backbones.backbone import Backbone
     from dti_repro.results.embedding import load_embeddings
 
-    target(cfg.backbone._target_).check_drawing(settings.sampler, settings.height, settings.width)
+    target(cfg.backbone._target_, Backbone).check_drawing(settings.sampler, settings.height, settings.width)
     for path in sorted({path for gallery in todo for path in gallery.vectors.values()}):
         load_embeddings(path)
     check_adapters({gallery.adapter for gallery in todo} - {None})

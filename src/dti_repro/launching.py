@@ -14,17 +14,21 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.command_line import CommandLine
+from dti_repro.concepts.concept import ConceptSet
 from dti_repro.configured import build
 from dti_repro.errors import InputError
+from dti_repro.failures import Failure
 from dti_repro.results.files import atomic_write, read_json, write_json, writing
 from dti_repro.results.lock import BusyError, Owner
 
@@ -44,28 +48,32 @@ class JobRecord:
     starts: int = 0
     outcome: str = "unfinished"
     said: str = ""
+    code: int = 0  # the exit code of what it said
     seconds: float = 0.0  # of its last start
 
 
-@contextmanager
-def recorded() -> Iterator[JobRecord]:
-    """Write this job's record as it starts and as it ends. The block may set its outcome. InputError if it has been
-    started too often."""
+def record_job(work: Callable[[], Any], failure_of: Callable[[Exception], Failure | None]) -> None:
+    """Do a job's work, and write its record as it starts and as it ends. Work that returns 0 had nothing to compute.
+    An error that has a Failure goes into the record and no further. A job that was started too often is not done."""
     config, here = HydraConfig.get(), Owner.here()
     file = Path(config.sweep.dir) / "jobs" / f"{config.job.num:04d}.json"
-    starts = read_json(file, "remove it").get("starts", 0) + 1 if file.is_file() else 1
-    record = JobRecord(list(config.overrides.task), here.host, here.job, starts)
+    starts = _read_record(file).starts + 1 if file.is_file() else 1
+    record = JobRecord(typed_overrides(config), here.host, here.job, starts)
     write_json(file, asdict(record))
     began = time.monotonic()
     try:
         if starts > MAX_STARTS:
-            raise InputError(f"this job was started {starts} times and never got to its end: see {file.parent.parent}")
-        record.outcome = "ran"
-        yield record
+            raise InputError(
+                f"this job was started {starts} times and never got to its end: remove {file} to start it again"
+            )
+        record.outcome = "was there" if work() == 0 else "ran"
     except Exception as error:
+        failure = failure_of(error)
         record.outcome = "busy" if isinstance(error, BusyError) else "failed"
-        record.said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise
+        record.said = failure.line if failure else (str(error).splitlines() or [type(error).__name__])[0]
+        record.code = failure.code if failure else 1
+        if failure is None:
+            raise
     except BaseException:
         record.outcome = "unfinished"  # told to go back into the queue
         raise
@@ -74,10 +82,28 @@ def recorded() -> Iterator[JobRecord]:
         write_json(file, asdict(record))
 
 
+def typed_overrides(hydra: DictConfig) -> list[str]:
+    """As they were typed: what is an interpolation in them belongs to another node."""
+    return OmegaConf.to_container(hydra.overrides.task, resolve=False)
+
+
+def _read_record(file: Path) -> JobRecord:
+    """The record of a job; an empty one that says so if the file is damaged."""
+    try:
+        record = JobRecord(**read_json(file, "remove it"))
+        if not (isinstance(record.starts, int) and isinstance(record.said, str) and isinstance(record.code, int)):
+            raise TypeError
+    except (TypeError, InputError):
+        return JobRecord([], outcome="unknown", said=f"{file} is damaged")
+    return record
+
+
 def check_launcher(commands: Sequence[CommandLine]) -> None:
-    """InputError for a sweep on Slurm where there is none."""
+    """InputError for a launcher without a sweep, and for a sweep on Slurm where there is none."""
     for command in commands:
         launcher = command.value("hydra/launcher") or ""
+        if launcher not in ("", "basic") and not command.multirun and not command.flags:
+            raise InputError(f"hydra/launcher={launcher} sends the jobs of a sweep away: add -m")
         if command.multirun and not command.flags and launcher.endswith("slurm") and shutil.which("sbatch") is None:
             raise InputError(f"hydra/launcher={launcher}: there is no sbatch here; start it where a cluster's is")
 
@@ -88,9 +114,17 @@ def sweep_folder(commands: Sequence[CommandLine]) -> Path | None:
     if sweep is None:
         return None
     if given := sweep.value("hydra.sweep.dir"):
-        return Path(given)
+        return Path(_resolved("hydra.sweep.dir", given))
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    return Path(sweep.value("runs") or "runs") / ".multirun" / f"{now}_{os.getpid()}"
+    return Path(_resolved("runs", sweep.value("runs") or "runs")) / ".multirun" / f"{now}_{os.getpid()}"
+
+
+def _resolved(key: str, value: str) -> str:
+    """A path as Hydra takes it: of the environment, perhaps."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create({key: value}), resolve=True)[key]
+    except OmegaConfBaseException as error:
+        raise InputError(f"{key}={value}: {str(error).splitlines()[0]}") from error
 
 
 def each_in_its_folder(commands: Sequence[CommandLine], folder: Path | None) -> list[CommandLine]:
@@ -99,12 +133,14 @@ def each_in_its_folder(commands: Sequence[CommandLine], folder: Path | None) -> 
     if folder is not None and not any(command.flags for command in commands):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
     several = sum(command.multirun for command in commands) > 1
     placed = []
     for number, command in enumerate(commands, start=1):
         place = folder / str(number) if several and folder is not None else folder
         own = command.without("hydra.sweep.dir")
-        placed.append(own.adding(f"hydra.sweep.dir='{place}'") if command.multirun else own)
+        quoted = str(place).replace("'", "\\'")
+        placed.append(own.adding(f"hydra.sweep.dir='{quoted}'") if command.multirun else own)
     return placed
 
 
@@ -118,13 +154,23 @@ def wait_for_the_others(folder: Path) -> None:
         job.wait()
 
 
+def first_failure(folder: Path) -> Failure | None:
+    """What the first job said that could not do its work."""
+    records = _records(folder).values()
+    return next((Failure(record.said, record.code) for record in records if record.code), None)
+
+
+def _records(folder: Path) -> dict[str, JobRecord]:
+    """Of all jobs that began, by number."""
+    return {_number(file, folder): _read_record(file) for file in sorted(folder.rglob("jobs/*.json"))}
+
+
 def summarise(folder: Path) -> str:
     """Write <folder>/summary.txt from the jobs' records: what ran, was there, failed, where and how long. "" if no job
-    began."""
-    files = sorted(folder.rglob("jobs/*.json"))
-    if not files:
+    began. Errors of this folder are said in the text."""
+    records = _records(folder)
+    if not records:
         return ""
-    records = {_number(file, folder): JobRecord(**read_json(file, "remove it")) for file in files}
     counts = Counter(record.outcome for record in records.values())
     lines = [f"{len(records)} jobs: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}"]
     for number, r in records.items():
@@ -132,14 +178,17 @@ def summarise(folder: Path) -> str:
         line = f"#{number} {r.outcome:10} {r.seconds:8.1f} s  {where}  {' '.join(r.overrides)}"
         lines.append(f"{line}: {r.said}" if r.said else line)
     text = "\n".join([*lines, f"(this summary: {folder / 'summary.txt'})"])
-    with atomic_write(folder / "summary.txt") as temporary:
-        temporary.write_text(text + "\n")
+    try:
+        with atomic_write(folder / "summary.txt") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    except InputError as error:
+        return f"{text}\n{error}"
     return text
 
 
 def _number(record: Path, folder: Path) -> str:
     """0 of one sweep's first job; 2/0 of the first one of the second of several."""
-    return "/".join([*record.relative_to(folder).parts[:-2], str(int(record.stem))])
+    return "/".join([*record.relative_to(folder).parts[:-2], record.stem.lstrip("0") or "0"])
 
 
 def deal_concepts(line: CommandLine) -> CommandLine:
@@ -153,7 +202,7 @@ def deal_concepts(line: CommandLine) -> CommandLine:
         raise InputError(f"{PER_JOB}={count} deals concepts to the jobs of a sweep: add -m")
     line = line.without(PER_JOB)
     cfg = line.compose([override for override in line.overrides if override.lstrip("+").startswith("concepts")])
-    names = [concept.name for concept in build(cfg.concepts).load()]
+    names = [concept.name for concept in build(cfg.concepts, ConceptSet).load()]
     packs = [names[k : k + int(count)] for k in range(0, len(names), int(count))]
     return line.without("concepts.names").adding(f"concepts.names={as_choices(packs)}")
 

@@ -15,13 +15,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dti_repro.app import explain
 from dti_repro.command_line import compose
-from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.configured import build
 from dti_repro.errors import InputError
+from dti_repro.failures import explain
 from dti_repro.generate import image_seeds, of_run, of_text
 from dti_repro.generation import Gallery, Settings, draw
+from dti_repro.key_types import check_types
 from dti_repro.metrics.scoring import ScoreFile, generated, real_references
 from dti_repro.prompts import PromptSet, load_prompts
 from dti_repro.results.experiment import Experiment, RowSpec
@@ -62,7 +63,7 @@ class Plan:
 
     def choose_concepts(self, most: int | None) -> Plan:
         """With the first ``most`` of the configured concepts (by name), or all."""
-        concepts: list[Concept] = build(self.generate_config().concepts).load()
+        concepts: list[Concept] = build(self.generate_config().concepts, ConceptSet).load()
         limits = [n for n in (most, self.experiment.subjects) if n is not None]
         chosen = sorted(concepts, key=lambda concept: concept.name)[: min(limits, default=None)]
         return replace(self, concepts={concept.name: concept for concept in chosen})
@@ -90,6 +91,7 @@ def _compose(stage: str, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of a command; InputError for what it does not take."""
     try:
         cfg = compose(stage, overrides)
+        check_types(stage, overrides, cfg, cfg.hydra.runtime.choices)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error, stage, overrides)) from error
     OmegaConf.set_struct(cfg, False)
@@ -208,10 +210,11 @@ def _start_norms(plan: Plan, cfg: DictConfig) -> dict[str, float]:
     import torch
 
     from dti_repro.backbones.load import load_backbone
+    from dti_repro.methods.method import TokenMethod
     from dti_repro.results.noise_norm import AdamWRun, norm_on_noise
 
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
-    method = build(cfg.method)
+    method = build(cfg.method, TokenMethod)
     starts = [backbone.start(c.name, c.initializer, cfg.seed) for c in plan.concepts.values()]
     method.initialise(starts, backbone.spec)
     vectors = [v for i in range(len(starts)) for v in method.export(i).values()]

@@ -15,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.app import CONF, entry
 from dti_repro.configured import build
 from dti_repro.errors import InputError
+from dti_repro.launching import typed_overrides
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.pipeline import Plan
+from dti_repro.planning.device import Device
 from dti_repro.results.experiment import Experiment, RowSpec, parse_experiment
 from dti_repro.results.files import write_json
 from dti_repro.results.run import check_name
@@ -27,7 +29,7 @@ SHARED = ("backbone", "concepts", "templates")  # groups that train and generate
 def plan(cfg: DictConfig, overrides: list[str], name: str | None) -> str:
     """The report; written as json too, if asked for. overrides: the call's own; name: of the experiment, None for a
     single run. InputError for anything that train, generate or the plan itself does not take."""
-    device = build(cfg.device)
+    device = build(cfg.device, Device)
     per_pixel = cfg.png_bytes_per_pixel
     if isinstance(per_pixel, bool) or not isinstance(per_pixel, int | float) or not 0 < per_pixel < 100:
         raise InputError(f"png_bytes_per_pixel is {per_pixel}: a number above 0 is needed")
@@ -85,7 +87,7 @@ def _root(override: str) -> str:
 @entry("plan")
 def main(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
-    print(plan(cfg, list(hydra.overrides.task), hydra.runtime.choices["experiment"]))
+    print(plan(cfg, typed_overrides(hydra), hydra.runtime.choices["experiment"]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from dti_repro.app import SECRETS_STAY_OUT, entry, secret_in
 from dti_repro.backbones.checkpoint import fingerprint, locate
-from dti_repro.concepts.concept import Concept
+from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.concepts.photos import check_photos
 from dti_repro.configured import build
 from dti_repro.devices import check_count, share_out
@@ -37,13 +37,13 @@ def train(cfg: DictConfig) -> list[ConceptFolder]:
 
 
 def train_missing(cfg: DictConfig) -> tuple[list[ConceptFolder], int]:
-    """As train, and how many concepts were missing.
+    """As train, and how many concepts it trained (those that were missing where several processes did it).
 
     InputError before any model is loaded for anything that cannot be trained; DivergedError if a loss leaves
     the numbers.
     """
     check(cfg)
-    return train_concepts(cfg, build(cfg.concepts).load())
+    return train_concepts(cfg, build(cfg.concepts, ConceptSet).load())
 
 
 def train_concepts(cfg: DictConfig, concepts: Sequence[Concept]) -> tuple[list[ConceptFolder], int]:
@@ -56,14 +56,15 @@ def train_concepts(cfg: DictConfig, concepts: Sequence[Concept]) -> tuple[list[C
         if is_complete(cfg, folder):
             check_facts(folder, next(c for c in concepts if c.name == folder.name))
             print(f"done: {folder.path}")
+    trained: int | None = 0
     if pending:
         for concept in pending:
             check_photos(concept.images)
             check_facts(run.concept(concept.name), concept)
         from dti_repro.training import train_pending
 
-        share_out(partial(train_pending, cfg, run), pending, cfg.trainer.devices, cfg.trainer.accelerator)
-    return folders, len(pending)
+        trained = share_out(partial(train_pending, cfg, run), pending, cfg.trainer.devices, cfg.trainer.accelerator)
+    return folders, len(pending) if trained is None else trained
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:

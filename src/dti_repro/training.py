@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
+from torch.optim import Optimizer
 
 from dti_repro.adapters.adapter import Adapter
 from dti_repro.adapters.folder import copy_adapter
@@ -43,25 +46,27 @@ from dti_repro.train import check, facts, hashed, is_complete, run_folder, sourc
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
-    """Train these concepts of a run. InputError for what only the method or the tokenizer can judge, still
-    before a model is loaded."""
-    method = build(cfg.method)
-    build(cfg.adapter)
+def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> int:
+    """Train these concepts of a run, and return how many: another process may have finished some meanwhile. InputError
+    for what only the method or the tokenizer can judge, still before a model is loaded."""
+    method = build(cfg.method, TokenMethod | DerivedMethod)
+    build(cfg.adapter, Adapter)
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
     for concept in concepts:
         check_words(checkpoint, concept.initializer, concept.placeholder)
     if isinstance(method, DerivedMethod):
-        _derive(cfg, run, concepts, method)
-        return
+        return _derive(cfg, run, concepts, method)
     _check_optimizer(cfg, method)
     busy: list[BusyError] = []
+    trained = 0
     for k in range(0, len(concepts), cfg.trainer.pack):
         pack = concepts[k : k + cfg.trainer.pack]
         with _owned(cfg, run, pack, busy) as free:
             if free:
                 _train_pack(cfg, run, free)
+            trained += len(free)
     _say_who_is_at_it(busy)
+    return trained
 
 
 def _say_who_is_at_it(busy: Sequence[BusyError]) -> None:
@@ -73,11 +78,11 @@ def _say_who_is_at_it(busy: Sequence[BusyError]) -> None:
 
 def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
     name = cfg.optim._target_.split(".")[-1]
-    if issubclass(target(cfg.optim._target_), SphereOptimizer) != method.on_sphere:
+    if issubclass(target(cfg.optim._target_, Optimizer), SphereOptimizer) != method.on_sphere:
         kind = "unit directions, which" if method.on_sphere else "free vectors, which"
         fit = "spherical_sgd or adamw_projected" if method.on_sphere else "adamw"
         raise InputError(f"method '{run_folder(cfg).method}' learns {kind} optim {name} cannot step: use optim={fit}")
-    build(cfg.optim, _partial_=True)([torch.ones(1, 1, requires_grad=True)])  # which judges its settings
+    build(cfg.optim, Optimizer, params=[torch.ones(1, 1, requires_grad=True)])  # which judges its settings
 
 
 @contextmanager
@@ -104,11 +109,15 @@ def _owned(
         yield free
 
 
+def _optimizer(cfg: DictConfig, groups: Sequence[dict[str, Any]]) -> Optimizer:
+    return build(cfg.optim, Optimizer, params=groups)
+
+
 def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
     began = time.time()
     torch.set_num_threads(cfg.trainer.threads)
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
-    adapter = build(cfg.adapter)
+    adapter = build(cfg.adapter, Adapter)
     with adapter.attached(backbone, generator(run.seed, *(concept.name for concept in concepts), "adapter")):
         lessons = _teach(cfg, run, concepts, backbone, adapter)
     for lesson, resumed in lessons:
@@ -139,7 +148,7 @@ def _teach(
         )
         for c in concepts
     ]
-    method = build(cfg.method)
+    method = build(cfg.method, TokenMethod)
     method.initialise([lesson.start for lesson in lessons], backbone.spec)
     schedule = Schedule(
         cfg.trainer.steps,
@@ -150,9 +159,8 @@ def _teach(
         cfg.trainer.max_loss,
         backbone.device.type != "cpu" if cfg.trainer.fuse == "auto" else cfg.trainer.fuse,
     )
-    optimizer = build(cfg.optim, _partial_=True)
     watch = _previewer(cfg, backbone) if cfg.trainer.preview_every else (lambda lesson, vectors: None)
-    module = InversionModule(backbone, method, lessons, optimizer, schedule, adapter, watch)
+    module = InversionModule(backbone, method, lessons, partial(_optimizer, cfg), schedule, adapter, watch)
     resumed = [lesson.step for lesson in lessons]
     _fit(cfg, module)
     return list(zip(lessons, resumed, strict=True))
@@ -168,7 +176,7 @@ def _fit(cfg: DictConfig, module: InversionModule) -> None:
             devices=1,
             precision=PRECISIONS[cfg.trainer.precision],
             max_epochs=1,
-            logger=build(cfg.logger),
+            logger=build(cfg.logger, Logger),
             callbacks=[*callbacks, OwnSignals()],
             plugins=[LightningEnvironment()],
             enable_checkpointing=False,
@@ -193,7 +201,7 @@ class OwnSignals(Callback):
                 signal.signal(number, handler)
 
 
-def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method: DerivedMethod) -> None:
+def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method: DerivedMethod) -> int:
     """Train the source where it is missing, through the same door, and transform what it learned, snapshots too."""
     began = time.time()
     source_cfg = source_config(cfg)
@@ -215,6 +223,7 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
                 learned = for_encoders(load_embeddings(theirs), backbone.spec, theirs)
                 save_embeddings(ours, concept.placeholder, method.derive(learned, backbone.spec), header)
     _say_who_is_at_it(busy)
+    return len(free)
 
 
 def _header(run: RunFolder, concept: Concept, base_model: str) -> dict[str, str]:

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from dti_repro.adapters.adapter import Adapter
 from dti_repro.adapters.folder import CONFIG, DIFFUSERS_LORA, WEIGHTS, adapter_files, adapter_folder
-from dti_repro.app import CONF, choices
+from dti_repro.app import CONF
 from dti_repro.backbones.load import load_backbone
 from dti_repro.concepts.collection import PUBLISHED
 from dti_repro.errors import DivergedError, InputError
 from dti_repro.evaluate import evaluate
+from dti_repro.failures import choices
 from dti_repro.generate import generate
 from dti_repro.results.embedding import load_embedding, save_embedding
 from dti_repro.results.run import ConceptFolder

@@ -11,10 +11,11 @@ import torch
 from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.app import CONF, choices
+from dti_repro.app import CONF
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.configured import build
-from dti_repro.methods.method import TokenMethod
+from dti_repro.failures import choices
+from dti_repro.methods.method import DerivedMethod, TokenMethod
 from dti_repro.results.embedding import load_embedding
 from dti_repro.train import train
 from tests.crash import assert_same, stop_after
@@ -66,7 +67,7 @@ def test_a_method_is_a_final_class_of_its_own_file(name: str, training: Training
 
 @pytest.mark.parametrize("name", METHODS)
 def test_shapes_and_gradients(name: str, training: Training, checkpoint: Path) -> None:
-    method = build(training(f"method={name}").method)
+    method = build(training(f"method={name}").method, TokenMethod | DerivedMethod)
     method = method if isinstance(method, TokenMethod) else method.source
     backbone = StableDiffusion("toybox", str(checkpoint), None)
     method.initialise([backbone.start("a", "cat", 0), backbone.start("b", "red car", 0)], backbone.spec)

@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     heads = {"class": ["cat", "dog"], "background": ["beach", "sky"]}
     (root / "reader" / "heads.json").write_text(json.dumps(heads))
     weights = f"local-dir:{root / 'reader'}"
-    encoder = {"_target_": "dti_repro.metrics.encoders.timm_encoder", "checkpoint": weights}
+    encoder = {"_target_": "dti_repro.metrics.encoders.TimmEncoder.load", "checkpoint": weights}
     image = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity", "encoder": encoder}
     text = {"_target_": "dti_repro.metrics.attributes.AttributeAccuracy", "checkpoint": weights}
     (root / "image.yaml").write_text(yaml.safe_dump(image))

@@ -17,12 +17,13 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.app import CONF, choices, quote_paths
+from dti_repro.app import CONF, quote_paths
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.load import load_backbone
 from dti_repro.evaluate import evaluate
 from dti_repro.export import export
+from dti_repro.failures import choices
 from dti_repro.generate import generate
 from dti_repro.results.embedding import load_embeddings
 from dti_repro.results.run import ConceptFolder
@@ -77,7 +78,7 @@ def metric(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     reader = timm.create_model("vit_tiny_patch16_224", num_classes=2, **arguments)
     timm.models.save_for_hf(reader, root / "reader", model_args=arguments, safe_serialization=True)
-    encoder = {"_target_": "dti_repro.metrics.encoders.timm_encoder", "checkpoint": f"local-dir:{root / 'reader'}"}
+    encoder = {"_target_": "dti_repro.metrics.encoders.TimmEncoder.load", "checkpoint": f"local-dir:{root / 'reader'}"}
     node = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity", "encoder": encoder}
     (root / "likeness.yaml").write_text(yaml.safe_dump(node))
     return root / "likeness.yaml"

@@ -20,9 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.app import CONF, explain
+from dti_repro.app import CONF
 from dti_repro.backbones.load import _load
 from dti_repro.errors import DivergedError, InputError
+from dti_repro.failures import explain
 from dti_repro.lesson import COLUMNS
 from dti_repro.methods.method import SharedVectors
 from dti_repro.module import InversionModule

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dti_repro.app import CONF
 from dti_repro.concepts.collection import Collection
+from dti_repro.concepts.concept import ConceptSet
 from dti_repro.concepts.folder import Folder
 from dti_repro.configured import build
 from dti_repro.errors import InputError
@@ -66,8 +67,8 @@ def test_the_words_that_the_published_runs_gave_to_dti_alone_change_no_text_scor
 
 def test_styles_are_styles(tmp_path: Path) -> None:
     cfg = compose("train", "concepts=styledrop", f"concepts.root={tmp_path}", "concepts.names=all")
-    photos(tmp_path, *build(cfg.concepts).names())
-    concepts = build(cfg.concepts).load()
+    photos(tmp_path, *build(cfg.concepts, ConceptSet).names())
+    concepts = build(cfg.concepts, ConceptSet).load()
     assert len(concepts) == 23
     assert {concept.property for concept in concepts} == {"style"}
     assert {c.name: c.class_word for c in concepts if c.class_word != c.initializer} == {
@@ -104,7 +105,7 @@ def test_a_property_that_is_none_is_named(tmp_path: Path, checkpoint: Path) -> N
     cfg = compose("train", "backbone=stable_diffusion", "concepts=folder", *overrides, *more)
     check(cfg)
     with pytest.raises(InputError, match="'mood' is neither object nor style"):
-        build(cfg.concepts).load()
+        build(cfg.concepts, ConceptSet).load()
 
 
 def test_photos_that_are_not_there_say_where_they_come_from(tmp_path: Path) -> None:

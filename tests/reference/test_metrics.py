@@ -33,7 +33,7 @@ from dti_repro.errors import InputError
 from dti_repro.metrics import checkpoints, encoders
 from dti_repro.metrics.attributes import AttributeAccuracy
 from dti_repro.metrics.catalogue import metric_config, metric_identity, metric_names
-from dti_repro.metrics.metric import Sample
+from dti_repro.metrics.metric import ImageMetric, Sample
 from dti_repro.metrics.preprocess import Preprocess
 from dti_repro.metrics.similarity import ReferenceSimilarity
 
@@ -51,7 +51,7 @@ IMAGES, REFERENCES = photos(3), photos(2, seed=1)
 def metric_of(name: str, **encoder: object):
     """The metric of conf/metric/<name>.yaml with a few keys of its encoder replaced by the tiny
     checkpoint's."""
-    return build(OmegaConf.to_container(OmegaConf.merge(metric_config(name), {"encoder": encoder})))
+    return build(OmegaConf.to_container(OmegaConf.merge(metric_config(name), {"encoder": encoder})), ImageMetric)
 
 
 def values(metric, concept: str = "dog") -> torch.Tensor:
@@ -222,7 +222,7 @@ def test_an_attribute_that_the_reader_lacks_is_named(tmp_path: Path) -> None:
 
 
 def test_each_image_is_compared_to_its_own_concepts_references(vit_folder: Path) -> None:
-    metric = ReferenceSimilarity(encoders.timm_encoder(f"local-dir:{vit_folder}"))
+    metric = ReferenceSimilarity(encoders.TimmEncoder.load(f"local-dir:{vit_folder}"))
     metric.set_references("a", IMAGES[:1])
     metric.set_references("b", IMAGES[1:2])
     metric.update(IMAGES[:2], [Sample("a", ""), Sample("b", "")])

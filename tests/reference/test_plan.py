@@ -15,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dti_repro.app import CONF, choices
+from dti_repro.app import CONF
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.configured import build, target
 from dti_repro.errors import InputError
+from dti_repro.failures import choices
 from dti_repro.pipeline import Plan
 from dti_repro.planning.architecture import read_architecture
 from dti_repro.planning.cost import ModelCost
@@ -60,7 +62,7 @@ def node(name: str, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_architectures_have_the_published_numbers_of_parameters(name: str) -> None:
     settings = node(name)
-    kind = target(settings["_target_"])
+    kind = target(settings["_target_"], Backbone)
     parts = [*kind.ENCODERS, kind.DENOISER, "vae"]
     sketch = Sketch.of(kind, read_architecture(name, settings["path"], "main", parts), "bfloat16")
     for part, millions in PUBLISHED[name].items():
@@ -122,7 +124,7 @@ def test_every_family_does_what_the_plan_counts(name: str, whole: Mapping[str, P
     side = 64
     settings = node(name, path=str(whole[name]), resolution=side, dtype="float32")
     settings.pop("generation")
-    backbone = build(settings)
+    backbone = build(settings, Backbone)
     cost = ModelCost(settings, "fp32", side, side)
     rows = {n: torch.randn(1, 1, 1, e.dim, requires_grad=True) for n, e in backbone.spec.encoders.items()}
     tokens = backbone.tokenize(["a photo of a <x>"], {"<x>": 1})
@@ -223,12 +225,12 @@ def test_memory_says_how_many_would_fit() -> None:
 def test_a_device_that_is_none_is_one_clear_line(change: dict[str, Any], words: str) -> None:
     settings = yaml.safe_load((CONF / "device" / "h100.yaml").read_text())
     with pytest.raises(InputError, match=words):
-        build({**settings, **change})
+        build({**settings, **change}, Device, "device")
 
 
 @pytest.mark.parametrize("name", choices("device"))
 def test_every_device_can_be_planned_for(name: str) -> None:
-    assert isinstance(build(yaml.safe_load((CONF / "device" / f"{name}.yaml").read_text())), Device)
+    assert isinstance(build(yaml.safe_load((CONF / "device" / f"{name}.yaml").read_text()), Device), Device)
 
 
 def test_a_model_that_is_nowhere_is_one_clear_line(tmp_path: Path) -> None:

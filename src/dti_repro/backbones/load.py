@@ -37,4 +37,4 @@ def device_of(accelerator: str) -> str:
 @lru_cache(maxsize=1)
 def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
     transformers.utils.logging.disable_progress_bar()
-    return build(dict(settings)).to(device)
+    return build(dict(settings), Backbone, "backbone").to(device)

@@ -18,7 +18,7 @@ from dti_repro.results.lock import locked
 def download(cfg: DictConfig, name: str) -> Path:
     """Fetch the set `name` to <root>/<name>/ and return that folder. InputError if anything is missing at the end."""
     folder = Path(cfg.root) / name
-    source: Source = build(cfg.source)
+    source: Source = build(cfg.source, Source)
     with locked(folder / "lock", f"{folder} is being filled"):
         source.fetch(folder, cfg.progress)
     if (PUBLISHED / f"{name}.yaml").is_file():

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from dti_repro.errors import InputError
-from dti_repro.metrics.encoders import reader_heads, timm_encoder
+from dti_repro.metrics.encoders import TimmEncoder, reader_heads
 from dti_repro.metrics.metric import ImageMetric, Sample
 
 
@@ -38,7 +38,7 @@ class AttributeAccuracy(ImageMetric):
         unknown = [key for key in self.keys if key not in self.heads]
         if unknown:
             raise InputError(f"metric keys {unknown}: the attribute reader has {', '.join(self.heads)}")
-        self.encoder = timm_encoder(checkpoint, preprocess)
+        self.encoder = TimmEncoder.load(checkpoint, preprocess)
 
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
         for sample in samples:

@@ -1,8 +1,10 @@
 """Frozen evaluators behind two calls: ``images(list) -> features`` and ``texts(list) -> features``.
 
 Each is a function of a checkpoint's name and a preprocessing, so that the real checkpoints and the toybox's
-evaluators differ by a yaml only. Loaders are cached: metrics that name the same weights share one model.
+evaluators differ by a yaml only. Loading is cached: metrics that name the same weights share one model.
 """
+
+from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
@@ -56,12 +58,23 @@ class ImageEncoder(nn.Module, ABC):
 class TimmEncoder(ImageEncoder):
     """timm's own output: the pooled embedding where the checkpoint has no classes, else the class logits."""
 
+    @classmethod
+    def load(cls, checkpoint: str, preprocess: Mapping | None = None) -> TimmEncoder:
+        """Load a timm name, ``local-dir:<folder>`` or ``toybox:<name>``; preprocess None takes the checkpoint's own."""
+        return _timm(checkpoint, _preprocess(preprocess))
+
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network(pixels)
 
 
-class ClsEncoder(ImageEncoder):
-    """The CLS token after the final LayerNorm of a transformers vision model."""
+class Dinov2Encoder(ImageEncoder):
+    """The CLS token after the final LayerNorm of transformers' Dinov2 (timm's default of 518 px resizes position
+    embeddings differently)."""
+
+    @classmethod
+    def load(cls, checkpoint: str, preprocess: Mapping) -> Dinov2Encoder:
+        """Load a name or a folder that transformers takes."""
+        return _dinov2(checkpoint, _preprocess(preprocess))
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network(pixel_values=pixels).last_hidden_state[:, 0]
@@ -73,6 +86,11 @@ class ClipEncoder(ImageEncoder):
     def __init__(self, network: nn.Module, preprocess: Callable[[Image.Image], Tensor], tokenizer: Any) -> None:
         super().__init__(network, preprocess)
         self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, checkpoint: str, preprocess: Mapping | None = None, pretrained: str | None = None) -> ClipEncoder:
+        """Load an open_clip architecture and tag (``ViT-B-32-quickgelu``, ``openai``), or one folder as TimmEncoder."""
+        return _clip(checkpoint, _preprocess(preprocess), pretrained)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network.encode_image(pixels)
@@ -90,6 +108,11 @@ class SiglipEncoder(ImageEncoder):
         super().__init__(network, preprocess)
         self.tokenizer, self.padding = tokenizer, padding
 
+    @classmethod
+    def load(cls, checkpoint: str, preprocess: Mapping, padding: int = 64) -> SiglipEncoder:
+        """Load a name or a folder that transformers takes; the real tokenizer needs the sentencepiece package."""
+        return _siglip(checkpoint, _preprocess(preprocess), padding)
+
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network.vision_model(pixel_values=pixels).pooler_output
 
@@ -105,27 +128,6 @@ class SiglipEncoder(ImageEncoder):
     def scale_and_bias(self) -> tuple[float, float]:
         """The learned temperature (already exponentiated) and bias of the sigmoid loss."""
         return float(self.network.logit_scale.exp()), float(self.network.logit_bias)
-
-
-def timm_encoder(checkpoint: str, preprocess: Mapping | None = None) -> TimmEncoder:
-    """timm name, ``local-dir:<folder>`` or ``toybox:<name>``; preprocess None takes the checkpoint's own."""
-    return _timm(checkpoint, _preprocess(preprocess))
-
-
-def dinov2_encoder(checkpoint: str, preprocess: Mapping) -> ClsEncoder:
-    """transformers' Dinov2 (timm's default of 518 px resizes position embeddings differently)."""
-    return _dinov2(checkpoint, _preprocess(preprocess))
-
-
-def clip_encoder(checkpoint: str, preprocess: Mapping | None = None, pretrained: str | None = None) -> ClipEncoder:
-    """open_clip architecture and tag (``ViT-B-32-quickgelu``, ``openai``), or one folder as in
-    timm_encoder."""
-    return _clip(checkpoint, _preprocess(preprocess), pretrained)
-
-
-def siglip_encoder(checkpoint: str, preprocess: Mapping, padding: int = 64) -> SiglipEncoder:
-    """transformers' SiglipModel; its real tokenizer needs the sentencepiece package."""
-    return _siglip(checkpoint, _preprocess(preprocess), padding)
 
 
 def reader_heads(checkpoint: str) -> dict[str, list[str]]:
@@ -153,12 +155,12 @@ def _timm(checkpoint: str, preprocess: Preprocess | None) -> TimmEncoder:
 
 
 @lru_cache
-def _dinov2(checkpoint: str, preprocess: Preprocess) -> ClsEncoder:
+def _dinov2(checkpoint: str, preprocess: Preprocess) -> Dinov2Encoder:
     from transformers import Dinov2Model
 
     with checkpoints.one_clear_line(checkpoint):
         network = Dinov2Model.from_pretrained(checkpoint, dtype=torch.float32)
-    return ClsEncoder(network, preprocess)
+    return Dinov2Encoder(network, preprocess)
 
 
 @lru_cache

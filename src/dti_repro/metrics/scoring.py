@@ -174,9 +174,10 @@ def score(
 
 def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: Sequence[ScoreFile]) -> None:
     from dti_repro.backbones.load import device_of
+    from dti_repro.metrics.metric import ImageMetric
 
     device = device_of(accelerator)
-    metrics = {name: build(config).to(device) for name, config in configs.items()}
+    metrics = {name: build(config, ImageMetric, f"metric {name}").to(device) for name, config in configs.items()}
     known: set[tuple[str, tuple[Path, ...]]] = set()
     for file in files:
         with locked(file.csv.with_suffix(".lock"), f"{file.csv} is being computed"):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dti_repro.backbones.backbone import Conditioning
+from dti_repro.backbones.backbone import Backbone, Conditioning
 from dti_repro.backbones.diffusers_backbone import DiffusersBackbone
 from dti_repro.configured import target
 from dti_repro.errors import InputError
@@ -35,7 +35,7 @@ class ModelCost:
     def __init__(
         self, backbone: Mapping[str, Any], precision: str, height: int | None = None, width: int | None = None
     ) -> None:
-        kind = target(backbone["_target_"])
+        kind = target(backbone["_target_"], Backbone)
         if not issubclass(kind, DiffusersBackbone):
             raise InputError(f"there is no plan for backbone '{backbone['name']}': it is none of diffusers' models")
         parts = [*kind.ENCODERS, kind.DENOISER, "vae"]

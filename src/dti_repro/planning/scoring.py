@@ -1,5 +1,5 @@
-"""What an evaluator costs for one image and one text. The functions are named as the loaders of
-`dti_repro.metrics.encoders` and take what those take, so that a metric's yaml serves both."""
+"""What an evaluator costs for one image and one text. The functions take what the encoders of
+`dti_repro.metrics.encoders` take, so that a metric's yaml serves both."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dti_repro.configured import build
 from dti_repro.errors import InputError
-from dti_repro.metrics import checkpoints, encoders
+from dti_repro.metrics import checkpoints
 from dti_repro.planning.counting import measure
 from dti_repro.planning.sketch import META
 
@@ -32,22 +31,22 @@ class Evaluator:
 
 def evaluator(config: Mapping[str, Any]) -> Evaluator:
     """Of a metric's yaml. InputError for a checkpoint whose architecture is not known here."""
-    alone = {**config, "_target_": f"{encoders.__name__}.timm_encoder"}  # a metric that is one network is a classifier
-    settings = dict(config.get("encoder", alone))
-    name = settings.pop("_target_").rpartition(".")[2]
-    known = {key: settings[key] for key in ("checkpoint", "preprocess", "pretrained", "padding") if key in settings}
+    encoder = config.get("encoder", config)  # a metric that is one network is a classifier of timm
+    kind = str(encoder.get("_target_")).removesuffix(".load").rpartition(".")[2] if "encoder" in config else TIMM
+    known = {key: encoder[key] for key in ("checkpoint", "preprocess", "pretrained", "padding") if key in encoder}
+    name = f"evaluator '{known.get('checkpoint', kind)}'"
+    if kind not in COUNTED:
+        raise InputError(f"{name}: there is no plan for {kind} (there is for: {', '.join(COUNTED)})")
     try:
-        return build({"_target_": f"{__name__}.{name}", **known})
+        return COUNTED[kind](**known)
     except InputError:
         raise
-    except (RuntimeError, ValueError, OSError, TypeError) as error:
+    except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"evaluator '{settings['checkpoint']}': its architecture is not known here ({reason})"
-        ) from error
+        raise InputError(f"{name}: its architecture is not known here ({reason})") from error
 
 
-def timm_encoder(checkpoint: str, preprocess: Settings = None) -> Evaluator:
+def _timm(checkpoint: str, preprocess: Settings = None) -> Evaluator:
     import timm
 
     name = checkpoints.resolve(checkpoint)
@@ -56,7 +55,7 @@ def timm_encoder(checkpoint: str, preprocess: Settings = None) -> Evaluator:
     return Evaluator(checkpoint, _count(network), _flops(network, network, _pixels(size)))
 
 
-def clip_encoder(checkpoint: str, preprocess: Settings = None, pretrained: str | None = None) -> Evaluator:
+def _clip(checkpoint: str, preprocess: Settings = None, pretrained: str | None = None) -> Evaluator:
     import open_clip
 
     folder = checkpoints.folder(checkpoint)
@@ -78,14 +77,14 @@ def clip_encoder(checkpoint: str, preprocess: Settings = None, pretrained: str |
     )
 
 
-def dinov2_encoder(checkpoint: str, preprocess: Mapping[str, Any]) -> Evaluator:
+def _dinov2(checkpoint: str, preprocess: Mapping[str, Any]) -> Evaluator:
     from transformers import Dinov2Config, Dinov2Model
 
     network = _frozen(lambda: Dinov2Model(Dinov2Config(**_widths(checkpoint))))
     return Evaluator(checkpoint, _count(network), _flops(network, network, _pixels(_side(preprocess))))
 
 
-def siglip_encoder(checkpoint: str, preprocess: Mapping[str, Any], padding: int = 64) -> Evaluator:
+def _siglip(checkpoint: str, preprocess: Mapping[str, Any], padding: int = 64) -> Evaluator:
     from transformers import SiglipConfig, SiglipModel
 
     network = _frozen(lambda: SiglipModel(SiglipConfig(**_widths(checkpoint))))
@@ -96,6 +95,15 @@ def siglip_encoder(checkpoint: str, preprocess: Mapping[str, Any], padding: int 
         _flops(network, network.vision_model, _pixels(_side(preprocess))),
         _flops(network, network.text_model, ids),
     )
+
+
+TIMM = "TimmEncoder"
+COUNTED: Mapping[str, Callable[..., Evaluator]] = {
+    TIMM: _timm,
+    "ClipEncoder": _clip,
+    "Dinov2Encoder": _dinov2,
+    "SiglipEncoder": _siglip,
+}
 
 
 def _widths(checkpoint: str) -> dict[str, Any]:

@@ -22,12 +22,12 @@ def main(cfg: DictConfig) -> None:
 
     from dti_repro.configured import build
     from dti_repro.results.files import write_json
-    from dti_repro.toybox.training import fit
+    from dti_repro.toybox.training import Stage, fit
 
     torch.set_num_threads(cfg.threads)
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo" if cfg.device == "cpu" else "nccl")
-    stage = build(cfg.stage.network)
+    stage = build(cfg.stage.network, Stage)
     folder = Path(cfg.folder) / cfg.stage.name
     if cfg.start_from:
         stage.load(Path(cfg.start_from))

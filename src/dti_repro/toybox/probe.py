@@ -115,7 +115,7 @@ def _pictures(model: StableDiffusion, rows: dict[str, Tensor], factor: float, cf
     """Mean scores of the pictures drawn with the scaled words, for the validation prompts."""
     from dti_repro.configured import build
     from dti_repro.metrics.catalogue import metric_config
-    from dti_repro.metrics.metric import Sample
+    from dti_repro.metrics.metric import ImageMetric, Sample
     from dti_repro.prompts import load_prompts
 
     wanted = [(prompt, seed) for prompt in load_prompts(cfg.prompts).prompts for seed in cfg.image_seeds]
@@ -129,7 +129,7 @@ def _pictures(model: StableDiffusion, rows: dict[str, Tensor], factor: float, cf
             samples.append(Sample(concept=word, text=prompt.fill({"": word}), expect=expect))
     scores = {}
     for name in cfg.metrics:
-        values = build(metric_config(name)).score(images, samples)
+        values = build(metric_config(name), ImageMetric).score(images, samples)
         scores[name] = round(float(values.nanmean()), 4)
     return scores
 

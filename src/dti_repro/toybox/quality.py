@@ -19,14 +19,14 @@ def main(cfg: DictConfig) -> None:
 
     from dti_repro.backbones.stable_diffusion import StableDiffusion
     from dti_repro.metrics.attributes import read_heads
-    from dti_repro.metrics.encoders import reader_heads, timm_encoder
+    from dti_repro.metrics.encoders import TimmEncoder, reader_heads
     from dti_repro.results.files import atomic_write, write_json
     from dti_repro.toybox.dataset import scene_of
     from dti_repro.toybox.language import full_caption
 
     torch.set_num_threads(cfg.threads)
     model = StableDiffusion("toybox", cfg.weights, None)
-    reader, heads = timm_encoder(cfg.reader), reader_heads(cfg.reader)
+    reader, heads = TimmEncoder.load(cfg.reader), reader_heads(cfg.reader)
     scenes = [scene_of(1, cfg.first + k) for k in range(cfg.images)]
     captions = [full_caption(scene, np.random.default_rng([cfg.seed, k])) for k, scene in enumerate(scenes)]
     drawn: list[Image.Image] = []

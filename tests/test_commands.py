@@ -1,0 +1,242 @@
+"""Every command answers in one line, with an exit code: bad input, too little memory, Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from dti_repro import adopt, benchmark, evaluate
+from dti_repro.app import entry
+from dti_repro.command_line import CommandLine
+from dti_repro.concepts import download
+from dti_repro.errors import InputError, ProcessDiedError
+from dti_repro.failures import explain, failure_of
+from dti_repro.foreign import check_foreign, check_resolved
+from dti_repro.key_types import check_types
+from dti_repro.launching import check_launcher
+
+Capture = pytest.CaptureFixture[str]
+Answer = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Capture) -> Answer:
+    """answer(main, "key=value", ...) -> the exit code, and what stderr has; in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(main: Callable[[], None], *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        try:
+            main()
+        except SystemExit as left:
+            return int(left.code or 0), capfd.readouterr().err
+        return 0, capfd.readouterr().err
+
+    return call
+
+
+def doing(work: Callable[[], object]) -> Callable[[], None]:
+    @entry("train")
+    def main(cfg: DictConfig) -> None:
+        work()
+
+    return main
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return doing(work)
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_an_error_is_one_line(flags: list[str], answer: Answer) -> None:
+    assert answer(raising(InputError("x is bad")), *flags) == (2, "error: x is bad\n")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(answer: Answer) -> None:
+    with pytest.raises(KeyError):
+        answer(raising(KeyError("a fault")))
+    assert failure_of(TypeError("a fault"), "train", []) is None
+    assert failure_of(RuntimeError("a fault"), "train", []) is None
+    assert failure_of(ProcessDiedError("one is gone"), "train", []).code == 1
+
+
+def test_too_little_memory_is_one_line_that_says_what_to_reduce() -> None:
+    for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")):
+        failure = failure_of(error, "train", [])
+        assert failure.code == 1
+        assert failure.line.startswith("out of memory")
+        assert "reduce trainer.batch" in failure.line
+        assert "\n" not in failure.line
+
+
+def test_ctrl_c_is_one_line(answer: Answer) -> None:
+    def as_lightning_does() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    stopped = "stopped: what is finished is kept, and the same command goes on from here\n"
+    assert answer(raising(KeyboardInterrupt())) == (130, stopped)
+    assert answer(doing(as_lightning_does)) == (130, stopped)
+
+
+BAD = {
+    "train": {
+        "trainer.steps=abc": "trainer.steps is abc: a number is needed",
+        "trainer.batch=[1]": "trainer.batch is [1]: a number is needed",
+        "trainer.progress=3": "trainer.progress is 3: true or false is needed",
+        "trainer.latents=[x]": "trainer.latents is ['x']: a single value is needed",
+        "trainer.snapshots=3": "trainer.snapshots is 3: a list is needed",
+        "seed={a: b}": "seed is {'a': 'b'}: a number is needed",
+        "runs=null": "runs is null: a value is needed",
+        "method.prior.kappa=x": "method.prior.kappa is x: a number is needed",
+        "method.init=[x]": "method.init is ['x']: a single value is needed",
+        "backbone.path=3": "backbone.path is 3: text is needed",
+        "backbone.resolution=x": "backbone.resolution is x: a whole number is needed",
+        "concepts.names=[[a]]": "concepts.names is [['a']]: a single value is needed",
+        "templates.prompts=3": "templates.prompts is 3: a list is needed",
+    },
+    "plan": {
+        "experiment.rows=3": "experiment.rows is 3: a list is needed",
+        "generate=[3]": "generate is [3]: a list of text is needed",
+        "metrics=3": "metrics is 3: a list is needed",
+        "out=3": "out is 3: text is needed",
+        "subjects=x": "subjects is x: a whole number is needed",
+    },
+    "evaluate": {"metrics=[[a]]": "metrics is [['a']]: a single value is needed", "run=3": "run is 3: text is needed"},
+}
+GOOD = {
+    "train": [
+        *("trainer.fuse=true", "method.magnitude=5.0", "optim.lr=1", "concepts.names=[a,b]", "backbone.revision=null"),
+        *("+logger.version=3", "backbone.path=a", "trainer.preview_prompts=['a {}']", "trainer.latents=null"),
+    ],
+    "plan": ["metrics=dti_paper", "subjects=2", "train=['trainer.steps=1']"],
+    "evaluate": ["metrics=[a,b]", "masks=a"],
+}
+
+
+@pytest.mark.parametrize("command", list(BAD))
+def test_a_value_of_another_type_is_named(command: str) -> None:
+    group = ["experiment=main_table"] if command == "plan" else []
+    cfg = CommandLine(command, (*group, *BAD[command])).compose()
+    for override, words in BAD[command].items():
+        with pytest.raises(InputError) as error:
+            check_types(command, [override], cfg, cfg.hydra.runtime.choices)
+        assert str(error.value) == words
+    cfg = CommandLine(command, (*group, *GOOD[command])).compose()
+    check_types(command, [*group, *GOOD[command]], cfg, cfg.hydra.runtime.choices)
+
+
+def test_what_hydra_refuses_is_one_line(answer: Answer) -> None:
+    for overrides, words in (
+        (["runs=${nosuch}"], "Interpolation key 'nosuch' not found"),
+        (["-m", "runs=${oc.env:NO_SUCH_VARIABLE}"], "Environment variable 'NO_SUCH_VARIABLE' not found"),
+        (["-m", "seed=range(1"], "no viable alternative"),
+        (["concepts=3"], "Config group override must be a string or a list"),
+        (["method._target_=x"], "method._target_ 'x' is refused"),
+    ):
+        code, said = answer(doing(lambda: None), *overrides)
+        assert code == 2
+        assert said.startswith("error: ")
+        assert words in said
+        assert said.count("\n") == 1
+
+
+def test_a_launcher_without_a_sweep_is_refused() -> None:
+    for launcher in ("slurm", "local"):
+        with pytest.raises(InputError, match=f"hydra/launcher={launcher} sends the jobs of a sweep away: add -m"):
+            check_launcher([CommandLine.parse("train", [f"hydra/launcher={launcher}"])])
+    check_launcher([CommandLine.parse("train", ["hydra/launcher=slurm", "--cfg=hydra"])])
+
+
+def test_a_missing_value_is_asked_for_and_help_needs_none(answer: Answer) -> None:
+    asked = "error: run: a value is needed, e.g. python -m dti_repro.evaluate run=runs/toybox/dti/<hash>\n"
+    assert answer(evaluate.main) == (2, asked)
+    code, said = answer(benchmark.main)
+    assert code == 2
+    wanted = "error: experiment: a value is needed, e.g. python -m dti_repro.benchmark experiment=main_table (choices: "
+    assert said.startswith(wanted)
+    assert said.count("\n") == 1
+    for main in (adopt.main, download.main):
+        assert answer(main, "--help") == (0, "")
+
+
+def test_a_mapping_for_a_group_is_explained() -> None:
+    error = ValueError("Could not override 'method'.\nTo append to your config use +method={a: b}")
+    wanted = "method: the name of a choice is needed (choices: crossinit, dti, ti, ti_rescaled)"
+    assert explain(error, "train", []) == wanted
+
+
+def test_a_terminal_without_the_character_ends_nothing(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
+    written = io.BytesIO()
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert answer(doing(lambda: print("0.5 \u00b1 0.1", flush=True))) == (0, "")
+    assert written.getvalue() == b"0.5 ? 0.1\n"
+    assert os.environ["PYTHONIOENCODING"] == "ascii:replace"  # for processes that this one starts
+
+
+BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name: ${oc.env:SECRET}\n", "own/x.yaml: line 1: ${oc.env: is not taken"),
+        ("a:\n  - {b: [x, '${oc.select:x,${oc.env:SECRET}}']}\n", "line 2: ${oc.env: is not taken"),
+        ('name: "\\x24{oc.env:SECRET}"\n', "${oc.env: is not taken"),
+        ("name: ${oc.decode:'${x}'}\nx: y\n", "${oc.decode: is not taken"),
+        ("name: ${oc.${x}:SECRET}\nx: env\n", "is not taken"),
+        ("name: \\${oc.env:SECRET}\n", "is not taken"),
+        ("defaults:\n  - /method: ${oc.env:SECRET}\n", "line 2: ${oc.env: is not taken"),
+        ("defaults:\n  - /../../secret@pw\n", "defaults: /../../secret@pw leads out of the folder"),
+        ("defaults:\n  - ../../secret@pw: x\n", "leads out of the folder"),
+        (BOMB, "line 2: aliases (*a) are not taken"),
+        ("a: " + "[" * 60 + "]" * 60, "line 1: nested more than 50 deep"),
+        ("a: [", "while parsing a flow node"),
+        ("a: b: c", "mapping values are not allowed here"),
+        ("\xff", "codec can't decode byte"),
+        ("a: " + "x" * (2 << 20), "a configuration has at most 1024 KiB"),
+    ],
+    ids=lambda value: value[:30].encode("unicode_escape").decode(),
+)
+def test_a_configuration_from_elsewhere_reads_nothing_but_itself(
+    content: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "s3cr3t")
+    file = tmp_path / "own" / "x.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError) as error:
+        check_foreign(CommandLine("train", ("+own=x",), folder=tmp_path))
+    assert str(error.value).startswith(f"--config-dir {tmp_path}: own/x.yaml: ")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "s3cr3t" not in str(error.value)
+
+
+def test_a_configuration_from_elsewhere_may_refer_to_its_own_keys(answer: Answer, tmp_path: Path) -> None:
+    folder, linked = tmp_path / "conf", tmp_path / "linked"
+    (folder / "method").mkdir(parents=True)
+    linked.mkdir()
+    (folder / "prior").symlink_to(linked)
+    mine = folder / "method" / "mine.yaml"
+    mine.write_text("defaults: [dti, _self_]\nmagnitude: 2.0\nmagnitude_lr: ${optim.lr}\ninit: ${oc.select:x,token}\n")
+    call = [f"--config-dir={folder}", "method=mine"]
+    assert answer(doing(lambda: None), *call, "method.magnitude=mean") == (0, "")
+    mine.write_text(f"{mine.read_text()}x: $\ny: ${{method.x}}{{oc.env:HOME}}\n")  # becomes one when it is resolved
+    assert "method.y is '${oc.env:HOME}': a value with ${ in it is refused" in answer(doing(lambda: None), *call)[1]
+    (linked / "x.yaml").write_text("kappa: ${oc.env:HOME}\n")  # Hydra follows links, too
+    with pytest.raises(InputError, match=r"prior/x\.yaml: line 1: \$\{oc\.env: is not taken"):
+        check_foreign(CommandLine("train", folder=folder))
+    check_resolved({"a": ["b", {"c": "$ {"}]})
