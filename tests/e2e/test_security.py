@@ -23,8 +23,8 @@ from dti_repro.adapters.adapter import Adapter
 from dti_repro.adapters.objective.objective import Objective
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.concepts.concept import Concept, ConceptSet
-from dti_repro.concepts.sources.source import Source
 from dti_repro.configured import build, target
+from dti_repro.data.download import Source
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
 from dti_repro.methods.method import DerivedMethod, TokenMethod
