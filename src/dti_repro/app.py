@@ -1,7 +1,8 @@
 """The shell around every command: Hydra composes the configuration, and whatever goes wrong becomes one line
 on stderr.
 
-Exit codes: 0 done, 1 a training diverged or a process of several died, 2 bad input. A fault of the program itself keeps
+Exit codes: 0 done, 1 a training diverged, a process of several died or there was too little memory, 2 bad input, 130
+Ctrl-C. A fault of the program itself keeps
 its traceback. No torch here: bad input is answered before anything heavy is imported.
 """
 
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.command_line import CONF, CommandLine
-from dti_repro.errors import DivergedError, InputError, ProcessDiedError
+from dti_repro.errors import DivergedError, InputError, OutOfMemoryError, ProcessDiedError, StoppedError
 from dti_repro.foreign import check_foreign
 from dti_repro.launching import (
     check_launcher,
@@ -37,7 +38,7 @@ from dti_repro.launching import (
 )
 
 Stages = Callable[[CommandLine], list[CommandLine]]
-SAID = (InputError, DivergedError, ProcessDiedError)  # whose message is all that a user needs
+SAID = (InputError, DivergedError, ProcessDiedError, OutOfMemoryError)  # whose message is all that a user needs
 LAUNCHERS = ("submitit.", "joblib.")  # whose own errors say that a job's process is gone
 SECRETS_STAY_OUT = "configurations are written to files: no secret belongs in them; W&B reads WANDB_API_KEY"
 
@@ -88,6 +89,10 @@ def entry(
             except (HydraException, OmegaConfBaseException) as error:
                 GlobalHydra.instance().clear()
                 failures.append(InputError(explain(error, config_name, sys.argv[1:])))
+            except (KeyboardInterrupt, StoppedError) as stop:
+                said = str(stop) or "stopped: what is finished is kept, and the same command goes on from there"
+                print(said, file=sys.stderr)
+                sys.exit(130)
             except Exception as error:
                 if not type(error).__module__.startswith(LAUNCHERS):
                     raise
