@@ -27,3 +27,12 @@ class StoppedError(BaseException):
 class DivergedError(RuntimeError):
     """A training left the numbers in which it means anything. The message names the concept, the step and
     what was kept."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the machine's or the GPU's memory was too small. torch has several errors for it."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in said for words in ("out of memory", "not enough memory", "can't allocate memory"))
+    )

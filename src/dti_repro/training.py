@@ -24,7 +24,7 @@ from dti_repro.backbones.load import load_backbone
 from dti_repro.callbacks import Interruptible, OwnSignals, StepBar
 from dti_repro.concepts.concept import Concept
 from dti_repro.configured import build, target
-from dti_repro.errors import InputError, OutOfMemoryError
+from dti_repro.errors import InputError, OutOfMemoryError, is_out_of_memory
 from dti_repro.latents import LatentCache, own_folder
 from dti_repro.lesson import Lesson
 from dti_repro.methods.method import DerivedMethod, TokenMethod
@@ -39,8 +39,6 @@ from dti_repro.results.run import RunFolder, has_content
 from dti_repro.train import check, facts, hashed, is_complete, run_folder, source_config, train_concepts
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
-"""In what torch says of CUDA, of the CPU and of cuBLAS."""
 
 
 def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> int:
@@ -143,7 +141,7 @@ def _enough_memory(doing: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(f"out of memory while {doing}: {advice}") from error
 
