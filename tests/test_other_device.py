@@ -1,5 +1,6 @@
 """What only a CPU forgives is found without a GPU: tensors are fake, have a device and no content, and an operation on
-tensors of two devices raises."""
+tensors of two devices raises. The device is called meta, as torch computes no gradients on a fake cuda without a driver.
+"""
 
 from __future__ import annotations
 

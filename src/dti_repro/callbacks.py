@@ -74,16 +74,17 @@ class StepBar(Callback):
             TextColumn("step {task.completed} of {task.total}"),
             Speed(),
             TimeRemainingColumn(compact=True),
-            TextColumn("left, loss {task.fields[loss]:.4f}"),
+            TextColumn("left{task.fields[loss]}"),
         )
         self._done = done
         self.bar = Progress(*columns, console=console or Console(stderr=True), speed_estimate_period=600)
-        self._task = self.bar.add_task("", total=total, completed=done, loss=float("nan"))
+        self._task = self.bar.add_task("", total=total, completed=done, loss="")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: InversionModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.bar.update(self._task, completed=self._done + batch_idx + 1, loss=pl_module.last_loss)
+        loss = f", loss {pl_module.last_loss:.4f}"
+        self.bar.update(self._task, completed=self._done + batch_idx + 1, loss=loss)
 
 
 class Speed(ProgressColumn):
