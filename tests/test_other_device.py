@@ -1,5 +1,5 @@
 """What only a CPU forgives is found without a GPU: tensors are fake, have a device and no content, and an operation on
-tensors of two devices raises. The device is called meta, as torch computes no gradients on a fake cuda without a driver.
+tensors of two devices raises. The device is meta: without a driver, torch computes no gradients on a fake cuda.
 """
 
 from __future__ import annotations
