@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.errors import InputError
-from dti_repro.latents import LatentCache
+from dti_repro.latents import LatentCache, own_folder
 from dti_repro.train import train
 from tests.crash import started, status_of
 
@@ -44,9 +44,10 @@ def test_a_second_job_encodes_nothing_and_learns_the_same_bytes(
         train(training(f"runs={tmp_path / 'third'}", kept, "trainer.threads=2"))
     monkeypatch.undo()
     whole = file.read_bytes()
-    for damage in (b"", whole[:50], whole[:-1]):
+    zeros = whole[: -len(whole) // 2] + bytes(len(whole) // 2)
+    for k, damage in enumerate((b"", whole[:50], whole[:-1], zeros)):
         file.write_bytes(damage)
-        again = train(training(f"runs={tmp_path / str(len(damage))}", kept))[0]
+        again = train(training(f"runs={tmp_path / str(k)}", kept))[0]
         assert again.embedding.read_bytes() == without
         assert file.read_bytes() == whole
 
@@ -68,7 +69,15 @@ def test_jobs_that_encode_at_once_leave_one_whole_file(training: Training, tmp_p
     assert torch.equal(kept.std, own.std)
 
 
-def test_a_folder_that_cannot_be_written_is_named(training: Training, tmp_path: Path) -> None:
-    (tmp_path / "node").write_text("")
-    with pytest.raises(InputError, match=r"node/\w+\.safetensors cannot be written"):
-        train(training(f"trainer.latents={tmp_path / 'node'}"))
+def test_a_folder_that_cannot_be_written_or_is_not_the_users_alone_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    own_folder(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    own_folder(folder)
+    folder.chmod(0o750)
+    with pytest.raises(InputError, match=r"node: other users have access to it; `chmod 700` it"):
+        own_folder(folder)
+    folder.rmdir()
+    folder.write_text("")
+    with pytest.raises(InputError, match=r"node cannot be written"):
+        own_folder(folder)

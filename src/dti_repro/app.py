@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.command_line import CONF, CommandLine
 from dti_repro.configured import check_names
-from dti_repro.errors import InputError
+from dti_repro.errors import InputError, StoppedError
 from dti_repro.failures import STOPPED, Failure, failure_of, was_interrupted
 from dti_repro.foreign import check_foreign, check_resolved
 from dti_repro.key_types import check_types
@@ -100,6 +100,8 @@ def entry(
                         failures.append(failure)
                     if failures:
                         break
+            except StoppedError as stop:
+                failures.append(Failure(str(stop), 130))
             except (KeyboardInterrupt, SystemExit) as stop:
                 if not was_interrupted(stop):
                     raise

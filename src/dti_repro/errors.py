@@ -15,6 +15,15 @@ class ProcessDiedError(RuntimeError):
     by what."""
 
 
+class OutOfMemoryError(MemoryError):
+    """A model or a training needs more memory than there is. The message says what to reduce."""
+
+
+class StoppedError(BaseException):
+    """The user pressed Ctrl-C in a training. The message says after which step it stopped. It is no Exception, so that
+    a sweep stops, too."""
+
+
 class DivergedError(RuntimeError):
     """A training left the numbers in which it means anything. The message names the concept, the step and
     what was kept."""

@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from dti_repro.command_line import CONF, CommandLine
-from dti_repro.errors import DivergedError, InputError, ProcessDiedError, is_out_of_memory
+from dti_repro.errors import DivergedError, InputError, OutOfMemoryError, ProcessDiedError, is_out_of_memory
 
 STOPPED = "stopped: what is finished is kept, and the same command goes on from here"
 SMALLER = {
@@ -36,7 +36,7 @@ def failure_of(error: BaseException, config_name: str, arguments: Sequence[str])
     """Return the line and the exit code of an error; None for a fault of the program."""
     if isinstance(error, InputError):
         return Failure(str(error), 2)
-    if isinstance(error, DivergedError | ProcessDiedError):
+    if isinstance(error, DivergedError | ProcessDiedError | OutOfMemoryError):
         return Failure(str(error), 1)
     if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or _raised_by_hydra(error):
         return Failure(str(InputError(explain(error, config_name, arguments))), 2)

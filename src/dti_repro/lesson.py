@@ -23,7 +23,7 @@ from dti_repro.latents import LatentCache
 from dti_repro.randomness import generator
 from dti_repro.results.embedding import save_embeddings
 from dti_repro.results.files import atomic_write, writing
-from dti_repro.results.run import ConceptFolder
+from dti_repro.results.run import ConceptFolder, is_whole
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
 """Of log.csv; loss is the mean squared error, whatever an adapter's objective makes of it. Means over the vectors:
@@ -57,6 +57,7 @@ class Lesson:
     seed: int
     header: Mapping[str, str]
     step: int = 0  # optimizer steps done
+    resumed: int = 0  # the step that this process went on from
     rows: list[tuple[float, ...]] = field(default_factory=list)  # of the log, since it was last written
 
     @classmethod
@@ -72,14 +73,13 @@ class Lesson:
     ) -> Lesson:
         """Tokenize the templates, decode and encode the photos: both once."""
         start = backbone.start(concept.name, concept.initializer, seed)
-        vectors = max(len(rows) for rows in start.rows.values())
         prompts = [template.replace("{}", concept.placeholder) for template in templates]
         plain = [template.replace("{}", concept.class_word) for template in templates]
         size = backbone.spec.resolution
         photos = [np.asarray(centre_crop(load_photo(path), size)) for path in concept.images]
         pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = cache.encode(backbone, pixels)
-        tokens = backbone.tokenize(prompts, {concept.placeholder: vectors})
+        tokens = backbone.tokenize(prompts, {concept.placeholder: start.slots})
         return cls(concept, folder, start, tokens, backbone.tokenize(plain, {}), latents, seed, header)
 
     def draw(self, n: int, timesteps: int) -> Draw:
@@ -104,13 +104,15 @@ class Lesson:
 
     def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes without an adapter) to this step,
-        in that order."""
+        in that order. Before the first step there is nothing to keep."""
+        if self.step == 0:
+            return
         self._write_log()
         optimizer = {
-            name: _same_bytes(_owner(parameter, optimizers).state.get(parameter, {}))
+            name: _on_cpu(_owner(parameter, optimizers).state.get(parameter, {}))
             for name, parameter in learned.named_parameters()
         }
-        parameters = _same_bytes(learned.state_dict())
+        parameters = _on_cpu(learned.state_dict())
         state = {"step": self.step, "parameters": parameters, "optimizer": _same_bytes(optimizer)}
         buffer = io.BytesIO()  # torch writes the file's name into the file: go through memory
         torch.save(state, buffer)
@@ -118,11 +120,12 @@ class Lesson:
             temporary.write_bytes(buffer.getvalue())
 
     def resume(self, learned: nn.Module, optimizers: Sequence[Optimizer], snapshots: Sequence[int]) -> None:
-        """Go on from last.ckpt, if there is one and it does not lie beyond a snapshot that is wanted and
-        missing."""
+        """Go on from last.ckpt, if there is one and it does not lie beyond a snapshot that is wanted and missing, or
+        beyond the log."""
         state = self._read_checkpoint(sum(parameter.nbytes for parameter in learned.parameters()))
-        missing = any(s <= state.get("step", 0) and not self.folder.has_snapshot(s) for s in snapshots)
-        if not state or missing:
+        step = state.get("step", 0)
+        missing = any(s <= step and not is_whole(self.folder.snapshot(s)) for s in snapshots)
+        if not state or missing or self.folder.logged() < step:
             self._cut_log(0)
             return
         learned.load_state_dict(state["parameters"])
@@ -130,8 +133,8 @@ class Lesson:
             kept = {k: v.to(parameter.device) if v.ndim else v for k, v in state["optimizer"][name].items()}
             if kept:
                 _owner(parameter, optimizers).state[parameter] = kept
-        self.step = state["step"]
-        self._cut_log(self.step)
+        self.step = self.resumed = step
+        self._cut_log(step)
 
     def keep(self, path: Path, vectors: Mapping[str, Tensor], **header: str) -> None:
         """Write an embedding, one file per text encoder."""
@@ -174,6 +177,11 @@ def _same_bytes(content: Mapping[str, Any]) -> dict[str, Any]:
     """Pickle writes equal strings once if they are one object, else twice; those of a resumed state are not. One object
     each, in one order: equal states are then equal bytes."""
     return {sys.intern(key): content[key] for key in sorted(content)}
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint is the same file wherever it was trained."""
+    return _same_bytes({key: tensor.cpu() for key, tensor in tensors.items()})
 
 
 def _owner(parameter: nn.Parameter, optimizers: Sequence[Optimizer]) -> Optimizer:

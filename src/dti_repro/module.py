@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 
 from dti_repro.adapters.adapter import Adapter
 from dti_repro.backbones.backbone import Backbone, Conditioning, Tokens
-from dti_repro.errors import DivergedError
+from dti_repro.errors import DivergedError, InputError
 from dti_repro.lesson import Draw, Lesson
 from dti_repro.methods.method import TokenMethod
 from dti_repro.sphere import angle
@@ -51,17 +51,25 @@ class InversionModule(pl.LightningModule):
         schedule: Schedule,
         adapter: Adapter,
         watch: Callable[[Lesson, dict[str, Tensor]], None] = lambda lesson, vectors: None,
+        finish: Callable[[Lesson], None] = lambda lesson: None,
     ) -> None:
         """optimizer(groups) makes the configured one. adapter: attached to the backbone. watch(lesson, vectors) is
-        called after each step of each concept."""
+        called after each step of each concept, finish(lesson) before its embedding is written.
+
+        InputError for a method with more or fewer vectors than the prompts read.
+        """
         super().__init__()
         self.automatic_optimization = False
-        self.backbone = backbone
+        vars(self)["backbone"] = backbone  # no child: Lightning moves its module to the CPU when `fit` ends
         self.method = method
         self.lessons = list(lessons)
         self.schedule = schedule
         self.adapter = adapter
+        self.last_loss = math.nan  # mean over the concepts
         self._watch = watch
+        self._finish = finish
+        for c, lesson in enumerate(self.lessons):
+            _check_vectors(method.export(c), lesson)
         groups = method.param_groups()
         vectors = [group for group in groups if "lr" not in group]
         others = [group for group in groups if "lr" in group]
@@ -69,7 +77,7 @@ class InversionModule(pl.LightningModule):
         for c, lesson in enumerate(self.lessons):
             lesson.resume(self._learned(c), self._steppers, sorted(schedule.snapshots))
             if lesson.step == schedule.steps:  # a process died between its last checkpoint and the embedding
-                self._keep(c, lesson.folder.embedding, method.export(c))
+                self._complete(c, method.export(c))
 
     def configure_optimizers(self) -> list[Optimizer]:
         return self._steppers
@@ -103,9 +111,11 @@ class InversionModule(pl.LightningModule):
             self._check(c, loss, gradient)
         for stepper in self.optimizers() if len(self._steppers) > 1 else [self.optimizers()]:
             stepper.step()
-        for c, loss, gradient in zip(active, *measured, strict=True):
-            self._after_step(c, loss, gradient)
-        self.log("loss", losses.mean(), prog_bar=True, logger=False)
+        self.last_loss = sum(measured[0]) / len(active)
+        learned = [self.method.export(c) for c in active]
+        shapes = torch.stack([self._norm_and_angle(c, own) for c, own in zip(active, learned, strict=True)]).tolist()
+        for c, own, loss, gradient, shape in zip(active, learned, *measured, shapes, strict=True):
+            self._after_step(c, own, loss, gradient, shape)
 
     def _losses(self, concepts: Sequence[int], draws: Sequence[Draw], part: slice) -> tuple[Tensor, Tensor]:
         """Mean loss of each of these concepts over one part of its samples, and what of it is minimised: (concepts,)
@@ -140,8 +150,31 @@ class InversionModule(pl.LightningModule):
         return self.adapter.beside(self.method.concepts[c])
 
     def _keep(self, c: int, path: Path, vectors: dict[str, Tensor], **header: str) -> None:
-        """The embedding comes last: its presence says that all is there."""
+        """The embedding comes after the adapter: its presence says that all is there."""
         self.lessons[c].keep(path, vectors, **header, **self.adapter.save(path))
+
+    def _complete(self, c: int, vectors: dict[str, Tensor]) -> None:
+        """The embedding is written last: its presence says that all is done."""
+        self._finish(self.lessons[c])
+        self._keep(c, self.lessons[c].folder.embedding, vectors)
+
+    def stop(self) -> str:
+        """Save the state of all concepts; a line that says where that is."""
+        self._save_all()
+        step = min(lesson.step for lesson in self.lessons)
+        names = ", ".join(lesson.concept.name for lesson in self.lessons)
+        return f"stopped after step {step} of {self.schedule.steps} ({names}): the same command goes on from there"
+
+    def _save_all(self) -> None:
+        for c, lesson in enumerate(self.lessons):
+            lesson.save(self._learned(c), self._steppers)
+
+    def _norm_and_angle(self, c: int, vectors: dict[str, Tensor]) -> Tensor:
+        """Means over the vectors: (2,)."""
+        start = self.method.initializer(c)
+        norm = torch.cat([rows.norm(dim=-1) for rows in vectors.values()]).mean()
+        turned = torch.cat([angle(rows, start[name]) for name, rows in vectors.items()]).mean()
+        return torch.stack([norm.double(), turned.double()])
 
     def _gradient_norm(self, c: int) -> Tensor:
         """Norm of the gradient of each vector, mean over the vectors."""
@@ -154,22 +187,20 @@ class InversionModule(pl.LightningModule):
         numbers = (loss, gradient, self.adapter.gradient_norm())
         if all(map(math.isfinite, numbers)) and loss <= self.schedule.max_loss:
             return
-        for k, lesson in enumerate(self.lessons):
-            lesson.save(self._learned(k), self._steppers)
+        self._save_all()
         lesson = self.lessons[c]
+        kept = f"the state after step {lesson.step} is kept in {lesson.folder.checkpoint}"
         raise DivergedError(
-            f"concept '{lesson.concept.name}' diverged at step {lesson.step + 1}: "
-            f"loss {loss:.4g}, gradient {gradient:.4g}; the state after step {lesson.step} is kept in "
-            f"{lesson.folder.checkpoint}"
+            f"concept '{lesson.concept.name}' diverged at step {lesson.step + 1}: loss {loss:.4g}, gradient "
+            f"{gradient:.4g}; {kept if lesson.step else 'nothing was learned before it, so nothing is kept'}"
         )
 
-    def _after_step(self, c: int, loss: float, gradient: float) -> None:
+    def _after_step(
+        self, c: int, vectors: dict[str, Tensor], loss: float, gradient: float, shape: Sequence[float]
+    ) -> None:
         lesson, schedule = self.lessons[c], self.schedule
+        norm, turned = shape
         lesson.step += 1
-        vectors = self.method.export(c)
-        start = self.method.initializer(c)
-        norm = torch.cat([rows.norm(dim=-1) for rows in vectors.values()]).mean().item()
-        turned = torch.cat([angle(rows, start[name]) for name, rows in vectors.items()]).mean().item()
         lesson.rows.append((lesson.step, loss, norm, turned, gradient))
         if self.logger is not None:
             row = {"loss": loss, "norm": norm, "angle": turned, "grad_norm": gradient}
@@ -179,6 +210,18 @@ class InversionModule(pl.LightningModule):
         self._watch(lesson, vectors)
         if lesson.step == schedule.steps:
             lesson.save(self._learned(c), self._steppers)
-            self._keep(c, lesson.folder.embedding, vectors)  # last: its presence says that all is done
+            self._complete(c, vectors)
         elif lesson.step % schedule.checkpoint_every == 0:
             lesson.save(self._learned(c), self._steppers)
+
+
+def _check_vectors(vectors: dict[str, Tensor], lesson: Lesson) -> None:
+    """InputError unless each text encoder has as many vectors as a prompt reads: others would never be trained."""
+    slots = lesson.start.slots
+    for encoder, rows in vectors.items():
+        if len(rows) != slots:
+            raise InputError(
+                f"method: it has {len(rows)} vectors for concept '{lesson.concept.name}' in {encoder}, and a prompt "
+                f"reads {slots}, as many as the initializer '{lesson.concept.initializer}' has tokens: give an "
+                f"initializer of {len(rows)} tokens, or another method"
+            )

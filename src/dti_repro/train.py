@@ -5,6 +5,7 @@ Light on purpose: what is wrong with the input, or already done, is answered bef
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from dti_repro.adapters.folder import has_own_adapter
 from dti_repro.app import SECRETS_STAY_OUT, entry, secret_in
 from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.concepts.concept import Concept, ConceptSet
@@ -22,12 +24,29 @@ from dti_repro.configured import build
 from dti_repro.devices import check_count, share_out
 from dti_repro.errors import InputError
 from dti_repro.results.files import read_json, sha256
-from dti_repro.results.run import ConceptFolder, RunFolder, check_name, config_hash, embedding_files
+from dti_repro.results.run import (
+    ConceptFolder,
+    RunFolder,
+    check_name,
+    config_hash,
+    embedding_files,
+    has_content,
+    is_whole,
+)
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
 NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
-COUNTS = ("steps", "batch", "accumulate", "threads", "pack", "checkpoint_every", "devices")
+COUNTS = {
+    "steps": 10**7,
+    "batch": 4096,
+    "accumulate": 4096,
+    "threads": 1024,
+    "pack": 4096,
+    "checkpoint_every": 10**7,
+    "devices": 1024,
+}
+"""And the most that each may be: more is a slip, and would be found out when the memory is full."""
 
 
 def train(cfg: DictConfig) -> list[ConceptFolder]:
@@ -37,7 +56,7 @@ def train(cfg: DictConfig) -> list[ConceptFolder]:
 
 
 def train_missing(cfg: DictConfig) -> tuple[list[ConceptFolder], int]:
-    """As train, and how many concepts it trained (those that were missing where several processes did it).
+    """As train, and how many concepts were trained here: not those that another process finished meanwhile.
 
     InputError before any model is loaded for anything that cannot be trained; DivergedError if a loss leaves
     the numbers.
@@ -56,15 +75,18 @@ def train_concepts(cfg: DictConfig, concepts: Sequence[Concept]) -> tuple[list[C
         if is_complete(cfg, folder):
             check_facts(folder, next(c for c in concepts if c.name == folder.name))
             print(f"done: {folder.path}")
-    trained: int | None = 0
+    trained = 0
     if pending:
         for concept in pending:
+            if run.concept(concept.name).is_done():
+                print(f"not whole: {run.concept(concept.name).path}: what is missing is made again")
             check_photos(concept.images)
             check_facts(run.concept(concept.name), concept)
         from dti_repro.training import train_pending
 
-        trained = share_out(partial(train_pending, cfg, run), pending, cfg.trainer.devices, cfg.trainer.accelerator)
-    return folders, len(pending) if trained is None else trained
+        work = partial(train_pending, cfg, run)
+        trained = sum(share_out(work, pending, cfg.trainer.devices, cfg.trainer.accelerator))
+    return folders, trained
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
@@ -110,8 +132,12 @@ def check_pack(cfg: DictConfig, concepts: int) -> None:
 
 
 def is_complete(cfg: DictConfig, folder: ConceptFolder) -> bool:
-    """Done, with every snapshot that this configuration asks for."""
-    return folder.is_done() and all(folder.has_snapshot(step) for step in cfg.trainer.snapshots)
+    """Done, with every snapshot that this configuration asks for, and with all other files of a run. provenance.json is
+    none of them: only times are lost with it."""
+    learned = [folder.embedding, *(folder.snapshot(step) for step in cfg.trainer.snapshots)]
+    logged = "source" in cfg.method or folder.logged() == cfg.trainer.steps
+    there = folder.facts.is_file() and has_content(folder.config) and logged and all(map(is_whole, learned))
+    return there and (not _adapts(cfg) or all(map(has_own_adapter, learned)))
 
 
 def facts(concept: Concept) -> dict[str, Any]:
@@ -149,7 +175,16 @@ def check(cfg: DictConfig) -> None:
     except MissingMandatoryValue as error:
         raise InputError(f"{error.full_key or str(error).split(':')[-1].strip()} is not set") from error
     for key in COUNTS:
-        check_count(f"trainer.{key}", cfg.trainer[key])
+        check_count(f"trainer.{key}", cfg.trainer[key], COUNTS[key])
+    for key, values in (("trainer.snapshots", cfg.trainer.snapshots), *_texts(cfg).items()):
+        if not OmegaConf.is_list(values):
+            raise InputError(f"{key} is {values}: a list is needed, such as [{values}]")
+    for key in ("runs", "trainer.latents"):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, str) and not (key == "trainer.latents" and value is None):
+            raise InputError(f"{key} is {value}: a folder is needed")
+    if not isinstance(cfg.trainer.progress, bool):
+        raise InputError(f"trainer.progress is {cfg.trainer.progress}: true or false is needed")
     for step in cfg.trainer.snapshots:
         if not isinstance(step, int) or not 1 <= step <= cfg.trainer.steps:
             raise InputError(f"trainer.snapshots has {step}: steps are 1 to {cfg.trainer.steps}")
@@ -168,12 +203,16 @@ def check(cfg: DictConfig) -> None:
         raise InputError(f"seed is {cfg.seed}: a whole number is needed")
     if not cfg.templates.prompts:
         raise InputError("templates.prompts is empty")
-    for template in [*cfg.templates.prompts, *cfg.trainer.preview_prompts]:
+    for template in itertools.chain(*_texts(cfg).values()):
         if str(template).count("{}") != 1:
             raise InputError(f"prompt template '{template}' must have one {{}} for the word")
     check_name(str(cfg.backbone.name), "backbone.name")
     if secret := secret_in(plain):
         raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
+
+
+def _texts(cfg: DictConfig) -> dict[str, Any]:
+    return {"templates.prompts": cfg.templates.prompts, "trainer.preview_prompts": cfg.trainer.preview_prompts}
 
 
 def _check_positive(key: str, value: Any) -> None:
@@ -187,11 +226,11 @@ def _plain(node: DictConfig) -> Mapping[str, Any]:
 
 @entry("train")
 def main(cfg: DictConfig) -> int:
-    folders, missing = train_missing(cfg)
+    folders, trained = train_missing(cfg)
     for folder in folders:
         for file in embedding_files(folder.embedding).values():
             print(file)
-    return missing
+    return trained
 
 
 if __name__ == "__main__":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
@@ -27,10 +24,11 @@ from dti_repro.adapters.folder import copy_adapter
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import check_words, commit, locate
 from dti_repro.backbones.load import load_backbone
+from dti_repro.callbacks import Interruptible, OwnSignals, StepBar
 from dti_repro.concepts.concept import Concept
 from dti_repro.configured import build, target
-from dti_repro.errors import InputError
-from dti_repro.latents import LatentCache
+from dti_repro.errors import InputError, OutOfMemoryError, is_out_of_memory
+from dti_repro.latents import LatentCache, own_folder
 from dti_repro.lesson import Lesson
 from dti_repro.methods.method import DerivedMethod, TokenMethod
 from dti_repro.module import InversionModule, Schedule
@@ -40,15 +38,15 @@ from dti_repro.results.embedding import for_encoders, load_embeddings, save_embe
 from dti_repro.results.files import atomic_write, write_json
 from dti_repro.results.lock import BusyError, locked
 from dti_repro.results.provenance import provenance
-from dti_repro.results.run import RunFolder
+from dti_repro.results.run import RunFolder, has_content
 from dti_repro.train import check, facts, hashed, is_complete, run_folder, source_config, train_concepts
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> int:
-    """Train these concepts of a run, and return how many: another process may have finished some meanwhile. InputError
-    for what only the method or the tokenizer can judge, still before a model is loaded."""
+    """Train these concepts of a run; how many of them it was, those left out that another process finished meanwhile.
+    InputError for what only the method or the tokenizer can judge, still before a model is loaded."""
     method = build(cfg.method, TokenMethod | DerivedMethod)
     build(cfg.adapter, Adapter)
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
@@ -57,14 +55,16 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
     if isinstance(method, DerivedMethod):
         return _derive(cfg, run, concepts, method)
     _check_optimizer(cfg, method)
-    busy: list[BusyError] = []
+    if cfg.trainer.latents:
+        own_folder(Path(cfg.trainer.latents))
     trained = 0
+    busy: list[BusyError] = []
     for k in range(0, len(concepts), cfg.trainer.pack):
         pack = concepts[k : k + cfg.trainer.pack]
         with _owned(cfg, run, pack, busy) as free:
             if free:
                 _train_pack(cfg, run, free)
-            trained += len(free)
+                trained += len(free)
     _say_who_is_at_it(busy)
     return trained
 
@@ -100,11 +100,13 @@ def _owned(
                 ours.append(concept)
             except BusyError as error:
                 busy.append(error)
-        free = [concept for concept in ours if not is_complete(cfg, run.concept(concept.name))]
-        if free and not run.config.is_file():
+        if ours and not has_content(run.config):
             with atomic_write(run.config) as temporary:
                 temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
+        free = [concept for concept in ours if not is_complete(cfg, run.concept(concept.name))]
         for concept in free:
+            if not run.concept(concept.name).facts.is_file():  # nobody can say what the state there was taught with
+                run.concept(concept.name).checkpoint.unlink(missing_ok=True)
             write_json(run.concept(concept.name).facts, facts(concept))
         yield free
 
@@ -116,13 +118,39 @@ def _optimizer(cfg: DictConfig, groups: Sequence[dict[str, Any]]) -> Optimizer:
 def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
     began = time.time()
     torch.set_num_threads(cfg.trainer.threads)
-    backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
+    backbone = _load(cfg)
     adapter = build(cfg.adapter, Adapter)
-    with adapter.attached(backbone, generator(run.seed, *(concept.name for concept in concepts), "adapter")):
-        lessons = _teach(cfg, run, concepts, backbone, adapter)
-    for lesson, resumed in lessons:
-        about = {"resumed_from_step": resumed, **_made_with(cfg, backbone)}
-        write_json(lesson.folder.provenance, {**provenance(began, backbone.device.type), **about})
+
+    def sign(lesson: Lesson) -> None:
+        """Unless it is the record of a process that died before it wrote the embedding, and nothing was left to do."""
+        about = {"resumed_from_step": lesson.resumed, **_made_with(cfg, backbone)}
+        if lesson.resumed < cfg.trainer.steps or not has_content(lesson.folder.provenance):
+            write_json(lesson.folder.provenance, {**provenance(began, backbone.device.type), **about})
+
+    advice = (
+        f"reduce trainer.batch ({cfg.trainer.batch}; trainer.accumulate makes up for it), trainer.pack "
+        f"({len(concepts)} concepts) or backbone.resolution ({backbone.spec.resolution}), or give "
+        "backbone.checkpointing=true; what is finished is kept"
+    )
+    random = generator(run.seed, *(concept.name for concept in concepts), "adapter")
+    with _enough_memory("training", advice), adapter.attached(backbone, random):
+        _teach(cfg, run, concepts, backbone, adapter, sign)
+
+
+def _load(cfg: DictConfig) -> Backbone:
+    with _enough_memory("loading the model", "give backbone.dtype=bfloat16, or a machine with more memory"):
+        return load_backbone(cfg.backbone, cfg.trainer.accelerator)
+
+
+@contextmanager
+def _enough_memory(doing: str, advice: str) -> Iterator[None]:
+    """OutOfMemoryError that gives the advice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"out of memory while {doing}: {advice}") from error
 
 
 def _made_with(cfg: DictConfig, backbone: Backbone) -> dict[str, Any]:
@@ -131,9 +159,13 @@ def _made_with(cfg: DictConfig, backbone: Backbone) -> dict[str, Any]:
 
 
 def _teach(
-    cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], backbone: Backbone, adapter: Adapter
-) -> list[tuple[Lesson, int]]:
-    """The finished lessons, each with the step that it went on from."""
+    cfg: DictConfig,
+    run: RunFolder,
+    concepts: Sequence[Concept],
+    backbone: Backbone,
+    adapter: Adapter,
+    finish: Callable[[Lesson], None],
+) -> None:
     encoder = {"device": backbone.device.type, "threads": cfg.trainer.threads, **hashed(cfg)["backbone"]}
     cache = LatentCache(Path(cfg.trainer.latents) if cfg.trainer.latents else None, encoder)
     lessons = [
@@ -160,56 +192,40 @@ def _teach(
         backbone.device.type != "cpu" if cfg.trainer.fuse == "auto" else cfg.trainer.fuse,
     )
     watch = _previewer(cfg, backbone) if cfg.trainer.preview_every else (lambda lesson, vectors: None)
-    module = InversionModule(backbone, method, lessons, partial(_optimizer, cfg), schedule, adapter, watch)
-    resumed = [lesson.step for lesson in lessons]
-    _fit(cfg, module)
-    return list(zip(lessons, resumed, strict=True))
+    _fit(cfg, InversionModule(backbone, method, lessons, partial(_optimizer, cfg), schedule, adapter, watch, finish))
 
 
 def _fit(cfg: DictConfig, module: InversionModule) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    callbacks: list[Callback] = [RichProgressBar(refresh_rate=10, leave=True)] if cfg.trainer.progress else []
-    with warnings.catch_warnings():
+    bar = StepBar(min(lesson.step for lesson in module.lessons), cfg.trainer.steps) if cfg.trainer.progress else None
+    with warnings.catch_warnings(), Interruptible() as interruptible, bar.bar if bar else nullcontext():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
         trainer = pl.Trainer(
-            accelerator=cfg.trainer.accelerator,
+            accelerator="gpu" if module.backbone.device.type == "cuda" else "cpu",  # auto would take others, too
             devices=1,
             precision=PRECISIONS[cfg.trainer.precision],
             max_epochs=1,
             logger=build(cfg.logger, Logger),
-            callbacks=[*callbacks, OwnSignals()],
+            callbacks=[*([bar] if bar else []), OwnSignals(), interruptible],
             plugins=[LightningEnvironment()],
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=cfg.trainer.progress,
+            enable_progress_bar=False,
             log_every_n_steps=1,
         )
         trainer.fit(module)
 
 
-class OwnSignals(Callback):
-    """Leaves signals to whoever had them. Lightning would requeue a Slurm job itself at SIGUSR1, and take SIGTERM,
-    which Slurm sends with a preemption, for the end of the training; submitit answers both rightly."""
-
-    def __init__(self) -> None:
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        self.handlers = {number: signal.getsignal(number) for number in numbers}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for number, handler in self.handlers.items():
-            if handler is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(number, handler)
-
-
 def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method: DerivedMethod) -> int:
-    """Train the source where it is missing, through the same door, and transform what it learned, snapshots too."""
+    """Train the source where it is missing, through the same door, and transform what it learned, snapshots too. How
+    many were transformed."""
     began = time.time()
     source_cfg = source_config(cfg)
     source_cfg.trainer.devices = 1  # this is one of them
     check(source_cfg)
     train_concepts(source_cfg, concepts)
     source = run_folder(source_cfg)
-    backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
+    backbone = _load(cfg)
     busy: list[BusyError] = []
     with _owned(cfg, run, concepts, busy) as free:
         for concept in free:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -11,15 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from omegaconf import DictConfig
+from rich.console import Console
 
+from dti_repro import app
 from dti_repro import evaluate as evaluate_module
 from dti_repro import generate as generate_module
 from dti_repro import train as train_module
-from dti_repro.errors import DivergedError, InputError
+from dti_repro.callbacks import StepBar
+from dti_repro.errors import DivergedError, InputError, OutOfMemoryError, StoppedError
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
 from dti_repro.lesson import Draw, Lesson
@@ -202,6 +207,74 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     monkeypatch.undo()
     assert content(folder.path) == content(whole.path)
     assert json.loads(folder.provenance.read_text())["seconds"] == 0
+
+
+def test_ctrl_c_saves_what_there_is_and_the_same_command_goes_on(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(training(f"runs={tmp_path / 'whole'}"))[0]
+    draw = Lesson.draw
+
+    def pressed(self: Lesson, *arguments: int) -> Draw:
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(Lesson, "draw", pressed)
+    with pytest.raises(StoppedError, match=r"stopped after step 4 of 6 \(ann\): the same command goes on from there"):
+        train(training())
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    folder = train(training())[0]
+    assert content(folder.path) == content(whole.path)
+    assert json.loads(folder.provenance.read_text())["resumed_from_step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (StoppedError("stopped after step 4"), 130, "stopped after step 4\n"),
+        (KeyboardInterrupt(), 130, "stopped: what is finished is kept, and the same command goes on from there\n"),
+        (OutOfMemoryError("out of memory"), 1, "error: out of memory\n"),
+    ],
+)
+def test_an_end_that_is_no_fault_is_one_line(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(cfg: DictConfig) -> None:
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["train"])
+    with pytest.raises(SystemExit) as end:
+        app.entry("train")(task)()
+    assert (end.value.code, capsys.readouterr().err) == (code, said)
+
+
+def test_too_little_memory_says_what_to_reduce(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(text: str) -> Callable[..., object]:
+        return lambda *_: (_ for _ in ()).throw(RuntimeError(text))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dti_repro.training.load_backbone", full("DefaultCPUAllocator: not enough memory"))
+        with pytest.raises(OutOfMemoryError, match=r"loading the model: give backbone\.dtype=bfloat16"):
+            train(training())
+    monkeypatch.setattr(InversionModule, "_losses", full("CUDA out of memory. Tried to allocate 2 GiB"))
+    keys = r"trainer\.batch \(2;.*trainer\.pack.*backbone\.resolution \(16\).*backbone\.checkpointing"
+    with pytest.raises(OutOfMemoryError, match=keys):
+        train(training())
+
+
+def test_the_bar_counts_from_where_the_training_goes_on() -> None:
+    said = io.StringIO()
+    bar = StepBar(294, 400, Console(file=said, width=100))
+    clock = iter(range(0, 1000, 4))
+    bar.bar.get_time = lambda: float(next(clock))
+    with bar.bar:
+        for k in range(2):
+            bar.on_train_batch_end(None, SimpleNamespace(last_loss=0.25), None, None, k)
+    assert "step 296 of 400" in said.getvalue()
+    assert "s/it" in said.getvalue()
+    assert "loss 0.2500" in said.getvalue()
 
 
 def test_signals_of_a_cluster_reach_whoever_had_them(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,26 +11,32 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
+import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from huggingface_hub import constants
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from PIL import Image
+from torch import nn
 
 from dti_repro.app import CONF
-from dti_repro.backbones.load import _load
+from dti_repro.backbones.load import _load, load_backbone
 from dti_repro.errors import DivergedError, InputError
 from dti_repro.failures import explain
-from dti_repro.lesson import COLUMNS
+from dti_repro.lesson import COLUMNS, Lesson
 from dti_repro.methods.method import SharedVectors
+from dti_repro.methods.ti import TI
 from dti_repro.module import InversionModule
+from dti_repro.priors.l2_to_initial import L2ToInitial
 from dti_repro.results.embedding import load_embedding
 from dti_repro.results.run import ConceptFolder, parse
-from dti_repro.train import run_folder, train
-from tests.crash import assert_same, stop_after
+from dti_repro.train import run_folder, train, train_missing
+from tests.crash import assert_same, content, stop_after
 
 Training = Callable[..., DictConfig]
 
@@ -206,9 +212,101 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(
     assert not folder.is_done()
 
 
-def test_an_exploding_loss_stops(training: Training) -> None:
-    with pytest.raises(DivergedError, match="'ann' diverged at step 1"):
-        train(training("trainer.max_loss=1e-6"))
+def test_an_exploding_loss_stops_and_a_start_is_no_state_to_go_on_from(training: Training) -> None:
+    both = "concepts.names=[ann,bob]"
+    with pytest.raises(DivergedError, match=r"'ann' diverged at step 1.*nothing was learned"):
+        train(training(both, "trainer.max_loss=1e-6"))
+    assert all(folder.is_done() for folder in train(training(both, "trainer.steps=6")))
+
+
+def test_a_fit_moves_nothing_of_the_backbone(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning moves its module to the CPU when it is done, and the next pack would train there."""
+    backbone = load_backbone(training().backbone, "cpu")
+    moved, move = [], nn.Module._apply
+
+    def spy(self: nn.Module, *arguments: Any, **options: Any) -> nn.Module:
+        moved.append(self)
+        return move(self, *arguments, **options)
+
+    monkeypatch.setattr(nn.Module, "_apply", spy)
+    train(training("concepts.names=[ann,bob]", "trainer.pack=1", "trainer.steps=1"))
+    assert any(isinstance(module, InversionModule) for module in moved)
+    assert not set(backbone.modules()) & set(moved)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_vectors_that_would_not_be_trained_are_refused(
+    layers: int, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two vectors for an initializer of one token; one that differs by layer."""
+    start, forward = TI.parameters_of, TI.forward
+    if layers == 1:
+        twice = lambda *a: nn.ParameterDict({k: v.repeat(2, 1) for k, v in start(*a).items()})  # noqa: E731
+        monkeypatch.setattr(TI, "parameters_of", twice)
+    else:
+        monkeypatch.setattr(TI, "forward", lambda *a: {k: v.repeat(1, 2, 1, 1) for k, v in forward(*a).items()})
+    words = {1: "2 vectors for concept 'ann'.* reads 1, .*initializer of 2 tokens", 2: "each of 2 layers"}
+    with pytest.raises(InputError, match=words[layers]):
+        train(training("method=ti"))
+
+
+def test_what_is_missing_of_a_run_is_made_again(training: Training) -> None:
+    """Whatever is lost or damaged, the same command gives the same files; nothing is done twice afterwards."""
+    cfg = training("trainer.snapshots=[2]")
+    folder = train(cfg)[0]
+    whole = content(folder.seed_folder.parent)
+    zeros = safetensors.numpy.save({"<ann>": np.full((1, 32), np.nan, np.float32)})
+    for path, damage in [
+        (folder.facts, None),
+        (folder.config, None),
+        (folder.config, b""),
+        (folder.log, None),
+        (folder.log, b"step,loss\n1,0.5\n"),
+        (folder.embedding, b""),
+        (folder.embedding, folder.embedding.read_bytes()[:-4]),
+        (folder.embedding, zeros),
+        (folder.snapshot(2), b""),
+    ]:
+        path.unlink() if damage is None else path.write_bytes(damage)
+        assert train_missing(cfg) == ([folder], 0 if path == folder.config else 1)
+        assert content(folder.seed_folder.parent) == whole, path.name
+        assert train_missing(cfg) == ([folder], 0)
+
+
+def test_a_kill_before_the_embedding_leaves_its_provenance(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lesson, "keep", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        train(training())
+    monkeypatch.undo()
+    folder = run_folder(training()).concept("ann")
+    before = folder.provenance.read_bytes()
+    assert not folder.is_done()
+    assert train(training())[0].is_done()
+    assert folder.provenance.read_bytes() == before
+
+
+def test_what_another_process_finished_meanwhile_was_there(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train_missing(training())[1] == 1
+    monkeypatch.setattr("dti_repro.train.is_complete", lambda *_: False)  # as it was when this one began
+    assert train_missing(training())[1] == 0
+
+
+def test_ti_beside_an_adapter_trains_its_token_at_the_published_rate(training: Training) -> None:
+    for method, adapter, rate in [
+        ("ti", "none", 0.02),
+        ("ti", "lora", 5e-5),
+        ("ti", "oft", 5e-5),
+        ("ti_rescaled", "oft", 5e-5),
+        ("dti", "lora", 0.04),
+    ]:
+        assert training(f"method={method}", f"adapter={adapter}").optim.lr == rate
+    assert training("method=ti", "adapter=lora", "optim.lr=1e-3").optim.lr == 1e-3
+
+
+def test_crossinits_prior_is_a_mean_over_vectors() -> None:
+    vectors, anchor = torch.zeros(2, 4), torch.tensor([[2.0, 0, 0, 0], [0, 0, 0, 4]])
+    assert L2ToInitial(1.0, "unsquared")(vectors, anchor) == 3
+    assert L2ToInitial(1.0, "mse")(vectors, anchor) == 2.5
 
 
 def test_a_second_process_on_the_same_concept_is_refused(training: Training) -> None:

@@ -59,6 +59,14 @@ def adapter_of(embedding: Path) -> Path | None:
     return folder
 
 
+def has_own_adapter(embedding: Path) -> bool:
+    """Whether the adapter that the word was learned with lies beside it, unchanged."""
+    try:
+        return adapter_of(embedding) is not None
+    except InputError:
+        return False
+
+
 def check_adapters(folders: Iterable[Path]) -> None:
     """What can be judged of these adapters without a model. InputError that names the file."""
     for folder in folders:

@@ -68,6 +68,11 @@ class Start:
     rows: Mapping[str, Tensor]  # (vectors, dim) vocabulary rows of its tokens
     states: Mapping[str, Tensor]  # (vectors, dim) the encoder's last hidden states at its tokens
 
+    @property
+    def slots(self) -> int:
+        """How many vectors a prompt reads for the placeholder: as many as the initializer has tokens."""
+        return max(len(rows) for rows in self.rows.values())
+
 
 @dataclass(frozen=True)
 class Tokens:

@@ -178,7 +178,7 @@ class DiffusersBackbone(Backbone):
         """Each text encoder's own output."""
         tokens = tokens.to(self.device)
         options = {**self._reading(tokens), **options}
-        learned = {} if vectors is None else {name: rows[:, 0] for name, rows in vectors.items()}
+        learned = {} if vectors is None else {name: _of_all_layers(rows) for name, rows in vectors.items()}
         return {
             name: encoder(tokens.ids[name], tokens.slots[name], learned.get(name), **options)
             for name, encoder in self.text_encoders.items()
@@ -231,6 +231,16 @@ class DiffusersBackbone(Backbone):
             name: own.to(self.device, torch.float32)[None, None].expand(prompts, -1, -1, -1)
             for name, own in rows.items()
         }
+
+
+def _of_all_layers(rows: Tensor) -> Tensor:
+    """(batch, layers, vectors, dim) -> (batch, vectors, dim). InputError for vectors that differ by layer."""
+    if rows.shape[1] != 1:
+        raise InputError(
+            f"method: it has other vectors for each of {rows.shape[1]} layers, and this backbone encodes a prompt once "
+            "for all layers: choose a method with the same vectors for all"
+        )
+    return rows[:, 0]
 
 
 def scheduler_class(name: str) -> type[diffusers.SchedulerMixin]:

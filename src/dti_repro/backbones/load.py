@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import diffusers
 import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +29,10 @@ def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
 
 
 def device_of(accelerator: str) -> str:
-    """torch's name of cpu, gpu, or auto (a GPU if there is one). InputError for gpu where there is none."""
+    """torch's name of cpu, gpu, or auto (a GPU if there is one). InputError for gpu where there is none, and for any
+    other name."""
+    if accelerator not in ("cpu", "gpu", "auto"):
+        raise InputError(f"accelerator '{accelerator}' is none of cpu, gpu, auto")
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("a gpu was asked for, and torch sees none here")
     return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
@@ -37,4 +41,5 @@ def device_of(accelerator: str) -> str:
 @lru_cache(maxsize=1)
 def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
     transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
     return build(dict(settings), Backbone, "backbone").to(device)

@@ -47,7 +47,7 @@ class TextEncoder(nn.Module):
         """(tokens, dim) float32 rows of the initializer's tokens. InputError for a word that it does not know."""
         ids = initializer_ids(self.tokenizer.tokenizer, initializer)
         rows = self.table[ids].float()
-        if not ids or not bool(rows.any(dim=-1).all()):
+        if not ids or bool((rows == 0).all(dim=-1).any()):
             raise InputError(f"initializer '{initializer}' is unknown to the tokenizer of {self.model.name_or_path}")
         return rows.clone()
 

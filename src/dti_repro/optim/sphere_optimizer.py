@@ -24,7 +24,8 @@ class SphereOptimizer(Optimizer):
 def _check_unit(rows: Tensor) -> None:
     with torch.no_grad():
         norms = torch.linalg.vector_norm(rows, dim=-1) if rows.ndim else rows.new_zeros(1)
-        if rows.ndim == 0 or not bool(((norms - 1).abs() <= UNIT_TOLERANCE).all()):
+        near = (norms - 1).abs() <= UNIT_TOLERANCE  # false for no number
+        if rows.ndim == 0 or bool((~near).any()):
             raise ValueError(
                 f"rows of norm {norms.min().item():.4g} to {norms.max().item():.4g} are not on the unit sphere"
             )

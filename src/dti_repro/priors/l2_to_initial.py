@@ -12,8 +12,8 @@ from dti_repro.priors.prior import Prior
 
 
 class L2ToInitial(Prior):
-    """weight * distance to the initial value (Pang et al. 2024). distance: `unsquared` (each vector's norm of
-    the difference, the original) or `mse` (its mean square, the DTI code)."""
+    """weight * distance to the initial value, a mean over the vectors (Pang et al. 2024). distance: `unsquared` (the
+    norm of the difference, the original) or `mse` (its mean square, the DTI paper's code)."""
 
     def __init__(self, weight: float, distance: str) -> None:
         if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
@@ -26,5 +26,5 @@ class L2ToInitial(Prior):
     def __call__(self, vectors: Tensor, anchor: Tensor) -> Tensor:
         difference = vectors - anchor
         if self.distance == "mse":
-            return self.weight * difference.square().mean(dim=-1).sum()
-        return self.weight * torch.linalg.vector_norm(difference, dim=-1).sum()  # its gradient at 0 is 0
+            return self.weight * difference.square().mean()
+        return self.weight * torch.linalg.vector_norm(difference, dim=-1).mean()  # its gradient at 0 is 0

@@ -12,4 +12,4 @@ class Prior(ABC):
 
     @abstractmethod
     def __call__(self, vectors: Tensor, anchor: Tensor) -> Tensor:
-        """vectors and anchor (vectors, dim) -> scalar, summed over the vectors."""
+        """vectors and anchor (vectors, dim) -> scalar. Each prior says whether it is a sum or a mean."""

@@ -88,6 +88,10 @@ class ConceptFolder:
     def is_done(self) -> bool:
         return bool(embedding_files(self.embedding))
 
+    def logged(self) -> int:
+        """Steps of which log.csv has a whole row."""
+        return max(0, self.log.read_bytes().count(b"\n") - 1) if self.log.is_file() else 0
+
     def has_snapshot(self, step: int) -> bool:
         return bool(embedding_files(self.snapshot(step)))
 
@@ -164,6 +168,24 @@ def embedding_files(path: Path) -> dict[str, Path]:
     names = [name for name in read_header(first).get("encoders", "").split() if name.isidentifier()]
     files = {name: encoder_file(path, name, len(names)) for name in names}
     return files if len(files) > 1 and all(file.is_file() for file in files.values()) else {}
+
+
+def has_content(path: Path) -> bool:
+    """Whether the file is there and not empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all files of the embedding at `path` are there and can be read, and hold finite numbers."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = [load_file(file) for file in embedding_files(path).values()]
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return False
+    return bool(tensors) and all(own and all(np.isfinite(v).all() for v in own.values()) for own in tensors)
 
 
 def read_header(path: Path) -> dict[str, str]:

@@ -1,0 +1,147 @@
+"""What only a CPU forgives is found without a GPU: tensors are fake, have a device and no content, and an operation on
+tensors of two devices raises. The device is meta: without a driver, torch computes no gradients on a fake cuda.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
+from torch._subclasses import fake_impls
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dti_repro.app import CONF
+from dti_repro.backbones.backbone import Backbone
+from dti_repro.backbones.tokens import PlaceholderTokenizer
+from dti_repro.configured import build
+from dti_repro.lesson import Lesson
+from dti_repro.metrics.metric import Sample
+from dti_repro.train import train
+from tests.tiny import build_tiny_sdxl
+from tests.tiny_flow import SIDE, build_tiny_sana
+
+Training = Callable[..., DictConfig]
+BUILDERS = {"sdxl": (build_tiny_sdxl, 16), "sana_1600m": (build_tiny_sana, SIDE)}  # and pixels of an image
+METRICS = ("toybox_image", "toybox_clip_t")
+GPU = torch.device("meta")
+
+
+class Strict(TorchDispatchMode):
+    """Refuses what fake tensors let pass and CUDA does not: to index a tensor on the CPU with one on the GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_):
+            there = {index.device.type for index in args[1] if index is not None}
+            assert args[0].device.type != "cpu" or there == {"cpu"}, "a tensor on the CPU, indexed on the GPU"
+        return func(*args, **(kwargs or {}))
+
+
+def _number(mode: FakeTensorMode, function: Any, tensor: FakeTensor) -> float | int | bool:
+    """What a program reads with .item(), .tolist() or bool()."""
+    return False if tensor.dtype == torch.bool else 1.0 if tensor.is_floating_point() else 0
+
+
+def _one_place(mode: FakeTensorMode, function: Any, tensor: FakeTensor) -> Tensor:
+    """Where a tensor is not zero."""
+    return torch.zeros(1, tensor.ndim, dtype=torch.long, device=tensor.device)
+
+
+def _content(tensor: FakeTensor) -> np.ndarray:
+    if tensor.device.type != "cpu":
+        raise TypeError("NumPy cannot read the GPU")
+    return np.zeros(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """gpu() -> a context with a fake GPU, on which models that are loaded lie. Ids stay real."""
+
+    class Accelerator(CPUAccelerator):
+        def setup_device(self, device: torch.device) -> None: ...
+
+    tokenize, trainer = PlaceholderTokenizer.__call__, pl.Trainer
+
+    def real_ids(self: PlaceholderTokenizer, *arguments: Any) -> Any:
+        with unset_fake_temporarily():
+            return tokenize(self, *arguments)
+
+    def on_gpu(**options: Any) -> pl.Trainer:
+        return trainer(**{**options, "accelerator": Accelerator(), "strategy": SingleDeviceStrategy(device=GPU)})
+
+    def move(self: nn.Module, function: Callable[[Tensor], Tensor]) -> nn.Module:
+        """Behind `.to` and `.cpu`: torch's own cannot exchange a fake tensor that others know."""
+        for module in self.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if isinstance(tensor, FakeTensor):
+                        tensor.fake_device = function(tensor).device
+                    elif tensor is not None:
+                        there = function(tensor)
+                        tensors[name] = nn.Parameter(there, False) if tensors is module._parameters else there
+        return self
+
+    @contextmanager
+    def faked() -> Iterator[None]:
+        with FakeTensorMode(allow_non_fake_inputs=True), Strict():
+            yield
+
+    monkeypatch.setattr(PlaceholderTokenizer, "__call__", real_ids)
+    monkeypatch.setattr(nn.Module, "_apply", move)
+    read = fake_impls.op_implementations_dict
+    monkeypatch.setitem(read, torch.ops.aten._local_scalar_dense.default, _number)
+    monkeypatch.setitem(read, torch.ops.aten.nonzero.default, _one_place)
+    monkeypatch.setattr(FakeTensor, "numpy", _content)
+    monkeypatch.setattr(pl, "Trainer", on_gpu)
+    return faked
+
+
+@pytest.mark.parametrize("name", ["toybox", "sdxl", "sana_1600m"])
+def test_two_packs_a_generation_and_the_metrics_on_one_device(
+    name: str, training: Training, tmp_path: Path, gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [f"backbone={name}"]
+    if name in BUILDERS:
+        make, side = BUILDERS[name]
+        own += [f"backbone.path={make(tmp_path / name)}", f"backbone.resolution={side}", "backbone.dtype=float32"]
+    cfg = training(*own, "concepts.names=[ann,bob]", "trainer.pack=1", "trainer.steps=1")
+    settings = OmegaConf.to_container(cfg.backbone)
+    settings.pop("generation", None)
+    backbone: Backbone = build(settings)
+    chosen = METRICS if name == "toybox" else ()
+    metrics = [build(yaml.safe_load((CONF / "metric" / f"{metric}.yaml").read_text())) for metric in chosen]
+    learned: dict[str, Mapping[str, Tensor]] = {}
+    monkeypatch.setattr("dti_repro.training.load_backbone", lambda *_: backbone)
+    monkeypatch.setattr("dti_repro.training.check_words", lambda *_: None)  # reads weights from a file
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a fake")
+    monkeypatch.setattr(Lesson, "save", lambda *_: None)
+    monkeypatch.setattr(Lesson, "keep", lambda self, path, vectors, **_: learned.update({self.concept.name: vectors}))
+    with gpu():
+        backbone.to(GPU)
+        train(cfg)
+        assert {rows.device for vectors in learned.values() for rows in vectors.values()} == {GPU}
+        assert {tensor.device for tensor in backbone.state_dict().values()} == {GPU}
+        (image,) = backbone.generate(
+            ["a <ann> beside a <bob>"],
+            {f"<{concept}>": {k: rows.cpu() for k, rows in vectors.items()} for concept, vectors in learned.items()},
+            [0],
+            steps=1,
+            guidance=5.0,
+        )
+        samples = [Sample("ann", "a cat", {"class": "cat"})]
+        for metric in metrics:
+            metric.to(GPU)
+            metric.set_references("ann", [image, image])
+            metric.update([image, image], [*samples, *samples])
+            assert len(metric.compute().tolist()) == 2
