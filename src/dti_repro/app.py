@@ -1,8 +1,8 @@
 """The shell around every command: Hydra composes the configuration, and whatever goes wrong becomes one line
 on stderr.
 
-Exit codes: 0 done, 1 a training diverged or a process of several died, 2 bad input. A fault of the program itself keeps
-its traceback. No torch here: bad input is answered before anything heavy is imported.
+Exit codes: 0 done, 1 a training diverged or a process of several died, 2 bad input, 130 Ctrl-C. A fault of the program
+itself keeps its traceback. No torch here: bad input is answered before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -88,6 +88,9 @@ def entry(
             except (HydraException, OmegaConfBaseException) as error:
                 GlobalHydra.instance().clear()
                 failures.append(InputError(explain(error, config_name, sys.argv[1:])))
+            except KeyboardInterrupt as stop:
+                print(str(stop) or "stopped: what is finished is kept, and the same command goes on", file=sys.stderr)
+                sys.exit(130)
             except Exception as error:
                 if not type(error).__module__.startswith(LAUNCHERS):
                     raise

@@ -19,9 +19,10 @@ from dti_repro.app import explain
 from dti_repro.command_line import compose
 from dti_repro.concepts.concept import Concept
 from dti_repro.configured import build
+from dti_repro.drawing import draw
 from dti_repro.errors import InputError
 from dti_repro.generate import image_seeds, of_run, of_text
-from dti_repro.generation import Gallery, Settings, draw
+from dti_repro.generation import Gallery, Settings
 from dti_repro.metrics.scoring import ScoreFile, generated, real_references
 from dti_repro.prompts import PromptSet, load_prompts
 from dti_repro.results.experiment import Experiment, RowSpec
