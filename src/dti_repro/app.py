@@ -105,7 +105,7 @@ def entry(
             except (KeyboardInterrupt, SystemExit) as stop:
                 if not was_interrupted(stop):
                     raise
-                failures.append(Failure(STOPPED, 130))
+                failures.append(Failure(str(stop) or STOPPED, 130))
             except Exception as error:
                 GlobalHydra.instance().clear()
                 failure = failure_of(error, config_name, sys.argv[1:])

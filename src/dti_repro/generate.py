@@ -16,24 +16,24 @@ from dti_repro.adapters.folder import adapter_of
 from dti_repro.app import entry
 from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.configured import build
+from dti_repro.drawing import draw
 from dti_repro.errors import InputError
-from dti_repro.generation import Gallery, Settings, Subject, draw, gallery
-from dti_repro.prompts import PromptSet, load_prompts
+from dti_repro.generation import Gallery, Settings, Subject, gallery
+from dti_repro.prompts import Prompt, PromptSet, load_prompts
 from dti_repro.results.files import read_json
 from dti_repro.results.run import ConceptFolder, embedding_sha256, parse
 
 
 def generate(cfg: DictConfig) -> list[Path]:
     """Draw what is missing; returns the folders of pictures, each with its manifest.json."""
-    prompts = load_prompts(OmegaConf.to_container(cfg).get("prompts"))
-    seeds = image_seeds(OmegaConf.to_container(cfg).get("seeds"))
-    settings = Settings.of(cfg)
     if (cfg.run is None) == (cfg.text is None):
         raise InputError("give either run=<folder> or text=class|description")
+    check_path("runs", cfg.runs)
+    folders = None if cfg.run is None else parse(check_path("run", cfg.run))
+    values = OmegaConf.to_container(cfg)
+    prompts, seeds, settings = load_prompts(values["prompts"]), image_seeds(values["seeds"]), Settings.of(cfg)
     galleries = (
-        of_run(parse(cfg.run), cfg, prompts, seeds, settings)
-        if cfg.run is not None
-        else of_text(cfg, prompts, seeds, settings)
+        of_text(cfg, prompts, seeds, settings) if folders is None else of_run(folders, cfg, prompts, seeds, settings)
     )
     drawn = draw(galleries, cfg, settings)
     total = sum(len(target.manifest.images) for target in galleries)
@@ -41,6 +41,13 @@ def generate(cfg: DictConfig) -> list[Path]:
     for target in galleries:
         print(f"  {target.folder}")
     return [target.folder for target in galleries]
+
+
+def check_path(key: str, value: object) -> str:
+    """InputError that names the key for anything but the text of a path."""
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{key}={value}: one folder is needed")
+    return value
 
 
 def image_seeds(value: object) -> list[int]:
@@ -65,7 +72,7 @@ def of_run(
     trained_on = folders[0].path.parents[3].name
     if trained_on != settings.backbone:
         raise InputError(f"run={cfg.run} was trained on {trained_on}: add backbone={trained_on}")
-    galleries = []
+    galleries, negative = [], Prompt(settings.negative_prompt)
     for seed_folder, group in groupby(folders, key=lambda folder: folder.seed_folder):
         here = {folder.name: folder for folder in group}
         files = {name: _embedding(folder, cfg.snapshot) for name, folder in here.items()}
@@ -73,11 +80,16 @@ def of_run(
         combinations = _combinations(prompts, list(here), seed_folder)
         for names in combinations:
             subjects = [known[name] for name in names]
-            vectors = {known[name].word: files[name] for name in names}
-            made = {"vectors": vectors, "snapshot": cfg.snapshot, "adapter": _adapter(vectors)}
+            avoided = [known[name] for name in known if name not in names and _is_in(negative, known[name])]
+            vectors = {subject.word: files[subject.name] for subject in (*subjects, *avoided)}
+            made = {"vectors": vectors, "avoided": avoided, "snapshot": cfg.snapshot, "adapter": _adapter(vectors)}
             images = seed_folder / _joined(names) / "images"
             galleries.append(gallery(images, subjects, prompts, seeds, settings, **made))
     return galleries
+
+
+def _is_in(negative: Prompt, subject: Subject) -> bool:
+    return subject.name in negative.names or subject.word in negative.template
 
 
 def _adapter(vectors: Mapping[str, Path]) -> Path | None:
@@ -116,8 +128,11 @@ def learned_subject(folder: ConceptFolder, embedding: Path) -> Subject:
     try:
         facts = read_json(folder.facts, f"train {folder.name} again")
         word, live = facts.get("class_word", ""), facts.get("live", False)
-        if not (isinstance(word, str) and isinstance(live, bool)):
-            raise TypeError("a class word is a string, and live is true or false")
+        texts = (word, facts["placeholder"], facts["initializer"])
+        if not (all(isinstance(text, str) for text in texts) and isinstance(live, bool)):
+            raise TypeError("words are strings, and live is true or false")
+        if not (facts["placeholder"].startswith("<") and facts["placeholder"].endswith(">")):
+            raise TypeError("a placeholder has angle brackets")
         concept = Concept(folder.name, facts["placeholder"], facts["initializer"], (), class_word=word, live=live)
     except (TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{folder.facts} is damaged: train {folder.name} again") from error
@@ -131,6 +146,8 @@ def _chosen(folders: Sequence[ConceptFolder], cfg: DictConfig) -> list[ConceptFo
     wanted = [names] if isinstance(names, str) else names
     if not wanted or wanted == ["all"]:
         return list(folders)
+    if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
+        raise InputError(f"concepts.names={names}: a name is needed, a list of names, or all")
     if unknown := set(wanted) - {folder.name for folder in folders}:
         there = ", ".join(sorted({folder.name for folder in folders}))
         raise InputError(f"concepts.names: {min(unknown)} is not in run={cfg.run} (there are: {there})")

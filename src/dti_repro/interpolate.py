@@ -19,18 +19,21 @@ from PIL import Image
 
 from dti_repro.adapters.folder import adapter_of
 from dti_repro.app import entry
+from dti_repro.drawing import draw
 from dti_repro.errors import InputError
-from dti_repro.generate import image_seeds, learned_subject
-from dti_repro.generation import Gallery, Settings, Subject, draw, gallery
+from dti_repro.generate import check_path, image_seeds, learned_subject
+from dti_repro.generation import Gallery, Settings, Subject, gallery
 from dti_repro.prompts import PromptSet, load_prompts
 from dti_repro.results.embedding import load_embeddings, save_embeddings
 from dti_repro.results.figures import Grid
+from dti_repro.results.files import refuse_links
 from dti_repro.results.run import ConceptFolder, config_hash, embedding_files, embedding_sha256, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MODES = ("slerp", "lerp")
+MAX_STEPS = 1000  # points on the way, each a folder of pictures and a column of the grid
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,23 @@ def interpolate(cfg: DictConfig) -> Path:
     """
     if cfg.mode not in MODES:
         raise InputError(f"mode={cfg.mode}: slerp or lerp is needed")
-    if isinstance(cfg.steps, bool) or not isinstance(cfg.steps, int) or cfg.steps < 2:
-        raise InputError(f"steps={cfg.steps}: a whole number of at least 2 is needed (both ends count)")
+    if type(cfg.steps) is not int or not 2 <= cfg.steps <= MAX_STEPS:
+        raise InputError(f"steps={cfg.steps}: a whole number from 2 (both ends count) to {MAX_STEPS} is needed")
     values = OmegaConf.to_container(cfg)
+    found = {key: parse(check_path(key, values[key])) for key in ("a", "b")}
+    check_path("runs", cfg.runs)
+    if cfg.out is not None:
+        check_path("out", cfg.out)
     prompts, seeds = load_prompts(values["prompts"]), image_seeds(values["seeds"])
     if any(prompt.names for prompt in prompts.prompts):
         raise InputError("prompts: one word stands in each prompt here; use {} instead of names")
     settings = Settings.of(OmegaConf.merge(cfg, {"steps": cfg.sampling_steps}))
-    ends = [_end(key, cfg[key], settings) for key in ("a", "b")]
+    ends = [_end(key, cfg[key], folders, settings) for key, folders in found.items()]
     shas = [end.subject.embedding_sha256 for end in ends]
     name = config_hash({"embeddings": shas, "mode": cfg.mode, "steps": cfg.steps})
     folder = Path(cfg.out or Path(cfg.runs) / settings.backbone / "interpolate") / name
     files = [folder / f"step={k:02d}" / "embedding.safetensors" for k in range(cfg.steps)]
+    refuse_links(folder, *(file.parent for file in files))
     if not all(embedding_files(file) for file in files):
         _write_embeddings(ends, cfg.mode, files)
     galleries = [_gallery(file, ends, prompts, seeds, settings) for file in files]
@@ -83,8 +91,7 @@ def between(a: Tensor, b: Tensor, mode: str, steps: int) -> list[Tensor]:
     return [move(a, b, k / (steps - 1)) for k in range(steps)]
 
 
-def _end(key: str, path: str, settings: Settings) -> End:
-    folders = parse(path)
+def _end(key: str, path: str, folders: Sequence[ConceptFolder], settings: Settings) -> End:
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"{key}={path} has several concepts ({names}): name one concept's folder")

@@ -18,10 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 from dti_repro.command_line import compose
 from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.configured import build
+from dti_repro.drawing import draw
 from dti_repro.errors import InputError
 from dti_repro.failures import explain
 from dti_repro.generate import image_seeds, of_run, of_text
-from dti_repro.generation import Gallery, Settings, draw
+from dti_repro.generation import Gallery, Settings
 from dti_repro.key_types import check_types
 from dti_repro.metrics.scoring import ScoreFile, generated, real_references
 from dti_repro.prompts import PromptSet, load_prompts

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 import yaml
+from omegaconf import MISSING
 
 from dti_repro.errors import InputError
+from dti_repro.results.files import read_regular
 
 # Not conf/prompts: Hydra would take `prompts=` for the choice of a config group, and refuse lists and files.
 SETS = Path(__file__).parent / "conf" / "prompt_sets"
+MAX_BYTES = 1 << 20  # of a file: ten thousand prompts of a hundred letters
+ENTRY = {"template", "expect"}
+SHOWN = 80  # characters of a faulty entry in an error
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Prompt:
 
     def fill(self, words: Mapping[str, str]) -> str:
         """The template with words[name] in each named field, or the only word given in each `{}`."""
-        if not self.names:
+        if "" in _fields(self.template):
             (word,) = words.values()
             words = {"": word}
         parts = string.Formatter().parse(self.template)
@@ -55,24 +62,36 @@ class PromptSet:
         return PromptSet(self.name, self.live if live and self.live else self.prompts)
 
 
-def load_prompts(value: str | Sequence) -> PromptSet:
+class _Strings(yaml.BaseLoader):
+    """Every value as the text that it is, and no aliases: a few lines of them can stand for billions of prompts."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not taken: write the prompts out")
+        return super().compose_node(parent, index)
+
+
+def load_prompts(value: object) -> PromptSet:
     """The prompts a user asked for: the name of a set, a list of templates, or a file.
 
     A file is .txt (one template a line, # comments), .json or .yaml (a list; or a mapping with `prompts` and, if
     people and animals have others, `live`); entries are templates or mappings {template, expect}. Raises InputError,
     naming the set, file or template.
     """
-    if not isinstance(value, str):
-        return _prompt_set("inline", {"prompts": list(value)}, "prompts")
+    if isinstance(value, list):
+        return _prompt_set("inline", {"prompts": value}, "prompts")
+    if not isinstance(value, str) or value == MISSING:
+        given = "is missing" if value == MISSING else f"is {value}"
+        raise InputError(f"prompts {given}: give the name of a set, a list '[\"a {{}} on a beach\"]' or a file")
     path = Path(value)
     if path.suffix in {".txt", ".json", ".yaml", ".yml"}:
-        if not path.is_file():
+        if not isfile(path):
             raise InputError(
                 f"prompts={value}: no such file (the paper's: python -m dti_repro.concepts.download dti_prompts)"
             )
         return _prompt_set(path.stem, _read(path), str(path))
     path = SETS / f"{value}.yaml"
-    if not path.is_file():
+    if not isfile(path):
         known = ", ".join(sorted(p.stem for p in SETS.glob("*.yaml")))
         raise InputError(
             f"prompts={value}: no such prompt set (there are: {known}); give one of these, a list "
@@ -84,12 +103,16 @@ def load_prompts(value: str | Sequence) -> PromptSet:
 def _read(path: Path) -> dict:
     """A mapping with `prompts` at least."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
         if path.suffix == ".txt":
             lines = (line.strip() for line in text.splitlines())
             return {"prompts": [line for line in lines if line and not line.startswith("#")]}
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Strings)
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError(f"{path}: cannot be read as prompts (it is nested too deeply)") from error
+    except (ValueError, yaml.YAMLError, OSError) as error:
         raise InputError(f"{path}: cannot be read as prompts ({str(error).splitlines()[0]})") from error
     return content if isinstance(content, dict) else {"prompts": content}
 
@@ -109,20 +132,36 @@ def _prompt_set(name: str, content: dict, source: str) -> PromptSet:
 def _prompt(entry: object, source: str) -> Prompt:
     if isinstance(entry, str):
         prompt = Prompt(entry)
-    elif isinstance(entry, Mapping) and "template" in entry and set(entry) <= {"template", "expect"}:
-        expect = entry.get("expect")
-        prompt = Prompt(str(entry["template"]), dict(expect) if expect else None)
+    elif _is_mapping(entry):
+        prompt = Prompt(entry["template"], entry.get("expect") or None)
     else:
-        raise InputError(f"{source}: {entry!r} is neither a template nor a mapping with template and expect")
-    try:
-        fields = _fields(prompt.template)
-    except ValueError as error:
-        raise InputError(f"{source}: {prompt.template!r} is not a template ({error})") from error
-    if not fields:
-        raise InputError(f"{source}: {prompt.template!r} has no {{}} for the concept")
-    if "" in fields and any(fields):
-        raise InputError(f"{source}: {prompt.template!r} mixes {{}} with named concepts; use one of the two")
+        raise InputError(
+            f"{source}: {repr(entry)[:SHOWN]} is neither a template nor a mapping with template and expect, all of text"
+        )
+    if not check_template(prompt.template, source):
+        raise InputError(f"{source}: {prompt.template[:SHOWN]!r} has no {{}} for the concept")
     return prompt
+
+
+def _is_mapping(entry: object) -> bool:
+    """Whether it is {template} or {template, expect}, all of text."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("template"), str) or not entry.keys() <= ENTRY:
+        return False
+    expect = entry.get("expect") or {}
+    return isinstance(expect, dict) and all(isinstance(word, str) for pair in expect.items() for word in pair)
+
+
+def check_template(template: str, source: str) -> list[str]:
+    """Return the names in the template's fields, "" for `{}`. InputError that begins with `source` for what is no
+    template."""
+    try:
+        template.encode()  # half of a character, which json can spell, can be written into no file
+        fields = _fields(template)
+    except ValueError as error:
+        raise InputError(f"{source}: {template[:SHOWN]!r} is not a template ({error})") from error
+    if "" in fields and any(fields):
+        raise InputError(f"{source}: {template[:SHOWN]!r} mixes {{}} with named concepts; use one of the two")
+    return fields
 
 
 def _fields(template: str) -> list[str]:

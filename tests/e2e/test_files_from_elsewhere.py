@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def image(**changes: object) -> dict[str, object]:
         {"file": 7},
         {"concepts": ["../up"]},
         {"concepts": 7},
+        {"concepts": "rex"},
+        {"prompt": "\ud800"},
         {"seed": "0"},
         {"expect": {"class": 7}},
         {"more": 1},
@@ -65,6 +68,21 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path.write_text('{"a": "bcdefghijk"}')
     with pytest.raises(InputError, match="is larger than"):
         read_json(path, "remove it")
+
+
+def test_only_regular_files_that_can_be_read_are_read(tmp_path: Path) -> None:
+    """A device never ends, and a pipe waits for its writer."""
+    os.mkfifo(tmp_path / "pipe")
+    for goal in (Path("/dev/zero"), tmp_path / "pipe"):
+        link = tmp_path / goal.name / "manifest.json" if goal.parent != tmp_path else tmp_path / "manifest.json"
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(goal)
+        with pytest.raises(InputError, match=r"manifest\.json is not a regular file: delete its folder"):
+            Manifest.read(link)
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\): remove it"):
+        read_json(tmp_path, "remove it")
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        files.sha256(tmp_path)
 
 
 def answers(read: Callable[[Path], object], path: Path) -> None:

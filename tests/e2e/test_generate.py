@@ -11,9 +11,10 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
+from dti_repro.drawing import draw
 from dti_repro.errors import InputError
 from dti_repro.generate import generate, of_run
-from dti_repro.generation import Settings, draw
+from dti_repro.generation import Settings
 from dti_repro.prompts import Prompt, PromptSet, load_prompts
 from dti_repro.results.embedding import save_embedding
 from dti_repro.results.manifest import Manifest
@@ -209,6 +210,7 @@ def test_an_embedding_of_another_width_is_refused(run: Path, compose: Compose) -
     save_embedding(run / "rex" / "embedding.safetensors", "<rex>", torch.ones(1, 8), {})
     with pytest.raises(InputError, match="8 wide"):
         generate(compose("generate", *request(run, 'prompts=["a {}"]')))
+    assert not list(run.rglob("manifest.json"))  # which an evaluation of the whole run would stumble over
 
 
 def test_prompt_files(tmp_path: Path) -> None:
@@ -218,7 +220,32 @@ def test_prompt_files(tmp_path: Path) -> None:
     assert prompts[0].fill({"x": "<x>"}) == "a <x> and a <x>"
     assert prompts[1].fill({"a": "A", "b-1": "B"}) == "A next to B"
     assert prompts[1].names == ("a", "b-1")
+    lines.write_text("a {}\n", encoding="utf-8-sig")  # as some editors write it
+    assert load_prompts(str(lines)).prompts[0].template == "a {}"
     for bad in ("{", "{} next to {a}", "{0!r}", "{:>3}"):
         lines.write_text(bad)
         with pytest.raises(InputError, match="mine"):
             load_prompts(str(lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("x.yaml", "a: &a [1]\nprompts: [*a, *a]", "aliases"),
+        ("x.yaml", "[" * 2000, "nested too deeply"),
+        ("x.json", "[" * 100_000, "nested too deeply"),
+        ("x.txt", "a {}\n" * 300_000, "larger than 1 MiB"),
+        ("x.json", "[5]", "5 is neither a template"),
+        ("x.json", '{"prompts": "a {}"}', "a list of prompts is needed"),
+        ("x.json", '[{"template": 5}]', "of text"),
+        ("x.json", '[{"template": "a {}", "expect": ["class"]}]', "of text"),
+        ("x.json", '[{"template": "a {}", "expect": {"class": 5}}]', "of text"),
+        ("x.json", r'["a {} \ud800"]', "is not a template"),
+        ("x.txt", b"a {} \xff", "cannot be read as prompts"),
+    ],
+)
+def test_odd_prompt_files_are_one_line(name: str, content: str | bytes, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=rf"{name}.*{complaint}"):
+        load_prompts(str(path))

@@ -200,7 +200,7 @@ def test_prompts_and_placeholders_are_text_and_never_a_path(
     assert load_embedding(folder.embedding)[0] == word
     texts = ["a {} /../../etc/passwd", "\u732b {} " + "y" * 300]
     asked = f"prompts={json.dumps(texts, ensure_ascii=False)}"
-    overrides = [f"run={folder.path}", "steps=1", "backbone.name=toybox", asked]
+    overrides = [f"run={folder.path}", "steps=1", "backbone.name=toybox", asked, "prompts_long=cut"]
     (drawn,) = generate(compose("generate", *overrides))
     assert sorted(p.name for p in drawn.iterdir()) == ["lock", "manifest.json", "p000_s0.png", "p001_s0.png"]
     assert Manifest.read(drawn / "manifest.json").images[0].text == "a cat /../../etc/passwd"

@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
 
 from dti_repro.app import CONF, quote_paths
-from dti_repro.backbones.backbone import EncoderSpec
+from dti_repro.backbones.backbone import Asked, EncoderSpec
 from dti_repro.backbones.checkpoint import check_words, encoder_dims, vocabulary
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.sana import Sana
@@ -153,16 +153,30 @@ def test_what_cannot_be_is_refused_before_weights_are_read(
     def fail(*arguments: Any, **options: Any) -> None:
         raise AssertionError("weights were read")
 
+    def check(**changes: Any) -> None:
+        drawing = {"steps": 2, "sampler_options": {}, "height": 64, "width": 64, **changes}
+        CLASSES[kind].check_drawing(checkpoint, **drawing)
+
     monkeypatch.setattr("dti_repro.backbones.diffusers_backbone.TextEncoder", fail)
     with pytest.raises(InputError, match="multiple of"):
         CLASSES[kind](kind, str(checkpoint), 40)
     with pytest.raises(InputError, match="flow_shift"):
         load(flow_shift=0.0)
     with pytest.raises(InputError, match="height=40"):
-        CLASSES[kind].check_drawing("default", 40, 64)
+        check(sampler="default", height=40)
     with pytest.raises(InputError, match="EulerDiscreteScheduler"):
-        CLASSES[kind].check_drawing("EulerDiscreteScheduler", None, None)
-    CLASSES[kind].check_drawing("UniPCMultistepScheduler", 64, 64)
+        check(sampler="EulerDiscreteScheduler")
+    with pytest.raises(InputError, match="no option 'shift'"):
+        check(sampler="UniPCMultistepScheduler", sampler_options={"shift": 1})
+    check(sampler="UniPCMultistepScheduler")
+
+
+def test_words_beyond_the_context_are_named(kind: str, checkpoint: Path) -> None:
+    """The instruction before a prompt takes no room from it."""
+    room = {"sana": 299, "wan": 511}[kind]
+    fits, long = ["cat"] * room, ["cat"] * room + ["dog"]
+    asked = [Asked([" ".join(fits), " ".join(long)], "", {})]
+    assert CLASSES[kind].lost_words(checkpoint, asked) == {" ".join(long): "dog"}
 
 
 def test_a_prompt_that_cuts_the_placeholder_off_is_refused(backbone: FlowMatching) -> None:

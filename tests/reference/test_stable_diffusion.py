@@ -82,6 +82,18 @@ def test_a_prompt_that_cuts_the_placeholder_off_is_refused(backbone: StableDiffu
         backbone.tokenize(["a " * 40 + "<x>"], {"<x>": 1})
     with pytest.raises(InputError, match="<x>"):
         backbone.tokenize(["a <x>"], {})  # known to the tokenizer by now, but without vectors
+    with pytest.raises(InputError, match="no vectors are given for <new>"):
+        backbone.tokenize(["a <new>"], {})  # which would be plain text
+
+
+def test_a_learned_word_in_the_negative_prompt_is_its_vectors(backbone: StableDiffusion) -> None:
+    """With a word's row it draws what the word itself draws there."""
+    learned = {"<x>": {ENCODER: backbone.start("x", "cat", 0).rows[ENCODER]}}
+    ours, words, none = (
+        backbone.generate(["a dog"], learned, [0], steps=1, guidance=5.0, negative_prompt=negative)[0].tobytes()
+        for negative in ("a <x>", "a cat", "a")
+    )
+    assert ours == words != none
 
 
 def test_the_fingerprint_knows_weights_and_not_places(checkpoint: Path, tmp_path: Path) -> None:

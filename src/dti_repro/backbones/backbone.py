@@ -98,6 +98,15 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Prompts to be drawn with the same vectors; how many vectors each placeholder has."""
+
+    prompts: Sequence[str]
+    negative_prompt: str
+    placeholders: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Encoded prompts as the denoiser takes them."""
 
@@ -164,8 +173,26 @@ class Backbone(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def check_drawing(cls, sampler: str, height: int | None, width: int | None) -> None:
-        """InputError for what `generate` could not draw; needs no weights."""
+    def check_drawing(
+        cls,
+        folder: Path,
+        *,
+        steps: int,
+        sampler: str,
+        sampler_options: Mapping[str, Any],
+        height: int | None,
+        width: int | None,
+    ) -> None:
+        """InputError for what `generate` could not draw with the checkpoint in this folder; reads no weights."""
+
+    @classmethod
+    @abstractmethod
+    def lost_words(cls, folder: Path, asked: Sequence[Asked], **settings: Any) -> dict[str, str]:
+        """Prompt -> the words at its end that the checkpoint in this folder would not read, as the context has no room
+        for them; without the prompts that fit. Reads no weights. settings: of the constructor.
+
+        InputError for a prompt that loses a placeholder, or has a word <name> that is none of the placeholders.
+        """
 
     @abstractmethod
     def generate(
@@ -184,7 +211,8 @@ class Backbone(nn.Module, ABC):
     ) -> list[Image.Image]:
         """One image per prompt and seed, independent of what else is in the batch.
 
-        prompts hold placeholders; vectors maps each placeholder to {text encoder: (vectors, dim)}. sampler is
+        prompts and negative_prompt may hold placeholders; vectors maps each placeholder to {text encoder: (vectors,
+        dim)}. InputError for an image that holds numbers that are not finite. sampler is
         `default` (the checkpoint's own) or the name of a diffusers scheduler class; sampler_options overrides
         keys of its config.
         """

@@ -3,20 +3,20 @@ library's own pipeline around them."""
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypedDict
 
-import diffusers
+import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from PIL import Image
 from torch import Tensor, nn
 
 from dti_repro.backbones.backbone import (
+    Asked,
     Backbone,
     BackboneSpec,
     Conditioning,
@@ -26,6 +26,7 @@ from dti_repro.backbones.backbone import (
     TokenVectors,
 )
 from dti_repro.backbones.checkpoint import locate, require
+from dti_repro.backbones.samplers import check_steps, make_sampler, own_scheduler, scheduler_class
 from dti_repro.backbones.text_encoder import Part, TextEncoder
 from dti_repro.errors import InputError
 
@@ -89,7 +90,7 @@ class DiffusersBackbone(Backbone):
         self.denoiser = self.DENOISER_CLASS.from_pretrained(
             self.folder / self.DENOISER, torch_dtype=DTYPES[dtype], **load
         )
-        self.generation_scheduler = _own_scheduler(self.folder)
+        self.generation_scheduler = own_scheduler(self.folder)
         self.requires_grad_(False).eval()
         if checkpointing:
             self.denoiser.enable_gradient_checkpointing()
@@ -120,22 +121,25 @@ class DiffusersBackbone(Backbone):
     def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning: ...
 
     @abstractmethod
-    def _pipeline(self, scheduler: diffusers.SchedulerMixin) -> DiffusionPipeline:
+    def _pipeline(self, scheduler: SchedulerMixin) -> DiffusionPipeline:
         """diffusers' pipeline around our parts."""
 
+    @classmethod
     @abstractmethod
-    def _sampler(self, name: str, options: Mapping[str, Any]) -> diffusers.SchedulerMixin:
-        """The scheduler to draw with. InputError for options that it does not take."""
+    def _own_options(cls, own: SchedulerMixin, chosen: type[SchedulerMixin]) -> dict[str, Any]:
+        """What the chosen scheduler is told besides the configuration of the checkpoint's own. InputError for one that
+        this model cannot be drawn with."""
 
     @abstractmethod
-    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> list[Image.Image]:
-        """Call the pipeline."""
+    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
+        """Call the pipeline: (pictures, height, width, 3) in [0, 1]."""
 
     def _own_resolution(self) -> int:
         """Pixels of a side that the model was made for."""
         return self.denoiser.config.sample_size * self.factor
 
-    def _clean(self, text: str) -> str:
+    @staticmethod
+    def _clean(text: str) -> str:
         """A prompt as the pipeline changes it before it is tokenized."""
         return text
 
@@ -143,8 +147,10 @@ class DiffusersBackbone(Backbone):
         """What the text encoders take besides ids."""
         return {}
 
-    def _unconditional(self, negative_prompt: str) -> Conditioning:
-        return self.encode_text(self._tokenize([negative_prompt], {}))
+    def _unconditional(
+        self, negative_prompt: str, placeholders: Mapping[str, int], vectors: TokenVectors | None
+    ) -> Conditioning:
+        return self.encode_text(self._tokenize([negative_prompt], placeholders), vectors)
 
     @property
     def device(self) -> torch.device:
@@ -167,12 +173,18 @@ class DiffusersBackbone(Backbone):
 
     def _tokenize(self, prompts: Sequence[str], placeholders: Mapping[str, int], lead: str = "") -> Tokens:
         """lead: a text that the model reads before every prompt."""
-        known = {self._clean(placeholder): count for placeholder, count in placeholders.items()}
-        if len(known) < len(placeholders):
-            raise InputError(f"placeholders {', '.join(placeholders)} are the same to this model: rename one")
+        known = self._known(placeholders)
         texts = [self._clean(prompt) for prompt in prompts]
         both = {name: encoder.tokenizer(texts, known, lead) for name, encoder in self.text_encoders.items()}
         return Tokens({k: ids for k, (ids, _) in both.items()}, {k: slots for k, (_, slots) in both.items()})
+
+    @classmethod
+    def _known(cls, placeholders: Mapping[str, int]) -> dict[str, int]:
+        """Placeholders as they stand in a cleaned prompt. InputError if two of them are the same there."""
+        known = {cls._clean(placeholder): count for placeholder, count in placeholders.items()}
+        if len(known) < len(placeholders):
+            raise InputError(f"placeholders {', '.join(placeholders)} are the same to this model: rename one")
+        return known
 
     def _outputs(self, tokens: Tokens, vectors: TokenVectors | None, **options: Any) -> dict[str, Any]:
         """Each text encoder's own output."""
@@ -199,14 +211,13 @@ class DiffusersBackbone(Backbone):
         height: int | None = None,
         width: int | None = None,
     ) -> list[Image.Image]:
-        self.check_drawing(sampler, height, width)
         counts = {placeholder: len(next(iter(rows.values()))) for placeholder, rows in vectors.items()}
         tokens = self._tokenize(prompts, counts, self.generation_lead)
         conditional = self.encode_text(tokens, self._learned(vectors, len(prompts)) if vectors else None)
-        unconditional = self._unconditional(negative_prompt)
-        pipeline = self._pipeline(self._sampler(sampler, sampler_options))
+        unconditional = self._unconditional(negative_prompt, counts, self._learned(vectors, 1) if vectors else None)
+        pipeline = self._pipeline(self._sampler(self.generation_scheduler, sampler, sampler_options))
         pipeline.set_progress_bar_config(disable=True)
-        return self._pictures(
+        pictures = self._pictures(
             pipeline,
             **_embeds("", conditional, len(prompts)),
             **_embeds("negative_", unconditional, len(prompts)),
@@ -215,15 +226,51 @@ class DiffusersBackbone(Backbone):
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             height=height,
             width=width,
+            output_type="np",
         )
+        for prompt, seed, picture in zip(prompts, seeds, pictures, strict=True):
+            if not np.isfinite(picture).all():
+                raise InputError(
+                    f"prompt {prompt!r}, seed {seed}: the image holds numbers that are not finite, and is not saved; "
+                    "try another sampler, a smaller guidance or backbone.dtype=float32"
+                )
+        return DiffusionPipeline.numpy_to_pil(pictures)
 
     @classmethod
-    def check_drawing(cls, sampler: str, height: int | None, width: int | None) -> None:
+    def check_drawing(
+        cls,
+        folder: Path,
+        *,
+        steps: int,
+        sampler: str,
+        sampler_options: Mapping[str, Any],
+        height: int | None,
+        width: int | None,
+    ) -> None:
         for key, side in (("height", height), ("width", width)):
             if side is not None and side % cls.SIDE:
                 raise InputError(f"{key}={side}: this backbone draws multiples of {cls.SIDE} pixels")
-        if sampler != "default":
-            scheduler_class(sampler)
+        check_steps(cls._sampler(own_scheduler(folder), sampler, sampler_options), steps)
+
+    @classmethod
+    def lost_words(cls, folder: Path, asked: Sequence[Asked], **settings: Any) -> dict[str, str]:
+        tokenizers = [part.load_tokenizer(folder) for part in cls.ENCODERS.values()]
+        lead = cls.leads(**settings)[1]
+        lost: dict[str, str] = {}
+        for one in asked:
+            known = cls._known(one.placeholders)
+            for prompts, before in ((one.prompts, lead), ([one.negative_prompt], "")):
+                as_given = {cls._clean(prompt): prompt for prompt in prompts}
+                for tokenizer in tokenizers:
+                    found = tokenizer.lost(list(as_given), known, before)
+                    lost |= {as_given[text]: words for text, words in found.items()}
+        return lost
+
+    @classmethod
+    def _sampler(cls, own: SchedulerMixin, name: str, options: Mapping[str, Any]) -> SchedulerMixin:
+        """The scheduler to draw with, own being the checkpoint's. InputError for options that it does not take."""
+        chosen = type(own) if name == "default" else scheduler_class(name)
+        return make_sampler(own, chosen, {**cls._own_options(own, chosen), **options})
 
     def _learned(self, vectors: Mapping[str, Mapping[str, Tensor]], prompts: int) -> TokenVectors:
         rows = {name: torch.cat([own[name] for own in vectors.values()]) for name in self.text_encoders}
@@ -243,14 +290,6 @@ def _of_all_layers(rows: Tensor) -> Tensor:
     return rows[:, 0]
 
 
-def scheduler_class(name: str) -> type[diffusers.SchedulerMixin]:
-    """diffusers' scheduler of this name, or InputError."""
-    scheduler = getattr(diffusers, name, None)
-    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
-        raise InputError(f"unknown sampler '{name}': `default` or a diffusers scheduler such as DDIMScheduler")
-    return scheduler
-
-
 def _embeds(prefix: str, conditioning: Conditioning, prompts: int) -> dict[str, Tensor]:
     """Conditioning as a pipeline's arguments, one row broadcast to all prompts."""
     embeds = {f"{prefix}prompt_embeds": conditioning.hidden.expand(prompts, -1, -1)}
@@ -259,8 +298,3 @@ def _embeds(prefix: str, conditioning: Conditioning, prompts: int) -> dict[str, 
     if conditioning.mask is not None:
         embeds[f"{prefix}prompt_attention_mask"] = conditioning.mask.expand(prompts, -1)
     return embeds
-
-
-def _own_scheduler(folder: Path) -> diffusers.SchedulerMixin:
-    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    return scheduler_class(config["_class_name"]).from_config(config)

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 import diffusers
@@ -15,7 +13,8 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from dti_repro.backbones.backbone import Conditioning, Tokens
-from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, FrozenSettings, scheduler_class
+from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, FrozenSettings
+from dti_repro.backbones.samplers import scheduler_options
 from dti_repro.errors import InputError
 
 ENCODER = "text_encoder"
@@ -79,24 +78,11 @@ class FlowMatching(DiffusersBackbone):
         )
 
     @classmethod
-    def check_drawing(cls, sampler: str, height: int | None, width: int | None) -> None:
-        super().check_drawing(sampler, height, width)
-        if sampler != "default" and not _settings(scheduler_class(sampler)) & {"use_flow_sigmas", "shift"}:
-            raise InputError(f"{sampler} cannot draw with a flow model: use sampler=default, dpmpp_2m or unipc")
-
-    def _sampler(self, name: str, options: Mapping[str, Any]) -> diffusers.SchedulerMixin:
-        own = self.generation_scheduler
-        chosen = type(own) if name == "default" else scheduler_class(name)
+    def _own_options(cls, own: diffusers.SchedulerMixin, chosen: type[diffusers.SchedulerMixin]) -> dict[str, Any]:
+        options = scheduler_options(chosen)
         shift = own.config.get("flow_shift", own.config.get("shift", 1.0))
-        if "use_flow_sigmas" in _settings(chosen):
-            flow = {"use_flow_sigmas": True, "flow_shift": shift, "prediction_type": "flow_prediction"}
-        else:
-            flow = {"shift": shift}
-        try:
-            return chosen.from_config(own.config, **{**flow, **options})
-        except ValueError as error:
-            raise InputError(f"sampler {chosen.__name__} with {dict(options)}: {error}") from error
-
-
-def _settings(scheduler: type[diffusers.SchedulerMixin]) -> set[str]:
-    return set(inspect.signature(scheduler.__init__).parameters)
+        if "use_flow_sigmas" in options:
+            return {"use_flow_sigmas": True, "flow_shift": shift, "prediction_type": "flow_prediction"}
+        if "shift" in options:
+            return {"shift": shift}
+        raise InputError(f"{chosen.__name__} cannot draw with a flow model: use sampler=default, dpmpp_2m or unipc")

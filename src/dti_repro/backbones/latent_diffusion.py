@@ -3,17 +3,16 @@ or v."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 import diffusers
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, ModelMixin, UNet2DConditionModel
-from PIL import Image
 from torch import Tensor
 
 from dti_repro.backbones.backbone import Conditioning, LatentDistribution
-from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, FrozenSettings, scheduler_class
+from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, FrozenSettings
 from dti_repro.errors import InputError
 
 
@@ -62,9 +61,9 @@ class LatentDiffusion(DiffusersBackbone):
                 raise InputError(f"{self.spec.name}: prediction type '{other}' is neither epsilon nor v_prediction")
         return (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
 
-    def _sampler(self, name: str, options: Mapping[str, Any]) -> diffusers.SchedulerMixin:
-        chosen = type(self.generation_scheduler) if name == "default" else scheduler_class(name)
-        return chosen.from_config(self.generation_scheduler.config, **options)
+    @classmethod
+    def _own_options(cls, own: diffusers.SchedulerMixin, chosen: type[diffusers.SchedulerMixin]) -> dict[str, Any]:
+        return {}
 
-    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> list[Image.Image]:
+    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
         return pipeline(**arguments).images

@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
+import numpy as np
 import torch
 from diffusers import AutoencoderDC, DiffusionPipeline, ModelMixin, SanaPipeline, SanaTransformer2DModel
-from PIL import Image
 from torch import Tensor
 from transformers import Gemma2Model
 
@@ -70,7 +70,8 @@ class Sana(FlowMatching):
             latents = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent * self.vae.config.scaling_factor
         return LatentDistribution(latents, torch.zeros_like(latents))
 
-    def _clean(self, text: str) -> str:
+    @staticmethod
+    def _clean(text: str) -> str:
         return text.lower().strip()
 
     def _velocity(self, noisy: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
@@ -82,7 +83,7 @@ class Sana(FlowMatching):
             return_dict=False,
         )[0]
 
-    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> list[Image.Image]:
+    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
         """Just as large as asked for; the pipeline by itself draws the nearest size of a list, and rescales."""
         own = self._own_resolution()
         sides = {side: arguments.pop(side) or own for side in ("height", "width")}

@@ -61,9 +61,11 @@ class StableDiffusionXL(LatentDiffusion):
         hidden = torch.cat([output.hidden_states[-2] for output in outputs.values()], dim=-1)
         return Conditioning(hidden, outputs[CLIP_G].text_embeds)
 
-    def _unconditional(self, negative_prompt: str) -> Conditioning:
+    def _unconditional(
+        self, negative_prompt: str, placeholders: Mapping[str, int], vectors: TokenVectors | None
+    ) -> Conditioning:
         """No negative prompt is zeros where the checkpoint says so, as in diffusers' pipeline."""
-        encoded = super()._unconditional(negative_prompt)
+        encoded = super()._unconditional(negative_prompt, placeholders, vectors)
         if negative_prompt or not self._zero_when_empty:
             return encoded
         return Conditioning(torch.zeros_like(encoded.hidden), torch.zeros_like(encoded.pooled))

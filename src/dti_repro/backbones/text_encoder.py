@@ -26,14 +26,18 @@ class Part(NamedTuple):
     spaced: bool = False
     scaled: bool = False
 
+    def load_tokenizer(self, folder: Path) -> PlaceholderTokenizer:
+        """From the checkpoint's folder."""
+        tokenizer = AutoTokenizer.from_pretrained(folder / self.tokenizer, local_files_only=True)
+        return PlaceholderTokenizer(tokenizer, self.length, self.spaced)
+
 
 class TextEncoder(nn.Module):
     """encoder: its folder in the checkpoint."""
 
     def __init__(self, folder: Path, encoder: str, part: Part, dtype: torch.dtype) -> None:
         super().__init__()
-        tokenizer = AutoTokenizer.from_pretrained(folder / part.tokenizer, local_files_only=True)
-        self.tokenizer = PlaceholderTokenizer(tokenizer, part.length, part.spaced)
+        self.tokenizer = part.load_tokenizer(folder)
         self.model = part.architecture.from_pretrained(folder / encoder, dtype=dtype, local_files_only=True)
         self.embedding = InjectedEmbedding(self.model.get_input_embeddings(), self.tokenizer.vocabulary, part.scaled)
         self.model.set_input_embeddings(self.embedding)

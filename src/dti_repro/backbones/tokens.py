@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -35,34 +36,46 @@ class PlaceholderTokenizer:
         """(ids, slots), each (prompts, context), padded as the checkpoint was trained with. lead: a text before
         every prompt; the context is longer by its tokens, of which the prompt's own start token is one, and the
         space at its end another, as SanaPipeline counts."""
+        check_defined(prompts, placeholders)
         slot_of: dict[int, int] = {}
-        texts = [lead + prompt for prompt in prompts]
         for placeholder, count in placeholders.items():
-            names = [placeholder, *(f"{placeholder}_{k}" for k in range(1, count))]
+            names = _tokens_of(placeholder, count)
             self._add(names)
             for name in names:
                 slot_of[self.tokenizer.convert_tokens_to_ids(name)] = len(slot_of)
-            texts = [text.replace(placeholder, " ".join(names)) for text in texts]
-        length = self.length + (len(self.tokenizer(lead).input_ids) - 2 if lead else 0)
+        texts = [lead + _expanded(prompt, placeholders) for prompt in prompts]
+        length = self._context(lead)
         ids = self.tokenizer(
             texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).input_ids
         slots = torch.full_like(ids, -1)
         for token, slot in slot_of.items():
             slots[ids == token] = slot
-        stray = (ids >= self.vocabulary) & (slots < 0)
-        if bool(stray.any()):
-            word = self.tokenizer.convert_ids_to_tokens(ids[stray][0].item())
-            raise InputError(f"prompts hold the placeholder '{word}', but no vectors are given for it")
         for prompt, row in zip(prompts, slots.tolist(), strict=True):
             wanted = sum(prompt.count(placeholder) * count for placeholder, count in placeholders.items())
             if sum(slot >= 0 for slot in row) < wanted:
                 raise InputError(f"prompt '{prompt}' is longer than {self.length} tokens: a placeholder is cut off")
         return ids, slots
 
+    def lost(self, prompts: Sequence[str], placeholders: Mapping[str, int], lead: str = "") -> dict[str, str]:
+        """Prompt -> the words at its end that the context has no room for; without the prompts that fit. InputError as
+        in a call."""
+        self(prompts, placeholders, lead)
+        room = self._context(lead) - self.tokenizer.num_special_tokens_to_add()
+        texts = [lead + _expanded(prompt, placeholders) for prompt in prompts]
+        whole = self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+        return {
+            p: self.tokenizer.decode(ids[room:]).strip()
+            for p, ids in zip(prompts, whole, strict=True)
+            if len(ids) > room
+        }
+
     def mask(self, ids: Tensor) -> Tensor:
         """(prompts, context): 1 up to a prompt's last token, 0 for the padding behind it."""
         return (ids != self.tokenizer.pad_token_id).long().flip(1).cummax(1).values.flip(1)
+
+    def _context(self, lead: str) -> int:
+        return self.length + (len(self.tokenizer(lead).input_ids) - 2 if lead else 0)
 
     def _add(self, names: Sequence[str]) -> None:
         new = [name for name in names if name not in self.tokenizer.get_added_vocab()]
@@ -70,3 +83,28 @@ class PlaceholderTokenizer:
         self.tokenizer.add_tokens(
             [AddedToken(name, lstrip=True, normalized=False) if self.spaced else name for name in new]
         )
+
+
+def check_defined(prompts: Sequence[str], placeholders: Mapping[str, int]) -> None:
+    """InputError for a word of the form <name> that is none of the placeholders. The tokenizer would read it as plain
+    text, or as a word of an earlier call."""
+    for prompt in prompts:
+        rest = prompt
+        for placeholder in placeholders:
+            rest = rest.replace(placeholder, " ")
+        if unknown := dict.fromkeys(re.findall(r"<[^<>\s]+>", rest)):
+            raise InputError(
+                f"prompt {prompt!r}: no vectors are given for {', '.join(unknown)}; write a learned word as {{name}}, "
+                "and other text without < >"
+            )
+
+
+def _tokens_of(placeholder: str, count: int) -> list[str]:
+    return [placeholder, *(f"{placeholder}_{k}" for k in range(1, count))]
+
+
+def _expanded(prompt: str, placeholders: Mapping[str, int]) -> str:
+    """The prompt with all tokens of each placeholder."""
+    for placeholder, count in placeholders.items():
+        prompt = prompt.replace(placeholder, " ".join(_tokens_of(placeholder, count)))
+    return prompt

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, ModelMixin, WanPipeline, WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from PIL import Image
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
@@ -68,7 +68,8 @@ class Wan(FlowMatching):
         latents = (mode - self.latents_mean) / self.latents_std
         return LatentDistribution(latents, torch.zeros_like(latents))
 
-    def _clean(self, text: str) -> str:
+    @staticmethod
+    def _clean(text: str) -> str:
         return prompt_clean(text)
 
     def _velocity(self, noisy: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
@@ -76,6 +77,6 @@ class Wan(FlowMatching):
             noisy, timestep=time, encoder_hidden_states=conditioning.hidden.to(noisy.dtype), return_dict=False
         )[0]
 
-    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> list[Image.Image]:
+    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
         given = {key: value for key, value in arguments.items() if value is not None}
-        return [frames[0] for frames in pipeline(num_frames=1, output_type="pil", **given).frames]
+        return pipeline(num_frames=1, **given).frames[:, 0]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,21 +60,42 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path, advice: str) -> dict[str, Any]:
     """A file that write_json wrote: a mapping. InputError that names the file and gives the advice otherwise."""
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise InputError(f"{path} is larger than {MAX_JSON >> 20} MiB: it is none of ours; {advice}")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path, MAX_JSON))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: {advice}") from error
-    except (ValueError, RecursionError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is damaged: {advice}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): {advice}") from error
+    except (ValueError, RecursionError) as error:
+        found = error if isinstance(error, InputError) else f"{path} is damaged"
+        raise InputError(f"{found}: {advice}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: {advice}")
     return content
 
 
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes. InputError for a larger file, and for a device or
+    a pipe, which may never end; OSError for a file that cannot be read."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InputError(f"{path} is not a regular file")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise InputError(f"{path} is larger than {limit >> 20} MiB")
+    return content
+
+
+def refuse_links(*folders: Path) -> None:
+    """InputError for a folder that is a symbolic link: whoever made a run folder could so choose where we write."""
+    for folder in folders:
+        if folder.is_symlink():
+            raise InputError(f"{folder} is a symbolic link, and nothing is written through one: put a folder there")
+
+
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hex digest of a file's bytes. InputError that names the file if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error

@@ -7,6 +7,7 @@ kernel cannot say whether a process on another machine lives, a heart that stopp
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -68,7 +69,7 @@ def locked(file: Path, what: str) -> Iterator[None]:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise _not_written(file, error) from error
     try:
@@ -89,6 +90,8 @@ def locked(file: Path, what: str) -> Iterator[None]:
 
 
 def _not_written(file: Path, error: OSError) -> InputError:
+    if error.errno == errno.ELOOP:
+        return InputError(f"{file} is a symbolic link, and nothing is written through one: remove it")
     return InputError(f"run folder {file.parent} cannot be written: {error.strerror}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from os.path import isfile  # False, where pathlib's raises, for a folder that cannot be read
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class Manifest:
         """InputError, naming the file, if it is not a manifest, or names a file that lies elsewhere."""
         content = read_json(path, "delete its folder and generate again")
         try:
+            if not isinstance(content.get("images"), list):
+                raise TypeError("a list of images is needed")
             images = tuple(_image(entry) for entry in content.pop("images"))
             manifest = cls(**content, images=images)
             if not (isinstance(manifest.generation, dict) and isinstance(manifest.embedding_sha256, dict)):
@@ -62,23 +65,26 @@ class Manifest:
         return [image for image in self.images if image.file not in drawn]
 
     def _trusted(self, folder: Path) -> set[str]:
-        if not (folder / NAME).is_file():
+        if not isfile(folder / NAME):
             return set()
         old = Manifest.read(folder / NAME)
         if (old.generation, old.embedding_sha256) != (self.generation, self.embedding_sha256):
             return set()
         prompts = {image.file: (image.prompt, image.seed) for image in old.images}
         same = (i for i in self.images if prompts.get(i.file) == (i.prompt, i.seed))
-        return {image.file for image in same if (folder / image.file).is_file()}
+        return {image.file for image in same if isfile(folder / image.file)}
 
 
 def _image(entry: Mapping[str, Any]) -> ManifestImage:
     """ValueError or TypeError for anything that `write` does not write."""
+    if not isinstance(entry["concepts"], list):
+        raise TypeError("an image's concepts are a list")
     image = ManifestImage(**{**entry, "concepts": tuple(check_name(name, "concept") for name in entry["concepts"])})
     words = [image.file, image.prompt, image.template, image.text]
     pairs = [] if image.expect is None else [*image.expect.keys(), *image.expect.values()]
     if not all(isinstance(word, str) for word in (*words, *pairs)) or type(image.seed) is not int:
         raise TypeError("an image's texts are strings and its seed is a whole number")
+    "".join((*words, *pairs)).encode()  # half of a character can be written into no file
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}\.png", image.file):
         raise ValueError(f"{image.file[:40]!r} is no picture of this folder")
     return image
