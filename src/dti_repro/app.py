@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -85,7 +86,7 @@ def entry(
                         break
             except SAID as error:
                 failures.append(error)
-            except (HydraException, OmegaConfBaseException) as error:
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
                 GlobalHydra.instance().clear()
                 failures.append(InputError(explain(error, config_name, sys.argv[1:])))
             except Exception as error:
