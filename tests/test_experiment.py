@@ -2,12 +2,15 @@
 AdamW's."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from PIL import Image
 
+from dti_repro.benchmark import main, plan_of
 from dti_repro.command_line import compose
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_config
@@ -157,6 +160,51 @@ def test_a_seed_of_ones_own_beside_an_experiments_seeds_is_refused() -> None:
     with pytest.raises(InputError, match=r"seed=3 beside training_seeds=\[1, 2\]"):
         Plan(experiment, "runs", train=("seed=3",)).train_configs(experiment.rows[0])
     assert [cfg.seed for cfg in Plan(experiment, "runs").train_configs(experiment.rows[0])] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("subjects=-1", "subjects is -1: a whole number above 0"),
+        ("subjects=few", "subjects is few"),
+        ("setup=seed", "setup is seed: a list of overrides"),
+        ("train=[1]", "train is [1]: a list of overrides"),
+        ("out=[a]", "out is ['a']: the path of a folder"),
+        ("runs=true", "runs is True"),
+        ("accelerator=tpu", "accelerator 'tpu' is none of"),
+        ("devices=0", "devices is 0"),
+        ("experiment.rows=3", "rows is 3: a list"),
+    ],
+)
+def test_a_benchmarks_value_of_another_kind_is_one_line(override: str, words: str) -> None:
+    cfg = compose("benchmark", ["experiment=demo", override])
+    with pytest.raises(InputError, match=re.escape(words)) as error:
+        plan_of(cfg, "demo")
+    assert "\n" not in str(error.value)
+
+
+def test_a_search_needs_two_photos_of_each_concept(tmp_path: Path) -> None:
+    (tmp_path / "rex").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "rex" / "0.png")
+    subject = {"initializer": "dog", "split": "validation", "description": "", "images": ["0.png"]}
+    (tmp_path / "subjects.yaml").write_text(yaml.safe_dump({"rex": subject}))
+    cfg = compose("benchmark", ["experiment=search", f"setup=['concepts.root={tmp_path}']"])
+    with pytest.raises(InputError, match="concept 'rex' has one photo only"):
+        plan_of(cfg, "search")
+
+
+@pytest.mark.parametrize("content", ["rows: [", "- 1"])
+def test_a_broken_experiment_is_one_line(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "odd.yaml").write_text(content)
+    monkeypatch.setattr("sys.argv", ["benchmark", "--config-dir", str(tmp_path), "experiment=odd"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    said = capsys.readouterr().err
+    assert (exit.value.code, said.count("\n")) == (2, 1)
+    assert "odd" in said
 
 
 @pytest.mark.parametrize("own", [{"train": ("+concepts.names=[cat]",)}, {"generate": ("concepts=folder",)}], ids=str)
