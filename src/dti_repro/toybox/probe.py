@@ -52,7 +52,7 @@ def position_accuracy(model: StableDiffusion, norms: list[float], seed: int) -> 
     norm: over "all positions", and at "position 0", the only one that the published probe reads.
 
     As in the paper's positional analysis (dim-dim-positions, ReLU): it is trained on four fifths of the vocabulary at
-    its own norms, at all positions, and tested on the others, rescaled. "vocabulary" is the accuracy at their own norms.
+    its own norms, at all positions, and tested on the others, rescaled. "vocabulary": at their own norms.
     """
     import torch
     import torch.nn.functional as F
