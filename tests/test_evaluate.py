@@ -2,9 +2,11 @@
 weights load."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,12 +17,14 @@ import torch
 import yaml
 from PIL import Image
 
+from dti_repro.command_line import compose
 from dti_repro.concepts.concept import Concept
 from dti_repro.errors import InputError
-from dti_repro.evaluate import chosen_metrics, manifests
+from dti_repro.evaluate import chosen_metrics, evaluate, manifests, summary
 from dti_repro.metrics import scoring
 from dti_repro.metrics.scoring import generated, mismatched, real_references, score
-from dti_repro.results.scores import read_scores
+from dti_repro.results.lock import BusyError
+from dti_repro.results.scores import ScoreRow, read_scores, write_scores
 
 HEADS = {"class": ["dog", "cat"], "background": ["beach", "sky"], "relation": ["left", "right"]}
 
@@ -71,6 +75,62 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def concept(world: Path) -> Concept:
     return Concept("rex", "<rex>", "dog", tuple(sorted((world / "photos").glob("*.png"))))
+
+
+def test_one_picture_and_one_photo_are_scored_like_many(world: Path, concept: Concept, tmp_path: Path) -> None:
+    """torchmetrics makes a scalar of one value; and one photo has no other to be compared with."""
+    (manifest,) = manifests(world / "run")
+    one = scoring.ScoreFile(tmp_path / "one.csv", generated(manifest, {"rex": concept}).items[:1])
+    alone = real_references(replace(concept, images=concept.images[:1]), tmp_path / "real.csv")
+    assert score([one, alone], configs(world, "image", "reading")) == 4
+    assert [row.metric for row in read_scores(one.csv)] == ["image", "reading"]
+    assert read_scores(alone.csv) == []
+    assert score([one, alone], configs(world, "image", "reading")) == 0
+
+
+def test_a_busy_score_file_holds_up_no_other(world: Path, concept: Concept, tmp_path: Path) -> None:
+    (manifest,) = manifests(world / "run")
+    items = generated(manifest, {"rex": concept}).items
+    files = [scoring.ScoreFile(tmp_path / f"{i}.csv", items) for i in range(3)]
+    owner = "process 7 on elsewhere, since 2026-01-01T00:00:00Z"
+    for file in files[:2]:
+        file.lock.write_text(owner)
+    with pytest.raises(BusyError, match=rf"1 columns .* 2 score files .*0\.csv is .* by {owner}; .*1\.csv is") as error:
+        score(files, configs(world, "image"))
+    assert "2.csv" not in str(error.value)
+    assert len(read_scores(files[2].csv)) == 4
+
+
+@pytest.mark.parametrize(
+    "record", ['{"image": 3}', '{"image": {"inputs": 3}}', '{"image": {}}', "[]", '{"image": NaN}'], ids=str
+)
+def test_odd_records_beside_a_score_file_are_scored_again(
+    record: str, world: Path, concept: Concept, tmp_path: Path
+) -> None:
+    file = scores_of(world, concept, tmp_path / "a.csv", "image")[1]
+    digest = json.loads(file.provenance.read_text())["csv_sha256"]
+    file.provenance.write_text(f'{{"csv_sha256": "{digest}", "metrics": {record}}}')
+    assert file.missing(configs(world, "image")) == ["image"]
+
+
+def test_the_summary_says_means_numbers_and_files(tmp_path: Path) -> None:
+    rows = [ScoreRow("f", "t", "t", seed, "rex", "image", value) for seed, value in ((0, 0.25), (1, 0.5))]
+    files = [scoring.ScoreFile(tmp_path / name / "0123456789.csv", ()) for name in ("rex", "tom")]
+    write_scores(files[0].csv, [*rows, ScoreRow("f", "t", "t", 0, "rex", "other", 1.0)])
+    write_scores(files[1].csv, [ScoreRow("f", "t", "t", 0, "tom", "text", 1.0)])
+    assert summary(files, ["image", "text"]).split("\n") == [
+        "generation 0123456789, mean (number of pictures):",
+        "",
+        "| concept | image     | text      |",
+        "| ------- | --------- | --------- |",
+        "| rex     | 0.375 (2) |           |",
+        "| tom     |           | 1.000 (1) |",
+        "",
+        "score files:",
+        f"  {files[0].csv}",
+        f"  {files[1].csv}",
+        "",
+    ]
 
 
 def configs(world: Path, *names: str) -> dict:
@@ -211,6 +271,27 @@ def test_bad_masks_are_one_line_before_weights_load(
     (manifest,) = manifests(world / "run")
     with pytest.raises(InputError, match=words) as error:
         score([generated(manifest, {"rex": concept})], configs(world, "image"), masks)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("metrics=7", "metrics is 7"),
+        ("metrics=[7]", "metrics is [7]"),
+        ("metrics={a: b}", "metrics is {'a': 'b'}"),
+        ("masks=[a]", "masks is ['a']: the path of a folder"),
+        ("masks=''", "masks is : the path of a folder"),
+        ("run=[a]", "run is ['a']: the path of a folder"),
+        ("generation=[a]", "generation is ['a']"),
+        ("accelerator=tpu", "accelerator 'tpu' is none of"),
+        ("devices=two", "devices is two"),
+    ],
+)
+def test_a_value_of_another_kind_is_one_line(world: Path, overrides: str, words: str) -> None:
+    cfg = compose("evaluate", [f"run={world / 'run'}", overrides])
+    with pytest.raises(InputError, match=re.escape(words)) as error:
+        evaluate(cfg)
     assert "\n" not in str(error.value)
 
 

@@ -2,20 +2,24 @@
 AdamW's."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from PIL import Image
 
+from dti_repro.benchmark import main, plan_of
 from dti_repro.command_line import compose
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.pipeline import Plan
+from dti_repro.pipeline import Plan, check_rows
 from dti_repro.results.experiment import Experiment, parse_experiment
 from dti_repro.results.front import front
 from dti_repro.results.noise_norm import AdamWRun, norm_on_noise
 from dti_repro.results.search import Quality, Scale, quality, scales, write_searched
+from dti_repro.row_jobs import choose_rows
 from dti_repro.train import check
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -27,6 +31,7 @@ BASE = {
     "text": ["t"],
     "rows": [{"name": "ti", "overrides": ["method=ti"]}, {"name": "dti", "overrides": ["method=dti"]}],
 }
+CLAIM = {"better": "dti", "worse": "ti", "says": "more", "source": "me", "metrics": ["t"]}
 NAMES = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml")) if path.stem != "searched"]
 NOWHERE = Path("nowhere.yaml")
 
@@ -48,13 +53,27 @@ def parse(change: dict, searched: Path = NOWHERE) -> Experiment:
         ({"rows": [{"name": "a", "override": []}]}, "no key 'override'"),
         ({"rows": [{"name": "a", "bound": "best"}]}, "bound 'best'"),
         ({"rows": [{"overrides": []}]}, "needs a name"),
+        ({"rows": []}, "rows is empty"),
+        ({"rows": {"a": 1}}, "rows is .*: a list is needed"),
+        ({"rows": ["ti"]}, "needs a name"),
+        ({"rows": [{"name": "a", "overrides": "method=ti"}]}, "row 'a': overrides is 'method=ti': a list"),
+        ({"rows": [{"name": "a", "label": 3}]}, "row 'a': label is 3: a text"),
+        ({"rows": [{"name": "a", "kappa": {"fraction": "x", "of": "b"}}]}, "kappa: fraction is 'x': a number"),
+        ({"rows": [{"name": "a", "published": {"image": 0.5}}]}, "published: source is missing"),
+        ({"setup": [{"a": 1}]}, "setup is .*: a list of texts"),
+        ({"metrics": ["i", "t"]}, "metrics is .*: a mapping"),
+        ({"text": []}, "text is empty"),
+        ({"subjects": -1}, "subjects is -1"),
+        ({"search": "yes"}, "search is 'yes'"),
+        ({"claims": [{**CLAIM, "metrics": None}]}, "claim 1: metrics is None: a list"),
+        ({"claims": [{k: v for k, v in CLAIM.items() if k != "metrics"}]}, "claim 1: metrics is missing"),
+        ({"claims": [{k: v for k, v in CLAIM.items() if k != "source"}]}, "claim 1: source is missing: say who"),
+        ({"claims": [{**CLAIM, "metric": "t"}]}, "claim 1 has no key 'metric'"),
+        ({"claims": ["dti > ti"]}, "claim 1 is 'dti > ti': a mapping"),
         ({"image": "z"}, "metric 'z'"),
         ({"baselines": ["z"]}, "baselines names 'z'"),
-        ({"claims": [{"better": "z", "worse": "ti", "says": "", "metrics": ["t"]}]}, "claim names 'z'"),
-        (
-            {"claims": [{"better": "dti", "worse": "ti", "says": "", "metrics": ["z"]}]},
-            "claim names metric 'z'",
-        ),
+        ({"claims": [{**CLAIM, "better": "z"}]}, "claim 1 names 'z'"),
+        ({"claims": [{**CLAIM, "metrics": ["z"]}]}, "claim 1 names metric 'z'"),
         ({"rows": [{"name": "a", "kappa": {"fraction": 0.1, "of": "b"}}, {"name": "b"}]}, "no row above it"),
         ({"search": True}, "needs a row with bound"),
         ({"training_seeds": 3}, "training_seeds is 3"),
@@ -87,7 +106,7 @@ def test_searched_rows_take_what_the_search_wrote(tmp_path: Path) -> None:
 
 
 def test_searched_rows_are_left_out_before_there_was_a_search() -> None:
-    claims = [{"better": "dti", "worse": w, "says": "more", "metrics": ["t"]} for w in ("ti", "ti_searched")]
+    claims = [{**CLAIM, "worse": w} for w in ("ti", "ti_searched")]
     rows = [*BASE["rows"], {"name": "ti_searched", "searched": "ti"}]
     experiment = parse({"rows": rows, "claims": claims})
     assert [row.name for row in experiment.rows] == ["ti", "dti"]
@@ -141,6 +160,94 @@ def test_a_seed_of_ones_own_beside_an_experiments_seeds_is_refused() -> None:
     with pytest.raises(InputError, match=r"seed=3 beside training_seeds=\[1, 2\]"):
         Plan(experiment, "runs", train=("seed=3",)).train_configs(experiment.rows[0])
     assert [cfg.seed for cfg in Plan(experiment, "runs").train_configs(experiment.rows[0])] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("subjects=-1", "subjects is -1: a whole number above 0"),
+        ("subjects=few", "subjects is few"),
+        ("setup=seed", "setup is seed: a list of overrides"),
+        ("train=[1]", "train is [1]: a list of overrides"),
+        ("out=[a]", "out is ['a']: the path of a folder"),
+        ("runs=true", "runs is True"),
+        ("accelerator=tpu", "accelerator 'tpu' is none of"),
+        ("devices=0", "devices is 0"),
+        ("experiment.rows=3", "rows is 3: a list"),
+    ],
+)
+def test_a_benchmarks_value_of_another_kind_is_one_line(override: str, words: str) -> None:
+    cfg = compose("benchmark", ["experiment=demo", override])
+    with pytest.raises(InputError, match=re.escape(words)) as error:
+        plan_of(cfg, "demo")
+    assert "\n" not in str(error.value)
+
+
+def test_a_search_needs_two_photos_of_each_concept(tmp_path: Path) -> None:
+    (tmp_path / "rex").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "rex" / "0.png")
+    subject = {"initializer": "dog", "split": "validation", "description": "", "images": ["0.png"]}
+    (tmp_path / "subjects.yaml").write_text(yaml.safe_dump({"rex": subject}))
+    cfg = compose("benchmark", ["experiment=search", f"setup=['concepts.root={tmp_path}']"])
+    with pytest.raises(InputError, match="concept 'rex' has one photo only"):
+        plan_of(cfg, "search")
+
+
+@pytest.mark.parametrize("content", ["rows: [", "- 1"])
+def test_a_broken_experiment_is_one_line(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "odd.yaml").write_text(content)
+    monkeypatch.setattr("sys.argv", ["benchmark", "--config-dir", str(tmp_path), "experiment=odd"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    said = capsys.readouterr().err
+    assert (exit.value.code, said.count("\n")) == (2, 1)
+    assert "odd" in said
+
+
+@pytest.mark.parametrize("own", [{"train": ("+concepts.names=[cat]",)}, {"generate": ("concepts=folder",)}], ids=str)
+def test_a_row_with_subjects_of_its_own_is_refused(own: dict) -> None:
+    plan = Plan(parse({}), "runs", **own)
+    with pytest.raises(InputError, match=r"row '(ti|any)': .*concepts.*belongs into setup"):
+        check_rows(plan)
+
+
+@pytest.mark.parametrize("rows", [[], {"ti": 1}, ["tii"], "tii", 7], ids=str)
+def test_rows_that_are_not_there_are_one_line(rows: object) -> None:
+    with pytest.raises(InputError, match=r"rows.*ti, dti") as error:
+        choose_rows(parse({}), rows)
+    assert "\n" not in str(error.value)
+    assert [row.name for row in choose_rows(parse({}), ["dti"])] == ["dti"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: [", r"m\.yaml cannot be read: .*line 1"),
+        ("- 1", r"m\.yaml is no mapping"),
+        ("\xff", r"m\.yaml cannot be read"),
+        ("a: 1", r"m\.yaml has no _target_"),
+        ("_target_: x", r"m\.yaml has no checkpoint"),
+        ("_target_: x\nencoder: 3", r"m\.yaml has no checkpoint"),
+        ("_target_: x\nencoder: {checkpoint: [1]}", r"m\.yaml has no checkpoint"),
+    ],
+)
+def test_a_metrics_yaml_that_cannot_be_used_is_one_line(content: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=words) as error:
+        metric_config(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_searched_yaml_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "searched.yaml"
+    for content, words in (("ti: 3", "'ti' is 3: a mapping"), ("ti: {overrides: 3}", "overrides is 3"), ("[", "read")):
+        path.write_text(content)
+        with pytest.raises(InputError, match=rf"searched\.yaml.*{words}"):
+            parse({"rows": [{"name": "ti", "searched": "ti"}]}, path)
 
 
 def test_the_front_is_what_no_row_beats_on_both_axes() -> None:

@@ -1,14 +1,20 @@
 """Tables say what the score files say: means over subjects, paired differences, verdicts, and nothing is
 lost on the way."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
+from dti_repro.command_line import CONF
 from dti_repro.errors import InputError
+from dti_repro.results.deviations import BY_BACKBONE
 from dti_repro.results.experiment import Experiment, RowSpec
 from dti_repro.results.facts import minutes_per_concept
 from dti_repro.results.files import write_json
@@ -82,22 +88,26 @@ def test_the_mean_cell_is_the_t_interval_over_subjects() -> None:
 def test_orderings_are_decided_by_the_paired_interval() -> None:
     rows = {r.name: r for r in (row("dti", 0.6, seed=1), row("ti", 0.5, seed=2), row("cross", 0.6, spread=0.1, seed=3))}
     claims = [
-        Claim("dti", "ti", "text", "DTI > TI"),
-        Claim("ti", "dti", "text", "TI > DTI"),
-        Claim("dti", "cross", "text", "DTI > CrossInit"),
-        Claim("dti", "absent", "text", "DTI > absent"),
+        Claim("dti", "ti", "text", "DTI > TI", "the paper"),
+        Claim("ti", "dti", "text", "TI > DTI", "me"),
+        Claim("dti", "cross", "text", "DTI > CrossInit", "me"),
+        Claim("dti", "one", "text", "DTI > one", "me"),
+        Claim("dti", "absent", "text", "DTI > absent", "me"),
     ]
-    verdicts = [line[-1] for line in claims_table(claims, rows, {"text": "Text"})[1:]]
-    assert verdicts == ["holds", "does not", "undecided", "not measured"]
+    rows["one"] = Row("one", "One", {"text": {"s00": 0.1}})
+    lines = claims_table(claims, rows, {"text": "Text"})
+    assert [line[-1] for line in lines[1:]] == ["holds", "does not", "undecided", "too few subjects", "not measured"]
+    assert [line[1] for line in lines] == ["source", "the paper", "me", "me", "me", "me"]
+    assert "nan" not in str(lines)
 
 
 def test_a_claims_p_values_are_corrected_over_its_own_metrics() -> None:
     rows = {r.name: r for r in (row("dti", 0.6, seed=1), row("ti", 0.5, seed=2))}
     rows = {n: Row(n, r.label, {"text": r.scores["text"], "more": r.scores["text"]}) for n, r in rows.items()}
     claims = [
-        Claim("dti", "ti", "text", "DTI > TI"),
-        Claim("dti", "ti", "more", "DTI > TI"),
-        Claim("dti", "ti", "text", "alone"),
+        Claim("dti", "ti", "text", "DTI > TI", "me"),
+        Claim("dti", "ti", "more", "DTI > TI", "me"),
+        Claim("dti", "ti", "text", "alone", "me"),
     ]
     lines = claims_table(claims, rows, {"text": "Text", "more": "More"})
     assert [line[-2] for line in lines[1:]] == ["0.0010", "0.0010", "0.0005"]
@@ -110,30 +120,80 @@ def test_p_values_are_corrected_over_the_whole_table() -> None:
     assert [line[-1] for line in lines[1:]] == ["0.0010", "0.0010"]
 
 
-def test_rows_of_different_subjects_are_never_subtracted() -> None:
-    short = Row("ti", "TI", {"text": {"s00": 0.1, "s01": 0.2}})
-    with pytest.raises(ValueError, match="different subjects"):
-        compare([row("dti", 0.6), short], "dti", ["text"])
+def test_rows_are_compared_over_the_subjects_that_both_have() -> None:
+    """Real references have no score for a subject with one photo."""
+    dti = row("dti", 0.6)
+    some = {subject: dti.scores["text"][subject] - 0.1 for subject in ("s03", "s05")}
+    (found,) = compare(
+        [dti, Row("references", "R", {"text": some}), Row("one", "One", {"text": {"s00": 0}})], "dti", ["text"]
+    )
+    assert (found.a, found.difference.t.n) == ("references", 2)
+    assert found.difference.t.mean == pytest.approx(-0.1)
 
 
 def test_markdown_is_a_table_whatever_the_cells_hold() -> None:
-    text = markdown([["a", "b|c"], ["1", "22"]])
-    assert text.splitlines() == ["| a   | b\\|c |", "| --- | ---- |", "| 1   | 22   |"]
+    text = markdown([["a", "b|c"], ["1", "2\n2"]])
+    assert text.splitlines() == ["| a   | b\\|c |", "| --- | ---- |", "| 1   | 2 2  |"]
 
 
 def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(tmp_path: Path) -> None:
-    """SDXL's pooled text, SANA's instruction (here one of two lines) and masks change what scores mean."""
+    """SDXL's pooled text, SANA's instruction (here one of two lines) and masks change what scores mean. The notes
+    under a table on one of the paper's models say where its code does otherwise."""
     ti = row("ti", 0.5)
     both = replace(ti, scores={"image": ti.scores["text"], "text": ti.scores["text"]})
     experiment = Experiment("x", "X", (), {"image": "i", "text": "t"}, "image", ("text",), (RowSpec("ti", "TI", ()),))
 
-    def table(masked: bool, **reading: str) -> str:
-        setting = Setting(SUBJECTS, "simple", 41, [42], [0], masked, reading)
+    def table(masked: bool, backbone: str = "stable_diffusion.StableDiffusion", **reading: str) -> str:
+        command, model = "python -m dti_repro.benchmark experiment=x", f"dti_repro.backbones.{backbone}"
+        setting = Setting(command, model, SUBJECTS, "simple", 41, [42], [0], masked, reading)
         write_report(tmp_path, experiment, setting, [both], ["norm"], [])
-        return (tmp_path / "table.md").read_text()
+        return (tmp_path / "table.md").read_text(encoding="utf-8")
 
     assert "references black outside of their masks. Prompts are read with `backbone.pool=eos`. " in table(
         True, pool="eos"
     )
     assert "as they are. Prompts are read with `backbone.instruction=Say: it`. " in table(False, instruction="Say:\nit")
     assert "backbone." not in table(False)
+    assert "published code" not in table(True)
+    assert "(there: each photo's own size and the corner of its crop)" in table(
+        False, "stable_diffusion_xl.StableDiffusionXL"
+    )
+    sana = table(True, "sana.Sana")
+    assert "(there: DTI's prompts begin with 0 to 15 zero vectors)" in sana
+    assert "cut at 127" in sana
+    assert "cut at 127" not in table(False, "sana.Sana")
+
+
+def test_every_backbone_that_is_run_otherwise_than_in_the_paper_exists() -> None:
+    targets = {yaml.safe_load(path.read_text())["_target_"] for path in (CONF / "backbone").glob("*.yaml")}
+    assert set(BY_BACKBONE) < targets
+
+
+def test_tables_and_scores_are_utf_8_under_any_locale(tmp_path: Path) -> None:
+    """They hold \u00b1 and whatever is in prompts and names."""
+    script = """
+import locale, sys
+from pathlib import Path
+from dti_repro.results.scores import ScoreRow, read_scores, write_scores
+from dti_repro.results.tables import write_csv
+from dti_repro.results.files import read_yaml
+from dti_repro.metrics.catalogue import metric_config
+assert locale.getpreferredencoding() != "UTF-8"
+folder = Path(sys.argv[1])
+rows = [ScoreRow("f", "a {}", "caf\\u00e9", 0, "rex", "m", 0.5)]
+write_scores(folder / "a.csv", rows)
+assert read_scores(folder / "a.csv") == rows
+write_csv(folder / "t.csv", [["\\u00b1"]])
+assert read_yaml(folder / "m.yaml")["title"] == "\\u00b1"
+"""
+    (tmp_path / "m.yaml").write_text("title: \u00b1\n", encoding="utf-8")
+    ascii_only = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONUTF8": "0",
+        "PYTHONIOENCODING": "ascii",
+    }
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], env=ascii_only, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "t.csv").read_bytes() == "\u00b1\n".encode()

@@ -6,6 +6,7 @@ experiment is tabulated in seconds.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import time
 from collections import defaultdict
@@ -20,6 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.app import entry
 from dti_repro.command_line import CONF, CommandLine
 from dti_repro.concepts.masks import check_masks
+from dti_repro.devices import check_count
+from dti_repro.errors import InputError
+from dti_repro.evaluate import check_accelerator, folder_of
 from dti_repro.generation import Settings
 from dti_repro.launching import as_choices
 from dti_repro.metrics.catalogue import metric_config
@@ -38,6 +42,7 @@ from dti_repro.row_jobs import choose_rows, deal_rows, with_those_they_need
 from dti_repro.showing import comparison, sheets
 
 FACTS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "paper image", "paper text")
+ELSEWHERE = ("runs", "out", "rows", "accelerator", "devices")  # keys that change no number of a table
 SEARCH_FACTS = ("scaled image", "scaled text", "criterion")
 
 
@@ -49,7 +54,7 @@ def benchmark(cfg: DictConfig) -> int:
     configs = {metric: metric_config(metric) for metric in experiment.metrics}
     chosen = choose_rows(experiment, cfg.rows)
     check_rows(plan)
-    masks = Path(cfg.masks) if cfg.masks else None
+    masks = None if cfg.masks is None else folder_of("masks", cfg.masks)
     for concept in plan.concepts.values() if masks else ():
         check_masks(masks, concept.name, concept.images)
 
@@ -75,13 +80,43 @@ def benchmark(cfg: DictConfig) -> int:
 def plan_of(cfg: DictConfig, choice: str) -> Plan:
     """The experiment of conf/benchmark.yaml, which was chosen by this name, with its concepts. InputError."""
     name = check_name(choice, "experiment")
+    folder_of("out", cfg.out)
+    check_accelerator(cfg.accelerator)
+    check_count("devices", cfg.devices)
+    if cfg.subjects is not None:
+        check_count("subjects", cfg.subjects)
+    if not OmegaConf.is_dict(cfg.experiment):
+        raise InputError(f"experiment '{name}' is no mapping of keys to values")
     experiment = parse_experiment(name, OmegaConf.to_container(cfg.experiment, resolve=True), _searched(cfg))
-    plan = Plan(experiment, cfg.runs, tuple(cfg.setup), tuple(cfg.train), tuple(cfg.generate))
-    return plan.choose_concepts(cfg.subjects)
+    own = (_overrides(cfg, key) for key in ("setup", "train", "generate"))
+    plan = Plan(experiment, str(folder_of("runs", cfg.runs)), *own).choose_concepts(cfg.subjects)
+    alone = [concept.name for concept in plan.concepts.values() if len(concept.images) < 2]
+    if experiment.search and alone:
+        raise InputError(
+            f"experiment '{name}': concept '{alone[0]}' has one photo only: a search scales image scores by those of "
+            "photos against one another, and needs two of each concept"
+        )
+    return plan
+
+
+def _overrides(cfg: DictConfig, key: str) -> tuple[str, ...]:
+    value = OmegaConf.to_container(cfg)[key]
+    if not isinstance(value, list) or not all(isinstance(override, str) for override in value):
+        raise InputError(f"{key} is {value}: a list of overrides is needed, as in {key}=[seed=1]")
+    return tuple(value)
 
 
 def _searched(cfg: DictConfig) -> Path:
-    return Path(cfg.searched) if cfg.searched else CONF / "experiment" / "searched.yaml"
+    return CONF / "experiment" / "searched.yaml" if cfg.searched is None else folder_of("searched", cfg.searched)
+
+
+def made_by(hydra: DictConfig) -> str:
+    """The command as it was typed, without what says where it computes and writes only."""
+    given = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    here = f"{Path.cwd()}/"
+    folders = [f"--config-dir={path.removeprefix('file://').removeprefix(here)}" for path in given]
+    line = CommandLine("benchmark", tuple(hydra.overrides.task)).without(*ELSEWHERE)
+    return shlex.join(["python", "-m", "dti_repro.benchmark", *folders, *line.overrides])
 
 
 def _tabulate(
@@ -99,10 +134,18 @@ def _tabulate(
         _search(experiment, states, shifted, facts, _searched(cfg))
     rows = [Row(s.spec.name, s.spec.label, means_of(s.files, experiment.metrics), facts[s.spec.name]) for s in states]
     prompts = plan.prompts()
-    reading = Settings.of(plan.generate_config()).reading
+    drawn = plan.generate_config()
     trained = sorted({int(made.seed) for state in states for made in state.cfgs})
     setting = Setting(
-        list(plan.concepts), prompts.name, len(prompts.prompts), trained, plan.seeds(), cfg.masks is not None, reading
+        command=made_by(HydraConfig.get()),
+        backbone=drawn.backbone._target_,
+        subjects=list(plan.concepts),
+        prompts=prompts.name,
+        prompt_count=len(prompts.prompts),
+        training_seeds=trained,
+        image_seeds=plan.seeds(),
+        masked=cfg.masks is not None,
+        reading=Settings.of(drawn).reading,
     )
     columns = [*FACTS, *(SEARCH_FACTS if experiment.search else ())]
     write_report(folder, experiment, setting, rows, columns, sheets(plan, states))

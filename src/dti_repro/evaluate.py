@@ -3,7 +3,10 @@ the images."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,11 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.app import entry
 from dti_repro.concepts.concept import ConceptSet
 from dti_repro.configured import build
+from dti_repro.devices import check_count
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.metrics.scoring import generated, score
+from dti_repro.metrics.scoring import ScoreFile, generated, score
+from dti_repro.results.lock import BusyError
 from dti_repro.results.manifest import Manifest
 from dti_repro.results.run import check_name
+from dti_repro.results.scores import read_scores
 
 _LEVELS = ("", "*/", "seed=*/*/")  # a concept's folder, a seed's (or a text row's), a configuration's
 
@@ -23,9 +29,24 @@ _LEVELS = ("", "*/", "seed=*/*/")  # a concept's folder, a seed's (or a text row
 def chosen_metrics(metrics: str | list[str], sets: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     """name -> yaml of a set's name, one metric's name or a list of names. InputError for an unknown one."""
     names = sets.get(metrics, [metrics]) if isinstance(metrics, str) else metrics
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"metrics is {metrics}: a metric's name, a list of names, or a set: {', '.join(sets)}")
     if not names:
         raise InputError(f"metrics is empty; name some, or a set: {', '.join(sets)}")
     return {Path(name).stem: metric_config(name) for name in names}
+
+
+def folder_of(key: str, value: Any) -> Path:
+    """Return the folder that a key names. InputError that names the key for what is no name of a folder."""
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise InputError(f"{key} is {value}: the path of a folder is needed")
+    return Path(str(value))
+
+
+def check_accelerator(value: Any) -> None:
+    """InputError for anything but cpu, gpu and auto."""
+    if value not in ("cpu", "gpu", "auto"):
+        raise InputError(f"accelerator '{value}' is none of cpu, gpu, auto")
 
 
 def manifests(run: Path, generation: str | None = None) -> list[Path]:
@@ -42,22 +63,54 @@ def manifests(run: Path, generation: str | None = None) -> list[Path]:
     return found
 
 
-def evaluate(cfg: DictConfig) -> None:
-    """Score every generation of a run that lacks one of the metrics."""
-    sets = OmegaConf.to_container(cfg.sets)
-    metrics = OmegaConf.to_container(cfg.metrics) if OmegaConf.is_list(cfg.metrics) else cfg.metrics
-    configs = chosen_metrics(metrics, sets)
-    found = manifests(Path(cfg.run), cfg.generation)
+def evaluate(cfg: DictConfig) -> int:
+    """Score every generation of a run that lacks one of the metrics, and print the means; returns how many columns of
+    scores this call computed. BusyError, when all others are scored, for files that another process is at."""
+    plain = OmegaConf.to_container(cfg)
+    configs = chosen_metrics(plain["metrics"], plain["sets"])
+    masks = None if cfg.masks is None else folder_of("masks", plain["masks"])
+    check_accelerator(cfg.accelerator)
+    check_count("devices", cfg.devices)
+    if isinstance(plain["generation"], list | dict):
+        raise InputError(f"generation is {plain['generation']}: one generation's id, or null for all")
+    found = manifests(folder_of("run", cfg.run), cfg.generation)
     names = {name for path in found for image in Manifest.read(path).images for name in image.concepts}
     concepts = {concept.name: concept for concept in build(cfg.concepts, ConceptSet).load(sorted(names))}
     files = [generated(path, concepts) for path in found]
-    computed = score(files, configs, Path(cfg.masks) if cfg.masks else None, cfg.accelerator, cfg.devices)
+    try:
+        computed = score(files, configs, masks, cfg.accelerator, cfg.devices)
+    except BusyError:
+        print(summary(files, list(configs)))
+        raise
+    print(summary(files, list(configs)))
     print(f"{len(files)} score files, {computed} columns computed, the rest were there")
+    return computed
+
+
+def summary(files: Sequence[ScoreFile], metrics: Sequence[str]) -> str:
+    """Return a table for each generation, concept by metric: the mean over its pictures and their number, and the score
+    files that it is of."""
+    from dti_repro.results.tables import markdown  # which loads scipy
+
+    parts = []
+    for generation in dict.fromkeys(file.csv.stem for file in files):
+        own = [file.csv for file in files if file.csv.stem == generation and file.csv.is_file()]
+        values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in (row for path in own for row in read_scores(path)):
+            values[row.concept][row.metric].append(row.value)
+        lines = [
+            [concept, *(f"{fmean(found[m]):.3f} ({len(found[m])})" if found[m] else "" for m in metrics)]
+            for concept, found in sorted(values.items())
+        ]
+        table = markdown([["concept", *metrics], *lines])
+        paths = "".join(f"  {path}\n" for path in own)
+        parts.append(f"generation {generation}, mean (number of pictures):\n\n{table}\nscore files:\n{paths}")
+    return "\n".join(parts)
 
 
 @entry("evaluate")
-def main(cfg: DictConfig) -> None:
-    evaluate(cfg)
+def main(cfg: DictConfig) -> int:
+    return evaluate(cfg)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ Nothing heavy is imported unless something is missing.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -51,6 +53,7 @@ class Plan:
         """One for each training seed. InputError that names the experiment and the row for anything that
         conf/train.yaml does not take."""
         own = (*self.experiment.train, *row.overrides, *self.train)
+        self._check_subjects(row.name, own)
         seeds = self.experiment.training_seeds
         fixed = [o for o in (*self.experiment.setup, *self.setup, *own) if o.lstrip("+").startswith("seed=")]
         if seeds and fixed:
@@ -60,7 +63,17 @@ class Plan:
         return [self._config("train", row.name, choice) for choice in choices]
 
     def generate_config(self, row: str = "any") -> DictConfig:
-        return self._config("generate", row, (*self.experiment.generate, *self.generate))
+        own = (*self.experiment.generate, *self.generate)
+        self._check_subjects(row, own)
+        return self._config("generate", row, own)
+
+    def _check_subjects(self, row: str, own: Sequence[str]) -> None:
+        """InputError for a row with other subjects than the others."""
+        if other := [o for o in own if re.match(r"[+~]*concepts\b", o)]:
+            raise InputError(
+                f"experiment '{self.experiment.name}', row '{row}': {other[0]}: all rows have the same "
+                "subjects, so this belongs into setup"
+            )
 
     def choose_concepts(self, most: int | None) -> Plan:
         """With the first ``most`` of the configured concepts (by name), or all."""
@@ -154,7 +167,7 @@ def _learn(plan: Plan, row: RowSpec) -> RowState:
 
 
 def draw_rows(plan: Plan, states: Sequence[RowState]) -> int:
-    """Generate the missing pictures of all rows with one model; fills in their galleries. How many were missing."""
+    """Generate the missing pictures of all rows with one model; fills in their galleries. How many this call drew."""
     prompts, seeds = plan.prompts(), plan.seeds()
     cfg = plan.generate_config()
     settings = Settings.of(cfg)
@@ -168,10 +181,10 @@ def draw_rows(plan: Plan, states: Sequence[RowState]) -> int:
             state.galleries = of_text(own, prompts, seeds, settings)
     galleries = [gallery for state in states for gallery in state.galleries]
     missing = sum(len(gallery.missing()) for gallery in galleries)
-    if missing:
-        print(f"generate: {missing} images", flush=True)
-        draw(galleries, cfg, settings)
-    return missing
+    if not missing:
+        return 0
+    print(f"generate: {missing} images", flush=True)
+    return draw(galleries, cfg, settings)
 
 
 def list_scores(plan: Plan, states: Sequence[RowState]) -> list[ScoreFile]:
@@ -203,7 +216,9 @@ def start_norms(plan: Plan, states: Sequence[RowState]) -> dict[str, dict[str, f
         cache = state.folders[0].seed_folder / f"start_{concepts}.json"
         if not cache.is_file():
             write_json(cache, _start_norms(plan, state.cfgs[0]))
-        found[state.spec.name] = read_json(cache, "remove it")
+        found[state.spec.name] = norms = read_json(cache, "remove it")
+        if not all(type(norm) is float and math.isfinite(norm) for norm in norms.values()):
+            raise InputError(f"{cache} is damaged: remove it")
     return found
 
 

@@ -12,11 +12,14 @@ from dti_repro.train import run_folder, source_config
 
 
 def choose_rows(experiment: Experiment, names: Any) -> list[RowSpec]:
-    """The rows of these names, in the experiment's order; all for None. InputError for an unknown one."""
+    """The rows of these names, in the experiment's order; all for None. InputError for an unknown one, and for none."""
     if names is None:
         return list(experiment.rows)
-    wanted = [names] if isinstance(names, str) else [str(name) for name in names]
     there = [row.name for row in experiment.rows]
+    wanted = [names] if isinstance(names, str | int) else names
+    if not isinstance(wanted, Sequence) or not wanted:
+        raise InputError(f"rows is {names}: a list of rows is needed, or null for all (the rows: {', '.join(there)})")
+    wanted = [str(name) for name in wanted]
     if unknown := [name for name in wanted if name not in there]:
         raise InputError(
             f"rows: experiment '{experiment.name}' has no row '{unknown[0]}' (its rows: {', '.join(there)})"

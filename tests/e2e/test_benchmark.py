@@ -77,7 +77,7 @@ def write_experiments(root: Path, checkpoint: Path) -> None:
         {"name": "ti_rescaled", "overrides": ["method=ti_rescaled"]},
         {"name": "dti", "label": "DTI", "overrides": ["method=dti"]},
     ]
-    claims = [{"better": "dti", "worse": "ti", "says": "DTI > TI", "metrics": [text]}]
+    claims = [{"better": "dti", "worse": "ti", "says": "DTI > TI", "source": "me", "metrics": [text]}]
     table = {**shared, "rows": [*bounds, *rows], "claims": claims, "baselines": ["dti"], "subjects": 2}
     searched = [
         {"name": "k0", "method": "dti", "overrides": ["method=dti", "method.prior.kappa=0"]},
@@ -149,7 +149,9 @@ def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     text = (table / "table.md").read_text()
     assert "2 subjects (rex, tom), 2 prompts (`prompts`), 1 training seed (42), 2 image seeds" in text
     assert "Paired differences from DTI" in text
-    assert any(v in text for v in ("| holds", "| does not", "| undecided"))
+    assert f"Made by `python -m dti_repro.benchmark --config-dir={table.parents[1]}/conf experiment=tiny " in text
+    assert "| DTI > TI | me     | text" in text
+    assert "| too few subjects |" in text
     assert Image.open(table / "front.png").width > 300
     assert Image.open(table / "grid.png").height > (1 + 5) * CELL  # its references, and the five rows that draw
     page = (table / "report.html").read_text(encoding="utf-8")
@@ -164,6 +166,8 @@ def test_a_table_of_several_training_seeds_is_the_mean_over_them(world: Path, ta
     result = run(world, "tiny", overrides=seeds)
     assert result.returncode == 0, result.stderr
     alone = run(world, "tiny", overrides=("train=[seed=43]", f"out={world}/out_other"))
+    other = (world / "out_other" / "tiny" / "table.md").read_text(encoding="utf-8")
+    assert f"experiment=tiny searched={world}/searched.yaml 'train=[\"seed=43\"]'`. 2 subjects" in other
     assert "0 columns of scores computed" in alone.stdout
     assert "generate:" not in alone.stdout
 

@@ -9,6 +9,7 @@ from scipy import stats
 
 from dti_repro.results.statistics import (
     Interval,
+    Paired,
     bca_interval,
     holm,
     paired,
@@ -72,11 +73,20 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
-def test_a_claim_holds_only_when_the_whole_interval_is_on_its_side() -> None:
-    assert verdict(Interval(0.2, 0.1, 0.3, 12)) == "holds"
-    assert verdict(Interval(-0.2, -0.3, -0.1, 12)) == "does not"
-    assert verdict(Interval(0.2, -0.1, 0.5, 12)) == "undecided"
-    assert verdict(t_interval([0.3])) == "undecided"  # one subject decides nothing
+def test_a_verdict_needs_six_subjects_and_both_tests() -> None:
+    def of(low: float, high: float, p: float, n: int = 6) -> str:
+        interval = Interval((low + high) / 2, low, high, n)
+        return verdict(Paired(interval, interval, p))
+
+    assert of(0.1, 0.3, 0.03) == "holds"
+    assert of(-0.3, -0.1, 0.05) == "does not"
+    assert of(-0.1, 0.5, 0.03) == "undecided"
+    assert of(0.1, 0.3, 0.06) == "undecided"
+    assert of(0.1, 0.3, 0.03, n=5) == "too few subjects"
+    two = paired([0.5, 0.501], [0.1, 0.1])  # the interval alone would decide
+    assert two.t.low > 0
+    assert (two.p, verdict(two)) == (0.5, "too few subjects")
+    assert verdict(paired([0.3], [0.1])) == "too few subjects"
 
 
 def test_pairing_uses_differences_within_subjects() -> None:

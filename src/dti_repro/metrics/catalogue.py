@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dti_repro.errors import InputError
 from dti_repro.metrics import checkpoints
+from dti_repro.results.files import read_yaml
 
 _CONF = Path(__file__).parents[1] / "conf" / "metric"
 
@@ -19,16 +18,27 @@ def metric_names() -> list[str]:
 
 
 def metric_config(name: str) -> dict[str, Any]:
-    """The yaml of a metric: a name of conf/metric, or the path of a yaml of one's own."""
+    """Return the yaml of a metric: a name of conf/metric, or the path of a yaml of one's own. InputError for an unknown
+    name and for a yaml without a checkpoint."""
     path = Path(name) if name.endswith(".yaml") else _CONF / f"{name}.yaml"
     if not path.is_file():
         raise InputError(f"metric '{name}' is unknown; there are {', '.join(metric_names())}")
-    return yaml.safe_load(path.read_text())
+    config = read_yaml(path)
+    if "_target_" not in config:
+        raise InputError(f"metric {path} has no _target_: name the metric's class")
+    if not isinstance(_weights(config), str):
+        raise InputError(f"metric {path} has no checkpoint: name the evaluator's weights, in it or in its encoder")
+    return config
 
 
 def metric_identity(config: dict[str, Any]) -> str:
     """What must be equal for a stored score to be this metric's: its configuration and the weights' bytes or
     name."""
-    checkpoint = config.get("encoder", config)["checkpoint"]
-    weights = checkpoints.fingerprint(checkpoint)
+    weights = checkpoints.fingerprint(_weights(config))
     return hashlib.sha256(json.dumps([config, weights], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _weights(config: dict[str, Any]) -> Any:
+    """The name of the checkpoint; None if there is none."""
+    encoder = config.get("encoder", config)
+    return encoder.get("checkpoint") if isinstance(encoder, dict) else None

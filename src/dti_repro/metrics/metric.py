@@ -24,7 +24,8 @@ class ImageMetric(Metric, ABC):
     """One value per image, in the order of the updates; NaN where an image has nothing that this metric
     reads.
 
-    A subclass defines ``score``. ``compute`` gives (images,), float64.
+    A subclass defines ``score``. ``compute`` gives (images,), float64, and () for a single image: torchmetrics drops
+    the dimension of one element.
     """
 
     higher_is_better = True

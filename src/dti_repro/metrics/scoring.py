@@ -10,8 +10,10 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +25,14 @@ from dti_repro.devices import check_count, share_out
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_identity
 from dti_repro.results.files import read_json, sha256, write_json
-from dti_repro.results.lock import locked
+from dti_repro.results.lock import BusyError, locked
 from dti_repro.results.manifest import Manifest
 from dti_repro.results.provenance import provenance
 from dti_repro.results.scores import COLUMNS, ScoreRow, read_scores, write_scores
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
     from dti_repro.metrics.metric import ImageMetric
 
 _BATCH = 64  # images held in memory at once
@@ -59,6 +63,10 @@ class ScoreFile:
     def provenance(self) -> Path:
         return self.csv.with_suffix(".json")
 
+    @property
+    def lock(self) -> Path:
+        return self.csv.with_suffix(".lock")
+
     def inputs(self, masks: Path | None) -> str:
         """Digest of everything a metric is given (images, texts, expectations, references, masks), and of the columns,
         so that rows of other columns are computed again."""
@@ -87,7 +95,7 @@ class ScoreFile:
             return {}
         metrics = record.get("metrics")
         whole = record.get("csv_sha256") == _file_digest(self.csv) and isinstance(metrics, dict)
-        return metrics if whole else {}
+        return metrics if whole and all(map(_is_record, metrics.values())) else {}
 
 
 def generated(manifest: Path, concepts: Mapping[str, Concept]) -> ScoreFile:
@@ -130,7 +138,8 @@ def mismatched(scores: ScoreFile) -> ScoreFile:
 
 
 def real_references(concept: Concept, csv: Path) -> ScoreFile:
-    """Each reference against the others: what an image score gives the subject itself. No text is scored."""
+    """Each reference against the others: what an image score gives the subject itself. No text is scored, and nothing
+    where there is no other photo."""
     items = [
         Item(
             path=photo,
@@ -153,10 +162,11 @@ def score(
     accelerator: str = "auto",
     devices: int = 1,
 ) -> int:
-    """Compute what is missing; returns how many (file, metric) pairs that was, 0 without importing torch.
+    """Compute what is missing; returns how many (file, metric) pairs this call computed, 0 without importing torch.
 
     ``masks`` is a folder of masks of the references (see concepts.masks); with it, every reference needs one.
-    InputError for masks that cannot be used, before a metric's weights are loaded.
+    InputError for masks that cannot be used, before a metric's weights are loaded; BusyError, when all others are
+    computed, that names the files that another process is at.
     """
     check_count("devices", devices)
     if masks is not None:
@@ -168,22 +178,42 @@ def score(
         return 0
     print(f"score: {len(todo)} score files, {', '.join(needed)}", flush=True)
     chosen = {name: configs[name] for name in needed}
-    share_out(partial(_score_files, chosen, masks, accelerator), list(todo), devices, accelerator)
-    return sum(map(len, todo.values()))
+    counts = get_context("spawn").SimpleQueue()  # from each process how many it computed
+    share_out(partial(_score_files, chosen, masks, accelerator, counts), list(todo), devices, accelerator)
+    computed = 0
+    while not counts.empty():
+        computed += counts.get()
+    if left := [file for file in todo if file.missing(configs, masks)]:
+        raise BusyError(f"{computed} columns of scores are computed, {len(left)} score files are not: {_busy(left)}")
+    return computed
 
 
-def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: Sequence[ScoreFile]) -> None:
+def _busy(files: Sequence[ScoreFile]) -> str:
+    owners = [file.lock.read_text(encoding="utf-8", errors="replace").strip() for file in files]
+    return "; ".join(
+        f"{file.csv} is being computed by {owner or 'another process'}"
+        for file, owner in zip(files, owners, strict=True)
+    )
+
+
+def _score_files(
+    configs: Configs, masks: Path | None, accelerator: str, counts: SimpleQueue, files: Sequence[ScoreFile]
+) -> None:
+    """Compute what is missing of these files, without those that another process is at."""
     from dti_repro.backbones.load import device_of
     from dti_repro.metrics.metric import ImageMetric
 
     device = device_of(accelerator)
     metrics = {name: build(config, ImageMetric, f"metric {name}").to(device) for name, config in configs.items()}
     known: set[tuple[str, tuple[Path, ...]]] = set()
+    computed = 0
     for file in files:
-        with locked(file.csv.with_suffix(".lock"), f"{file.csv} is being computed"):
+        with suppress(BusyError), locked(file.lock, f"{file.csv} is being computed"):
             names = file.missing(configs, masks)  # another process may have computed some meanwhile
             if names:
                 _score_file(file, {name: metrics[name] for name in names}, configs, masks, known, device)
+            computed += len(names)
+    counts.put(computed)
 
 
 def _score_file(
@@ -228,7 +258,7 @@ def _values(items: Sequence[Item], metrics: Mapping[str, ImageMetric]) -> dict[s
         samples = [Sample(_key(item.references), item.text, dict(item.expect)) for item in batch]
         for metric in metrics.values():
             metric.update(images, samples)
-    values = {name: metric.compute().tolist() for name, metric in metrics.items()}
+    values = {name: metric.compute().flatten().tolist() for name, metric in metrics.items()}
     for metric in metrics.values():
         metric.reset()
     return values
@@ -239,6 +269,12 @@ def _references(file: ScoreFile, references: Sequence[Path], masks: Path | None)
         return [load_photo(path) for path in references]
     concept = next(item.concept for item in file.items if item.references == references)
     return [masked_photo(masks, concept, path) for path in references]
+
+
+def _is_record(value: Any) -> bool:
+    """Whether this is what `_score_file` writes about a metric."""
+    keys = ("inputs", "identity", "host", "device")
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in keys)
 
 
 def _mask_digest(item: Item, photo: Path, masks: Path | None) -> str | None:

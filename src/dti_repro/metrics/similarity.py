@@ -28,24 +28,27 @@ def sigmoid_score(images: Tensor, texts: Tensor, scale: float, bias: float) -> T
 
 
 class ReferenceSimilarity(ImageMetric):
-    """Likeness to the concept's references, which are encoded once per concept."""
+    """Likeness to the concept's references, which are encoded once per concept; NaN for a concept without any."""
 
     reads_references = True
 
     def __init__(self, encoder: ImageEncoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.references: dict[str, Tensor] = {}
+        self.references: dict[str, Tensor | None] = {}
 
     def set_references(self, concept: str, images: Sequence[Image.Image]) -> None:
-        self.references[concept] = self.encoder.images(images)
+        self.references[concept] = self.encoder.images(images) if images else None
 
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
         features = self.encoder.images(images)
-        values = features.new_empty(len(samples))
+        values = features.new_full((len(samples),), float("nan"))
         for concept in {sample.concept for sample in samples}:
+            references = self.references[concept]
+            if references is None:
+                continue
             rows = torch.tensor([i for i, sample in enumerate(samples) if sample.concept == concept])
-            values[rows] = reference_cosine(features[rows], self.references[concept])
+            values[rows] = reference_cosine(features[rows], references)
         return values
 
 

@@ -6,18 +6,22 @@ Imports no torch.
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dti_repro.devices import check_count
 from dti_repro.errors import InputError
+from dti_repro.results.files import read_yaml
 from dti_repro.results.tables import Claim
 
 BOUNDS = ("class", "description", "references")
+CLAIM = ("better", "worse", "says", "source", "metrics")
+HINTS = {"source": "say who claims or published it, such as the paper or yourself"}
 
 
 @dataclass(frozen=True)
@@ -89,110 +93,187 @@ class Experiment:
     notes: tuple[str, ...] = ()
 
 
-def parse_experiment(name: str, config: Mapping[str, Any], searched: Path) -> Experiment:
+def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
     """The experiment of a plain nested mapping. InputError that names the experiment, the row and the key.
 
     ``searched`` is the file that a search wrote; rows that say ``searched: <method>`` take their overrides
     from it. Before there was a search they are left out, with the claims about them, and a note says so.
     """
     where = f"experiment '{name}'"
-    _check_keys(config, Experiment, where)
+    _check_keys(config, [field.name for field in fields(Experiment)], where)
     missing = sorted({"title", "setup", "metrics", "image", "text", "rows"} - set(config))
     if missing:
         raise InputError(f"{where}: {', '.join(missing)} missing")
-    waiting = {e.get("name") for e in config["rows"] if "searched" in e and not searched.is_file()}
-    rows = tuple(_row(entry, where, searched) for entry in config["rows"] if entry.get("name") not in waiting)
-    claims = [c for c in config.get("claims", ()) if not {c["better"], c["worse"]} & waiting]
-    notes = tuple(config.get("notes", ()))
-    if waiting:
-        notes += (f"{len(waiting)} searched rows are left out: {searched.name} comes from experiment=search.",)
+    metrics = _metrics(config["metrics"], where)
+    entries = [_entry(entry, where) for entry in _list(config, "rows", where)]
+    if not entries:
+        raise InputError(f"{where}: rows is empty")
+    waiting = {e["name"] for e in entries if "searched" in e and not searched.is_file()}
+    rows = tuple(_row(entry, where, searched) for entry in entries if entry["name"] not in waiting)
     names = [row.name for row in rows]
     if twice := [n for n, count in Counter(names).items() if count > 1]:
         raise InputError(f"{where}: two rows are called '{twice[0]}'")
-    metrics = dict(config["metrics"])
-    for metric in (config["image"], *config["text"]):
-        if metric not in metrics:
-            raise InputError(f"{where}: metric '{metric}' of image or text is not among its metrics")
-    for baseline in config.get("baselines", ()):
-        if baseline not in names:
-            raise InputError(f"{where}: baselines names '{baseline}', which is no row")
     for row in rows:
         if row.kappa and row.kappa.of not in names[: names.index(row.name)]:
             raise InputError(f"{where}: row '{row.name}' takes kappa of '{row.kappa.of}', which is no row above it")
+    notes = _texts(config, "notes", where)
+    if waiting:
+        notes += (f"{len(waiting)} searched rows are left out: {searched.name} comes from experiment=search.",)
+    subjects = config.get("subjects")
+    if subjects is not None:
+        check_count(f"{where}: subjects", subjects)
     experiment = Experiment(
         name=name,
-        title=config["title"],
-        setup=tuple(config["setup"]),
-        train=tuple(config.get("train", ())),
-        generate=tuple(config.get("generate", ())),
-        subjects=config.get("subjects"),
+        title=_text(config, "title", where),
+        setup=_texts(config, "setup", where),
+        train=_texts(config, "train", where),
+        generate=_texts(config, "generate", where),
+        subjects=subjects,
         metrics=metrics,
-        image=config["image"],
-        text=tuple(config["text"]),
+        image=_text(config, "image", where),
+        text=_texts(config, "text", where),
         rows=rows,
-        claims=tuple(_claims(claims, names, metrics, where)),
-        baselines=tuple(config.get("baselines", ())),
-        search=bool(config.get("search", False)),
+        claims=_claims(_list(config, "claims", where), names, waiting, metrics, where),
+        baselines=_texts(config, "baselines", where),
+        search=config.get("search", False),
         training_seeds=_seeds(config.get("training_seeds", ()), where),
         notes=notes,
     )
+    if not experiment.text:
+        raise InputError(f"{where}: text is empty: name one of its metrics")
+    for metric in (experiment.image, *experiment.text):
+        if metric not in metrics:
+            raise InputError(f"{where}: metric '{metric}' of image or text is not among its metrics")
+    for baseline in experiment.baselines:
+        if baseline not in names:
+            raise InputError(f"{where}: baselines names '{baseline}', which is no row")
+    if not isinstance(experiment.search, bool):
+        raise InputError(f"{where}: search is {reprlib.repr(experiment.search)}: true or false is needed")
     if experiment.search:
         _check_budget(experiment, where)
     return experiment
 
 
-def _row(entry: Mapping[str, Any], where: str, searched: Path) -> RowSpec:
-    _check_keys(entry, RowSpec, f"{where}, row '{entry.get('name')}'")
-    name = entry.get("name")
+def _metrics(value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(word, str) for pair in value.items() for word in pair):
+        raise InputError(f"{where}: metrics is {reprlib.repr(value)}: a mapping of metrics to column titles is needed")
+    return dict(value)
+
+
+def _entry(entry: Any, where: str) -> Mapping[str, Any]:
+    """A row as it stands in the file, which has a name and no unknown keys."""
+    name = entry.get("name") if isinstance(entry, Mapping) else None
     if not isinstance(name, str):
-        raise InputError(f"{where}: every row needs a name, a string")
+        raise InputError(f"{where}: every row needs a name, a text (row: {reprlib.repr(entry)})")
+    _check_keys(entry, [field.name for field in fields(RowSpec)], f"{where}, row '{name}'")
+    return entry
+
+
+def _row(entry: Mapping[str, Any], where: str, searched: Path) -> RowSpec:
+    where = f"{where}, row '{entry['name']}'"
     bound = entry.get("bound")
     if bound is not None and bound not in BOUNDS:
-        raise InputError(f"{where}, row '{name}': bound '{bound}' is none of {', '.join(BOUNDS)}")
-    overrides = tuple(entry.get("overrides", ()))
+        raise InputError(f"{where}: bound '{bound}' is none of {', '.join(BOUNDS)}")
+    overrides = _texts(entry, "overrides", where)
     if "searched" in entry:
-        overrides += _chosen(entry["searched"], searched)
+        overrides += _chosen(_text(entry, "searched", where), searched)
     return RowSpec(
-        name=name,
-        label=entry.get("label", name),
+        name=entry["name"],
+        label=_text(entry, "label", where) if "label" in entry else entry["name"],
         overrides=overrides,
         bound=bound,
-        method=entry.get("method"),
+        method=_text(entry, "method", where) if "method" in entry else None,
         searched=entry.get("searched"),
-        kappa=RelativeKappa(**entry["kappa"]) if "kappa" in entry else None,
-        published=Published(**entry["published"]) if "published" in entry else None,
+        kappa=_kappa(entry["kappa"], f"{where}, kappa") if "kappa" in entry else None,
+        published=_published(entry["published"], f"{where}, published") if "published" in entry else None,
     )
 
 
+def _kappa(entry: Any, where: str) -> RelativeKappa:
+    _check_keys(entry, ["fraction", "of"], where)
+    return RelativeKappa(_number(entry, "fraction", where), _text(entry, "of", where))
+
+
+def _published(entry: Any, where: str) -> Published:
+    _check_keys(entry, ["image", "text", "source"], where)
+    scores = {axis: _number(entry, axis, where) for axis in ("image", "text") if entry.get(axis) is not None}
+    return Published(**scores, source=_text(entry, "source", where))
+
+
 def _chosen(method: str, searched: Path) -> tuple[str, ...]:
-    chosen = yaml.safe_load(searched.read_text())
+    chosen = read_yaml(searched)
     if method not in chosen:
         raise InputError(f"{searched} has no '{method}': the search has no row of this method")
-    return tuple(chosen[method]["overrides"])
+    where = f"{searched}, '{method}'"
+    _check_keys(chosen[method], ["row", "overrides", "criterion", "image", "text"], where)
+    return _texts(chosen[method], "overrides", where)
 
 
-def _claims(entries: Any, names: list[str], metrics: Mapping[str, str], where: str) -> list[Claim]:
-    claims = []
-    for entry in entries:
-        if unknown := [n for n in (entry["better"], entry["worse"]) if n not in names]:
-            raise InputError(f"{where}: a claim names '{unknown[0]}', which is no row")
-        if unknown := [m for m in entry["metrics"] if m not in metrics]:
-            raise InputError(f"{where}: a claim names metric '{unknown[0]}', which the experiment does not take")
-        claims += [Claim(entry["better"], entry["worse"], metric, entry["says"]) for metric in entry["metrics"]]
-    return claims
+def _claims(
+    entries: Sequence[Any], names: Sequence[str], waiting: set[str], metrics: Mapping[str, str], where: str
+) -> tuple[Claim, ...]:
+    """Without those about rows that wait for a search."""
+    claims: list[Claim] = []
+    for number, entry in enumerate(entries, start=1):
+        of = f"{where}, claim {number}"
+        _check_keys(entry, CLAIM, of)
+        better, worse, says, source = (_text(entry, key, of) for key in ("better", "worse", "says", "source"))
+        measured = _texts(entry, "metrics", of)
+        if {better, worse} & waiting:
+            continue
+        if not measured:
+            raise InputError(f"{of}: metrics is missing: name those that '{better}' should be better in")
+        if unknown := [n for n in (better, worse) if n not in names]:
+            raise InputError(f"{where}: claim {number} names '{unknown[0]}', which is no row")
+        if unknown := [m for m in measured if m not in metrics]:
+            raise InputError(f"{where}: claim {number} names metric '{unknown[0]}', which the experiment does not take")
+        claims += [Claim(better, worse, metric, says, source) for metric in measured]
+    return tuple(claims)
 
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     if not isinstance(value, list | tuple) or not all(type(seed) is int for seed in value):
-        raise InputError(f"{where}: training_seeds is {value}: a list of whole numbers is needed")
+        raise InputError(f"{where}: training_seeds is {reprlib.repr(value)}: a list of whole numbers is needed")
     if len(set(value)) < len(value):
-        raise InputError(f"{where}: training_seeds names one twice: {value}")
+        raise InputError(f"{where}: training_seeds names one twice: {reprlib.repr(value)}")
     return tuple(value)
 
 
-def _check_keys(config: Mapping[str, Any], kind: type, where: str) -> None:
-    allowed = {field.name for field in fields(kind)}
-    if unknown := sorted(set(config) - allowed):
+def _list(entry: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
+    value = entry.get(key, ())
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{where}: {key} is {reprlib.repr(value)}: a list is needed")
+    return value
+
+
+def _texts(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = _list(entry, key, where)
+    if not all(isinstance(text, str) for text in value):
+        raise InputError(f"{where}: {key} is {reprlib.repr(value)}: a list of texts is needed")
+    return tuple(value)
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str):
+        needed = HINTS.get(key, "a text is needed")
+        raise InputError(f"{where}: {key} is {'missing' if value is None else reprlib.repr(value)}: {needed}")
+    return value
+
+
+def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where}: {key} is {reprlib.repr(value)}: a number is needed")
+    return value
+
+
+def _check_keys(config: Any, allowed: Sequence[str], where: str) -> None:
+    if not isinstance(config, Mapping):
+        raise InputError(
+            f"{where} is {reprlib.repr(config)}: a mapping is needed (its keys: {', '.join(sorted(allowed))})"
+        )
+    if unknown := sorted(map(str, set(config) - set(allowed))):
         raise InputError(f"{where} has no key '{unknown[0]}' (its keys: {', '.join(sorted(allowed))})")
 
 

@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dti_repro.errors import InputError
 
 MAX_JSON = 64 << 20  # bytes; a manifest of 100,000 pictures is smaller
+MAX_YAML = 1 << 20
 
 
 @contextmanager
@@ -99,3 +102,18 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a small yaml file. InputError that names the file for anything else."""
+    try:
+        if path.stat().st_size > MAX_YAML:
+            raise InputError(f"{path} is larger than {MAX_YAML >> 20} MiB: it is no configuration")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no mapping of keys to values")
+    return content

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dti_repro.results.deviations import deviations
 from dti_repro.results.experiment import Experiment
 from dti_repro.results.files import atomic_write
 from dti_repro.results.front import save_front
 from dti_repro.results.page import Section, Sheet, write_page
-from dti_repro.results.statistics import t_interval
+from dti_repro.results.statistics import ENOUGH, t_interval
 from dti_repro.results.tables import (
     Row,
     claims_table,
@@ -25,8 +26,10 @@ from dti_repro.results.tables import (
 
 @dataclass(frozen=True)
 class Setting:
-    """What the numbers are means over."""
+    """What made the table, and what its numbers are means over."""
 
+    command: str
+    backbone: str  # the class's dotted name
     subjects: Sequence[str]
     prompts: str  # the set's name
     prompt_count: int
@@ -45,9 +48,9 @@ def write_report(
     sheets: Sequence[Sheet],
 ) -> None:
     """All files of one experiment; equal inputs give equal bytes."""
-    sections, notes = _sections(experiment, setting, rows, facts), _notes(experiment)
+    sections, notes = _sections(experiment, setting, rows, facts), _notes(experiment, setting)
     with atomic_write(folder / "table.md") as temporary:
-        temporary.write_text(_markdown(experiment.title, sections, notes))
+        temporary.write_text(_markdown(experiment.title, sections, notes), encoding="utf-8")
     write_csv(folder / "table.csv", _wide(experiment, rows, facts))
     write_csv(folder / "scores.csv", _per_subject(rows))
     write_csv(folder / "differences.csv", _differences(experiment, rows))
@@ -74,7 +77,7 @@ def _sections(experiment: Experiment, setting: Setting, rows: Sequence[Row], fac
     knobs = {knob: " ".join(value.split()) for knob, value in setting.reading.items()}
     reading = "".join(f"Prompts are read with `backbone.{knob}={value}`. " for knob, value in knobs.items())
     about = (
-        f"Made by `python -m dti_repro.benchmark experiment={experiment.name}`. {n} subjects "
+        f"Made by `{setting.command}`. {n} subjects "
         f"({', '.join(setting.subjects)}), {setting.prompt_count} prompts (`{setting.prompts}`), "
         f"{_trainings(setting.training_seeds)}{len(setting.image_seeds)} image seeds; image scores compare with "
         f"references {references}. "
@@ -83,14 +86,18 @@ def _sections(experiment: Experiment, setting: Setting, rows: Sequence[Row], fac
     sections = [Section("", about, means_table(rows, experiment.metrics, facts))]
     if experiment.claims:
         how = (
-            "holds: the paired 95% t interval lies wholly on the claimed side; does not: wholly on the other "
-            "side. Holm's correction is over the metrics of one ordering."
+            "holds: the paired 95% t interval over subjects lies wholly on the claimed side, and the sign-flip test "
+            "gives p <= .05; does not: both say the opposite; undecided: anything else; too few subjects: fewer than "
+            f"{ENOUGH}. p (Holm) is corrected over the metrics of one claim; the verdict does not use it."
         )
         verdicts = claims_table(experiment.claims, by_name, experiment.metrics)
-        sections.append(Section("The paper's orderings", how, verdicts))
+        sections.append(Section("Claims", how, verdicts))
     for baseline in experiment.baselines:
         differences = compare(rows, baseline, list(experiment.metrics))
-        how = "Over subjects; p is the exact two-sided sign-flip test's, corrected by Holm over this table."
+        how = (
+            "Over the subjects that both rows have; p is the exact two-sided sign-flip test's, corrected by Holm over "
+            "this table."
+        )
         lines = comparison_table(differences, labels, experiment.metrics)
         sections.append(Section(f"Paired differences from {labels[baseline]}", how, lines))
     return sections
@@ -101,7 +108,7 @@ def _trainings(seeds: Sequence[int]) -> str:
     return f"{len(seeds)} training seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), " if seeds else ""
 
 
-def _notes(experiment: Experiment) -> list[str]:
+def _notes(experiment: Experiment, setting: Setting) -> list[str]:
     notes = [
         "`norm` is the learned vector's, `on noise` the norm that AdamW gives a vector of this start, rate, decay and "
         "number of steps on random gradients: a norm near it says nothing about what was learned.",
@@ -111,7 +118,9 @@ def _notes(experiment: Experiment) -> list[str]:
         "image seed, all prompts.",
     ]
     sources = {row.published.source for row in experiment.rows if row.published}
-    return [*notes, *(f"Published numbers: {source}." for source in sorted(sources)), *experiment.notes]
+    published = [f"Published numbers: {source}." for source in sorted(sources)]
+    different = map(str, deviations(setting.backbone, setting.masked))
+    return [*notes, *published, *different, *experiment.notes]
 
 
 def _wide(experiment: Experiment, rows: Sequence[Row], facts: Sequence[str]) -> list[list[object]]:

@@ -32,7 +32,7 @@ COLUMNS = [field.name for field in fields(ScoreRow)]
 
 def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
     """One line per row; values are written with repr, so that reading gives the same float."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({**asdict(row), "value": repr(row.value), "masked": int(row.masked)} for row in rows)
@@ -61,6 +61,8 @@ def _row(fields: dict[str, str]) -> ScoreRow:
     """TypeError or ValueError for a row that write_scores does not write, such as one cut short."""
     if None in fields or None in fields.values():
         raise ValueError("too many or too few fields")
+    if not (fields["concept"] and fields["metric"]):
+        raise ValueError("a score is of a concept and by a metric")
     if fields["masked"] not in ("0", "1"):
         raise ValueError("masked is 0 or 1")
     typed = {"seed": int(fields["seed"]), "value": float(fields["value"]), "masked": fields["masked"] == "1"}

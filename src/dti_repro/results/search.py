@@ -91,7 +91,7 @@ def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Qual
         for method, row in best.items()
     }
     with atomic_write(path) as temporary:
-        temporary.write_text(HEADER + yaml.safe_dump(content, sort_keys=False))
+        temporary.write_text(HEADER + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return {method: row.name for method, row in best.items()}
 
 

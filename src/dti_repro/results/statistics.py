@@ -12,6 +12,8 @@ from scipy import stats
 
 _EXACT_UP_TO = 20  # subjects: 2^20 sign patterns take about a second
 _RESAMPLES = 9999
+ENOUGH = 6  # subjects a verdict needs: with 5, no pattern of signs has a p-value of 5% or less
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,17 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     return Paired(t_interval(difference), bca_interval(difference), sign_flip_p(difference))
 
 
-def verdict(difference: Interval) -> str:
-    """What the data say of the claim that the difference is positive: holds, does not hold, or undecided.
+def verdict(difference: Paired) -> str:
+    """Return what the data say of the claim that the difference is positive.
 
-    "holds" if the interval lies wholly above 0, "does not" if wholly below, else "undecided".
+    "too few subjects" for fewer than 6. "holds" if the t interval lies wholly above 0 and the sign-flip test rejects
+    a difference of 0 at 5%; "does not" if the interval lies wholly below 0 and the test rejects; else "undecided".
     """
-    if difference.low > 0:
-        return "holds"
-    return "does not" if difference.high < 0 else "undecided"
+    if difference.t.n < ENOUGH:
+        return "too few subjects"
+    if difference.p > LEVEL or difference.t.low <= 0 <= difference.t.high:
+        return "undecided"
+    return "holds" if difference.t.low > 0 else "does not"
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dti_repro.results.files import atomic_write
-from dti_repro.results.statistics import Paired, holm, paired, t_interval, verdict
+from dti_repro.results.statistics import Interval, Paired, holm, paired, t_interval, verdict
 
 SubjectMeans = Mapping[str, Mapping[str, float]]  # metric -> subject -> mean over its images
 
@@ -25,12 +25,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering: ``better`` scores higher than ``worse`` on ``metric``."""
+    """An ordering: ``better`` scores higher than ``worse`` on ``metric``. ``source`` is who says so: a paper, or the
+    author of the experiment."""
 
     better: str
     worse: str
     metric: str
     text: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -54,28 +56,23 @@ def means_table(rows: Sequence[Row], metrics: Mapping[str, str], facts: Sequence
 
 
 def compare(rows: Sequence[Row], baseline: str, metrics: Sequence[str]) -> list[Comparison]:
-    """Every other row minus ``baseline``, metric by metric, where both have the same two or more subjects."""
+    """Every other row minus ``baseline``, metric by metric, where both have two or more subjects in common."""
     by_name = {row.name: row for row in rows}
     pairs = [(row.name, metric) for row in rows if row.name != baseline for metric in metrics]
     found = [(name, metric, difference(by_name, name, baseline, metric)) for name, metric in pairs]
-    return [Comparison(name, baseline, metric, d) for name, metric, d in found if d is not None]
+    return [Comparison(name, baseline, metric, d) for name, metric, d in found if d is not None and d.t.n > 1]
 
 
 def difference(rows: Mapping[str, Row], a: str, b: str, metric: str) -> Paired | None:
-    """a - b paired by subject; None where a row, the metric, or a second subject is missing.
+    """Return a - b, paired by subject, over the subjects that both have; None where there are none.
 
-    Raises ValueError if the two rows were scored on different subjects, as a difference of means would then
-    mix them.
+    Real references have no score for a subject with a single photo.
     """
     if a not in rows or b not in rows:
         return None
     left, right = rows[a].scores.get(metric, {}), rows[b].scores.get(metric, {})
-    if not left or not right:
-        return None
-    if left.keys() != right.keys():
-        raise ValueError(f"{a} and {b} have different subjects for {metric}: {sorted(left.keys() ^ right.keys())}")
-    subjects = sorted(left)
-    return paired([left[s] for s in subjects], [right[s] for s in subjects]) if len(subjects) > 1 else None
+    subjects = sorted(left.keys() & right.keys())
+    return paired([left[s] for s in subjects], [right[s] for s in subjects]) if subjects else None
 
 
 def comparison_table(
@@ -86,14 +83,14 @@ def comparison_table(
     lines = [["row", "minus", "metric", "difference", "95% t", "95% BCa", "p (sign flip)", "p (Holm)"]]
     for c, p in zip(comparisons, adjusted, strict=True):
         t, bca = c.difference.t, c.difference.bca
-        intervals = [f"[{i.low:+.3f}, {i.high:+.3f}]" for i in (t, bca)]
         lines.append(
             [
                 labels[c.a],
                 labels[c.b],
                 titles[c.metric],
                 f"{t.mean:+.3f}",
-                *intervals,
+                _bounds(t),
+                _bounds(bca),
                 f"{c.difference.p:.4f}",
                 f"{p:.4f}",
             ]
@@ -102,27 +99,26 @@ def comparison_table(
 
 
 def claims_table(claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mapping[str, str]) -> list[list[str]]:
-    """Each ordering with its paired difference and whether it holds (see statistics.verdict), by the t interval.
+    """Return each ordering with who claims it, its paired difference and the verdict (see statistics.verdict).
 
     p-values are corrected by Holm over the metrics that one claim is measured by.
     """
     differences = [difference(rows, c.better, c.worse, c.metric) for c in claims]
-    lines = [["the paper says", "measured by", "difference", "95% t", "p (sign flip)", "p (Holm)", "verdict"]]
+    lines = [["claim", "source", "measured by", "difference", "95% t", "p (sign flip)", "p (Holm)", "verdict"]]
     for claim, d in zip(claims, differences, strict=True):
-        start = [claim.text, titles[claim.metric]]
+        start = [claim.text, claim.source, titles[claim.metric]]
         if d is None:
             lines.append([*start, "", "", "", "", "not measured"])
             continue
         family = [f.p for c, f in zip(claims, differences, strict=True) if c.text == claim.text and f is not None]
         adjusted = holm(family)[family.index(d.p)]
-        interval = f"[{d.t.low:+.3f}, {d.t.high:+.3f}]"
-        lines.append([*start, f"{d.t.mean:+.3f}", interval, f"{d.p:.4f}", f"{adjusted:.4f}", verdict(d.t)])
+        lines.append([*start, f"{d.t.mean:+.3f}", _bounds(d.t), f"{d.p:.4f}", f"{adjusted:.4f}", verdict(d)])
     return lines
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A GitHub table; the first line is its header. Cells keep their text (a bar is escaped)."""
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    """A GitHub table; the first line is its header. Bars in cells are escaped, line breaks become spaces."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * max(3, width) for width in widths]
     padded = [[cell.ljust(len(r)) for cell, r in zip(line, rule, strict=True)] for line in cells]
@@ -130,8 +126,12 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def write_csv(path: Path, lines: Sequence[Sequence[object]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def _bounds(interval: Interval) -> str:
+    return f"[{interval.low:+.3f}, {interval.high:+.3f}]" if interval.n > 1 else ""
 
 
 def _mean_cell(by_subject: Mapping[str, float]) -> str:
