@@ -3,7 +3,6 @@ library's own pipeline around them."""
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,9 +24,10 @@ from dti_repro.backbones.backbone import (
     Tokens,
     TokenVectors,
 )
-from dti_repro.backbones.checkpoint import locate, require
+from dti_repro.backbones.checkpoint import check_kind, load_weights, loading, locate, require
 from dti_repro.backbones.text_encoder import Part, TextEncoder
 from dti_repro.errors import InputError
+from dti_repro.results.files import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -78,17 +78,15 @@ class DiffusersBackbone(Backbone):
         if resolution is not None and (type(resolution) is not int or resolution < 1 or resolution % self.SIDE):
             raise InputError(f"backbone.resolution is {resolution}: a positive multiple of {self.SIDE} is needed")
         self.folder = locate(path, revision)
+        check_kind(self.folder, *(base.__name__ for base in type(self).__mro__))
         tokenizers = (part.tokenizer for part in self.ENCODERS.values())
         require(self.folder, [*self.ENCODERS, *tokenizers, self.DENOISER, "vae"])
-        load = {"local_files_only": True}
         self.text_encoders = nn.ModuleDict(
             {encoder: TextEncoder(self.folder, encoder, part, DTYPES[dtype]) for encoder, part in self.ENCODERS.items()}
         )
         vae_dtype = self.VAE_DTYPE or DTYPES[dtype]
-        self.vae = self.VAE_CLASS.from_pretrained(self.folder / "vae", torch_dtype=vae_dtype, **load)
-        self.denoiser = self.DENOISER_CLASS.from_pretrained(
-            self.folder / self.DENOISER, torch_dtype=DTYPES[dtype], **load
-        )
+        self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", torch_dtype=vae_dtype)
+        self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, torch_dtype=DTYPES[dtype])
         self.generation_scheduler = _own_scheduler(self.folder)
         self.requires_grad_(False).eval()
         if checkpointing:
@@ -252,5 +250,6 @@ def _embeds(prefix: str, conditioning: Conditioning, prompts: int) -> dict[str, 
 
 
 def _own_scheduler(folder: Path) -> diffusers.SchedulerMixin:
-    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    return scheduler_class(config["_class_name"]).from_config(config)
+    with loading(folder, "scheduler"):
+        config = read_json(folder / "scheduler" / "scheduler_config.json", "copy the checkpoint again")
+        return scheduler_class(config["_class_name"]).from_config(config)

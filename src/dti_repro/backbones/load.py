@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import diffusers
 import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
@@ -37,4 +38,6 @@ def device_of(accelerator: str) -> str:
 @lru_cache(maxsize=1)
 def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
     transformers.utils.logging.disable_progress_bar()
+    for library in (transformers, diffusers):  # weights that do not fit are one line of ours
+        library.utils.logging.set_verbosity_error()
     return build(dict(settings), Backbone, "backbone").to(device)

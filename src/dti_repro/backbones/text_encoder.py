@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from dti_repro.backbones.checkpoint import initializer_ids
+from dti_repro.backbones.checkpoint import initializer_ids, load_weights, loading
 from dti_repro.backbones.injection import InjectedEmbedding
 from dti_repro.backbones.tokens import PlaceholderTokenizer
 from dti_repro.errors import InputError
@@ -32,9 +32,10 @@ class TextEncoder(nn.Module):
 
     def __init__(self, folder: Path, encoder: str, part: Part, dtype: torch.dtype) -> None:
         super().__init__()
-        tokenizer = AutoTokenizer.from_pretrained(folder / part.tokenizer, local_files_only=True)
+        with loading(folder, part.tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(folder / part.tokenizer, local_files_only=True)
         self.tokenizer = PlaceholderTokenizer(tokenizer, part.length, part.spaced)
-        self.model = part.architecture.from_pretrained(folder / encoder, dtype=dtype, local_files_only=True)
+        self.model = load_weights(part.architecture, folder, encoder, dtype=dtype)
         self.embedding = InjectedEmbedding(self.model.get_input_embeddings(), self.tokenizer.vocabulary, part.scaled)
         self.model.set_input_embeddings(self.embedding)
 

@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dti_repro.errors import InputError
 
 MAX_JSON = 64 << 20  # bytes; a manifest of 100,000 pictures is smaller
+MAX_YAML = 1 << 20  # bytes; an index of 10,000 concepts is smaller
 
 
 @contextmanager
@@ -70,6 +73,33 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
         raise InputError(f"{path} is damaged: {advice}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: {advice}")
+    return content
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """A few lines of aliases can stand for billions of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not taken: write the values out")
+        return super().compose_node(parent, index)
+
+
+def read_flat_yaml(path: Path) -> dict[Any, Any]:
+    """Return the mapping in a small yaml file without aliases; an empty file is an empty one. InputError that names
+    the file for anything else."""
+    try:
+        if path.stat().st_size > MAX_YAML:
+            raise InputError(f"{path} is larger than {MAX_YAML >> 20} MiB: it is not read")
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _WithoutAliases)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no yaml ({' '.join(str(error).split())})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no mapping: lines such as `key: value` are needed")
     return content
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from dti_repro.concepts.fetching import fetch
-from dti_repro.concepts.photos import check_photos, list_photos, load_photo
+from dti_repro.concepts.photos import FORMATS, check_photos, list_photos, load_photo
 from dti_repro.concepts.sources.source import Fetched, Source
 from dti_repro.errors import InputError
 from dti_repro.results.run import check_name
@@ -54,7 +54,7 @@ def _fetch_picture(session: requests.Session, url: str, folder: Path) -> None:
     """The suffix is known only when the picture is there."""
     unnamed = folder / ".picture"
     fetch(session, url, unnamed, _check_picture, resume=False)
-    with Image.open(unnamed) as image:
+    with Image.open(unnamed, formats=FORMATS) as image:
         suffix = SUFFIXES[image.format]
     unnamed.replace(folder / f"00{suffix}")
 
@@ -64,6 +64,6 @@ def _check_picture(path: Path) -> None:
         load_photo(path)
     except InputError as error:
         raise InputError("what came is no picture that can be read") from error
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         if image.format not in SUFFIXES:
             raise InputError(f"what came is {image.format}, not one of {', '.join(SUFFIXES)}")
