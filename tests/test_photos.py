@@ -134,7 +134,7 @@ def own_collection(folder: Path) -> ConceptSet:
     [
         ("a: &x {class: dog}\nb: *x\n", "aliases"),
         ("a: {", "is no yaml"),
-        ("[" * 1200, "is no yaml"),
+        ("[" * 400, "is no yaml"),
         ("- a\n", "is no mapping"),
         ("a: 5\n", "'a' needs"),
         ("a: {class: [x], initializer: [x], split: table, images: [a.png]}\n", "a"),

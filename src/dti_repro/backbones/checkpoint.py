@@ -223,6 +223,10 @@ def vocabulary(folder: Path, encoder: str) -> Tensor:
 def encoder_dims(folder: Path) -> dict[str, int]:
     """Text encoder -> its width."""
     encoders = sorted(part for part in parts(folder) if part.startswith("text_encoder"))
+    if not encoders:
+        raise InputError(
+            f"backbone.path {folder}: its model_index.json names no text encoder: copy the checkpoint again"
+        )
     dims = {}
     for part in encoders:
         config = read_json(path := folder / part / "config.json", "copy the checkpoint again")
