@@ -12,13 +12,12 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 
 from dti_repro.backbones.checkpoint import check_words, commit, encoder_dims, fingerprint, locate
 from dti_repro.backbones.load import load_backbone
 from dti_repro.errors import InputError
-from tests.tiny import build_tiny_sdxl
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -141,17 +140,17 @@ def test_odd_json_is_one_line(file: str, content: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def settings(path: Path, kind: str = "StableDiffusion") -> dict[str, object]:
-    module = {"StableDiffusion": "stable_diffusion", "StableDiffusionXL": "stable_diffusion_xl"}[kind]
-    return {"_target_": f"dti_repro.backbones.{module}.{kind}", "name": "x", "path": str(path), "resolution": None}
+def settings(path: Path) -> DictConfig:
+    kind = "dti_repro.backbones.stable_diffusion.StableDiffusion"
+    return OmegaConf.create({"_target_": kind, "name": "x", "path": str(path), "resolution": None})
 
 
 def test_another_kind_of_checkpoint_says_which_backbone_to_choose(checkpoint: Path, tmp_path: Path) -> None:
-    sdxl = build_tiny_sdxl(tmp_path / "sdxl")
-    with pytest.raises(InputError, match=r"sdxl is a StableDiffusionXLPipeline: choose backbone=sdxl$"):
-        load_backbone(OmegaConf.create(settings(sdxl)), "cpu")
-    with pytest.raises(InputError, match=r"is a StableDiffusionPipeline: choose backbone=sd15 or sd21_base or"):
-        load_backbone(OmegaConf.create(settings(checkpoint, "StableDiffusionXL")), "cpu")
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionXLPipeline"}))
+    with pytest.raises(InputError, match=r"copy is a StableDiffusionXLPipeline: choose backbone=sdxl$"):
+        load_backbone(settings(copy), "cpu")
 
 
 def lacking(folder: Path) -> None:
@@ -186,7 +185,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     spoil(copy)
     with pytest.raises(InputError, match=words) as error:
-        load_backbone(OmegaConf.create(settings(copy)), "cpu")
+        load_backbone(settings(copy), "cpu")
     assert "\n" not in str(error.value)
     assert str(copy) in str(error.value)
 
