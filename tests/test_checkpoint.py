@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
 
-from dti_repro.backbones.checkpoint import commit, fingerprint, locate
+from dti_repro.backbones.checkpoint import check_words, commit, encoder_dims, fingerprint, locate
+from dti_repro.backbones.load import load_backbone
 from dti_repro.errors import InputError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -90,3 +96,104 @@ def test_variants_that_are_never_read_do_not_change_the_fingerprint(tmp_path: Pa
     assert fingerprint(tmp_path) == before
     (tmp_path / "unet" / "model.safetensors").write_bytes(b"other")
     assert fingerprint(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("pytorch_model.bin", r"unet/pytorch_model\.bin is a pickle, which is never loaded"),
+        ("other.safetensors", "no weights in unet"),
+        ("model.safetensors.index.json", "no weights in unet"),
+    ],
+)
+def test_weights_beside_which_a_file_of_another_name_lies_are_still_missing(
+    file: str, words: str, tmp_path: Path
+) -> None:
+    """The libraries would take the .bin file, which the fingerprint does not cover."""
+    fill(tmp_path)
+    (tmp_path / "unet" / "model.safetensors").rename(tmp_path / "unet" / "dummy.safetensors")
+    content = json.dumps({"weight_map": {"a": "../vae/model.safetensors"}}) if file.endswith("json") else "x"
+    (tmp_path / "unet" / file).write_text(content)
+    with pytest.raises(InputError, match=words):
+        locate(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model_index.json", "[]"),
+        ("model_index.json", "{"),
+        ("model_index.json", "\ufeff"),
+        ("model_index.json", '{"unet": ["diffusers", "UNet2DConditionModel"]}'),
+        ("text_encoder/config.json", "[]"),
+        ("text_encoder/config.json", '{"hidden_size": "wide"}'),
+        ("text_encoder/config.json", '{"hidden_size": null}'),
+    ],
+)
+def test_odd_json_is_one_line(file: str, content: str, tmp_path: Path) -> None:
+    fill(tmp_path)
+    (tmp_path / "text_encoder" / "config.json").write_text('{"hidden_size": 8}')
+    assert encoder_dims(tmp_path) == {"text_encoder": 8}
+    (tmp_path / file).write_text(content)
+    with pytest.raises(InputError, match=r"json") as error:
+        encoder_dims(locate(str(tmp_path))) or pytest.fail("no encoder")
+    assert "\n" not in str(error.value)
+
+
+def settings(path: Path) -> DictConfig:
+    kind = "dti_repro.backbones.stable_diffusion.StableDiffusion"
+    return OmegaConf.create({"_target_": kind, "name": "x", "path": str(path), "resolution": None})
+
+
+def test_another_kind_of_checkpoint_says_which_backbone_to_choose(checkpoint: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionXLPipeline"}))
+    with pytest.raises(InputError, match=r"copy is a StableDiffusionXLPipeline: choose backbone=sdxl$"):
+        load_backbone(settings(copy), "cpu")
+
+
+def lacking(folder: Path) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights.pop("conv_out.bias")
+    save_file(weights, file)
+
+
+def of_another_width(folder: Path) -> None:
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "cross_attention_dim": 64}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lacking, "unet lacks 1 weights of a UNet2DConditionModel, such as conv_out.bias"),
+        (of_another_width, "unet cannot be loaded"),
+        (lambda folder: (folder / "unet" / "config.json").write_text("null"), "unet cannot be loaded"),
+        (lambda folder: (folder / "text_encoder" / "config.json").write_text("[]"), "text_encoder cannot be loaded"),
+        (lambda folder: (folder / "text_encoder" / "model.safetensors").write_bytes(b"x"), "text_encoder cannot be"),
+        (lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text("[]"), "tokenizer cannot be loaded"),
+        (lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("{}"), "scheduler cannot be"),
+        (lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "scheduler_config.json does not"),
+    ],
+    ids=["lacking", "width", "unet json", "encoder json", "weights", "tokenizer", "scheduler", "no scheduler"],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_line(
+    spoil: Callable[[Path], object], words: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    spoil(copy)
+    with pytest.raises(InputError, match=words) as error:
+        load_backbone(settings(copy), "cpu")
+    assert "\n" not in str(error.value)
+    assert str(copy) in str(error.value)
+
+
+def test_a_vocabulary_of_eight_bits_is_looked_up(checkpoint: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    file = copy / "text_encoder" / "model.safetensors"
+    save_file({key: rows.to(torch.float8_e4m3fn) for key, rows in load_file(file).items()}, file)
+    check_words(copy, "cat", "<rex>")
+    with pytest.raises(InputError, match="'qqq' is unknown"):
+        check_words(copy, "qqq", "<rex>")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.app import entry
-from dti_repro.backbones.checkpoint import check_words, encoder_dims, fingerprint, locate
+from dti_repro.backbones.checkpoint import check_kind, check_words, encoder_dims, fingerprint, locate
 from dti_repro.concepts.concept import Concept
 from dti_repro.errors import InputError
 from dti_repro.results.files import atomic_write, sha256, write_json
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 def adopt(cfg: DictConfig) -> ConceptFolder:
     """Write the concept's folder below <runs>/<backbone>/adopted/. InputError for what does not fit the backbone."""
-    files = [Path(file) for file in ([cfg.files] if isinstance(cfg.files, str) else cfg.files)]
-    if not files:
-        raise InputError("files is empty: name one file, or one for each text encoder")
+    listed = cfg.files if OmegaConf.is_list(cfg.files) else [cfg.files]
+    if not listed or not all(isinstance(file, str) for file in listed):
+        raise InputError(f"files is {cfg.files}: name one file, or a list with one for each text encoder")
+    files = [Path(file) for file in listed]
     for file in files:
         check_readable(file)
     name = check_name(str(cfg.name or files[0].name.split(".")[0]), "name")
@@ -38,6 +39,7 @@ def adopt(cfg: DictConfig) -> ConceptFolder:
 
     magnitude = None if cfg.magnitude is None else check_magnitude(cfg.magnitude)
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
+    check_kind(checkpoint, cfg.backbone._target_.rpartition(".")[2])
     check_words(checkpoint, concept.initializer, concept.placeholder)
     vectors = read_foreign(files, encoder_dims(checkpoint))
     if magnitude is not None:
@@ -48,7 +50,7 @@ def adopt(cfg: DictConfig) -> ConceptFolder:
         "backbone": {"name": cfg.backbone.name, "weights": fingerprint(checkpoint)},
     }
     backbone = check_name(str(cfg.backbone.name), "backbone.name")
-    run = RunFolder(Path(cfg.runs), backbone, "adopted", config_hash(hashed), 0)
+    run = RunFolder(Path(str(cfg.runs)), backbone, "adopted", config_hash(hashed), 0)
     _write(run, concept, vectors, hashed, files)
     return run.concept(name)
 
@@ -60,7 +62,8 @@ def _rescaled(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: s
     from dti_repro.backbones.checkpoint import vocabulary
     from dti_repro.methods.magnitude import magnitude_for
 
-    return normalize(rows, dim=-1) * magnitude_for(magnitude, EncoderSpec.of(vocabulary(checkpoint, encoder)))
+    norm = magnitude_for(magnitude, EncoderSpec.of(vocabulary(checkpoint, encoder)))
+    return normalize(rows.double(), dim=-1) * norm  # the norm of float32 numbers may be larger than any of them
 
 
 def _write(

@@ -20,6 +20,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -195,13 +196,25 @@ def secret_in(node: Any, at: str = "") -> str | None:
 
 
 def quote_paths(argument: str) -> str:
-    """`run=runs/x/seed=42` as Hydra takes it, which allows a second `=` only in quotes; run folders have one, and so
-    have lists of overrides, `train=[trainer.steps=4,seed=0]`. Each value of a sweep or list by itself; what is quoted
-    already stays."""
+    """Return an override that Hydra cannot read with quotes around its value: run folders have a second `=`, and
+    folders of photos spaces, parentheses, other letters or `~`, which becomes the home folder. Each value of a sweep
+    or list is judged by itself; quotes that are there stay."""
     key, _, value = argument.partition("=")
-    if "=" in value and re.fullmatch(r"\[[^'\"]+\]", value):
-        items = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", value[1:-1])
-        return f"{key}=[" + ",".join(f'"{item}"' if "=" in item else item for item in items) + "]"
-    if "=" not in value or not re.fullmatch(r"[\w./+=,:~ -]+", value):
+    if not value or argument.startswith("-") or '"' in value or value.startswith(("'", "{")) or _is_readable(argument):
         return argument
-    return f"{key}=" + ",".join(f'"{part}"' for part in value.split(","))
+    if re.fullmatch(r"\[[^']+\]", value):
+        items = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", value[1:-1])
+        return f"{key}=[{','.join(map(_quoted, items))}]"
+    return f"{key}={','.join(map(_quoted, value.split(',')))}"
+
+
+def _quoted(item: str) -> str:
+    return item if _is_readable(f"x={item}") else f'"{os.path.expanduser(item.strip())}"'
+
+
+def _is_readable(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True

@@ -1,13 +1,18 @@
 """The errors whose message is meant for the person at the command line, not for a programmer."""
 
 
+def one_line(text: str) -> str:
+    """Return the text without the characters that would begin a new line or steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 class InputError(ValueError):
     """Something the user gave cannot be used. The message is one line that names the file or key and what to
     do."""
 
     def __init__(self, message: str) -> None:
         """What the message quotes may come from a file: whatever is in it, it stays one line and steers no terminal."""
-        super().__init__("".join(c if c.isprintable() else " " for c in message))
+        super().__init__(one_line(message))
 
 
 class ProcessDiedError(RuntimeError):

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from dti_repro.adapters.folder import adapter_of
 from dti_repro.app import entry
+from dti_repro.concepts.photos import load_photo
 from dti_repro.drawing import draw
 from dti_repro.errors import InputError
 from dti_repro.generate import check_path, image_seeds, learned_subject
@@ -145,7 +145,7 @@ def _grid(galleries: Sequence[Gallery], ends: Sequence[End], mode: str) -> Grid:
     share[0], share[-1] = (end.subject.name for end in ends)
     rows = {}
     for i, image in enumerate(galleries[0].manifest.images):
-        pictures = [Image.open(g.folder / g.manifest.images[i].file) for g in galleries]
+        pictures = [load_photo(g.folder / g.manifest.images[i].file) for g in galleries]
         rows[f"{image.template}, seed {image.seed}"] = pictures
     return Grid(share, rows, title=f"{mode}: {ends[0].subject.name} to {ends[1].subject.name}")
 

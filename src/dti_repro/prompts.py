@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import MISSING
 
 from dti_repro.errors import InputError
-from dti_repro.results.files import read_regular
+from dti_repro.results.files import WithoutAliases, read_regular
 
 # Not conf/prompts: Hydra would take `prompts=` for the choice of a config group, and refuse lists and files.
 SETS = Path(__file__).parent / "conf" / "prompt_sets"
@@ -62,13 +61,8 @@ class PromptSet:
         return PromptSet(self.name, self.live if live and self.live else self.prompts)
 
 
-class _Strings(yaml.BaseLoader):
-    """Every value as the text that it is, and no aliases: a few lines of them can stand for billions of prompts."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not taken: write the prompts out")
-        return super().compose_node(parent, index)
+class _Strings(WithoutAliases, yaml.BaseLoader):
+    """Read every value as the text that it is."""
 
 
 def load_prompts(value: object) -> PromptSet:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from dti_repro.concepts.concept import Concept
 from dti_repro.concepts.photos import load_photo
 from dti_repro.generation import Gallery
@@ -23,7 +21,7 @@ def comparison(concept: Concept, states: Sequence[RowState]) -> Grid:
     shown = [image for image in images if image.seed == images[0].seed]
     return Grid(
         [image.template.replace("{}", concept.placeholder) for image in shown],
-        {label: [Image.open(gallery.folder / image.file) for image in shown] for label, gallery in drawn.items()},
+        {label: [load_photo(gallery.folder / image.file) for image in shown] for label, gallery in drawn.items()},
         [load_photo(photo) for photo in concept.images],
         f"{concept.placeholder}, from its references; the word started as '{concept.initializer}'",
     )

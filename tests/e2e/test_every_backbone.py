@@ -175,7 +175,7 @@ def test_what_was_trained_here_draws_the_same_picture_in_diffusers(
     checkpoint = own[1].partition("=")[2]
     monkeypatch.chdir(text.parent)
     scope: dict[str, Any] = {}
-    exec(text.read_text().replace(f'"{path}"', repr(checkpoint)), scope)
+    exec(text.read_text().replace(repr(path), repr(checkpoint)), scope)
     pipeline = scope["pipeline"]
     pipeline.set_progress_bar_config(disable=True)
     defaults = compose("train", f"backbone={name}").backbone.generation

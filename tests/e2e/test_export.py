@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image, ImageChops
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from dti_repro.adopt import adopt
 from dti_repro.app import CONF, quote_paths
@@ -20,7 +20,7 @@ from dti_repro.backbones.backbone import EncoderSpec
 from dti_repro.errors import InputError
 from dti_repro.export import export
 from dti_repro.generate import generate
-from dti_repro.results.embedding import load_embeddings, save_embeddings
+from dti_repro.results.embedding import load_embeddings, save_embedding, save_embeddings
 from dti_repro.results.run import RunFolder, embedding_files
 from dti_repro.train import train
 from tests.e2e.trained import CLASS, trained_run, vectors
@@ -60,9 +60,9 @@ def follow(text: Path, model: str, checkpoint: Path, monkeypatch: pytest.MonkeyP
     """Run the Python of the text beside an export as it stands, on our checkpoint; its pipeline."""
     monkeypatch.chdir(text.parent)
     code = text.read_text()
-    assert f'"{model}"' in code
+    assert repr(model) in code
     scope: dict[str, Any] = {}
-    exec(code.replace(f'"{model}"', repr(str(checkpoint))), scope)
+    exec(code.replace(repr(model), repr(str(checkpoint))), scope)
     return scope["pipeline"]
 
 
@@ -93,7 +93,7 @@ def test_the_calls_in_the_text_load_both_encoders_vectors(
     with safe_open(files[0], "pt") as opened:
         header = opened.metadata()
     assert (header["method"], header["base_model"]) == ("dti", "sdxl")
-    assert header["trigger_word"] == {"diffusers": "<rex>", "a1111": "rex", "comfyui": "embedding:rex"}[target]
+    assert header["trigger_word"] == {"diffusers": "<rex>", "a1111": "rex-dti", "comfyui": "embedding:rex"}[target]
     assert f"{BOTH['text_encoder'][0].norm():.4f}" in header["norms"]
     pipeline = follow(text, "stabilityai/stable-diffusion-xl-base-1.0", sdxl, monkeypatch)
     assert torch.equal(loaded(pipeline.text_encoder, pipeline.tokenizer), BOTH["text_encoder"])
@@ -106,7 +106,7 @@ def test_what_was_exported_can_be_adopted(target: str, two: Path, sdxl: Path, tm
     listed = "[" + ",".join(f'"{file}"' for file in reversed(files)) + "]"
     ask = [f"files={listed}", "initializer=cat", f"runs={tmp_path / 'runs'}", "backbone=sdxl", f"backbone.path={sdxl}"]
     folder = adopt(config("adopt", *ask))
-    assert folder.name == "rex"
+    assert folder.name == ("rex-dti" if target == "a1111" else "rex")
     learned = load_embeddings(folder.embedding)
     assert learned.keys() == BOTH.keys()
     assert all(torch.equal(rows, BOTH[name]) for name, rows in learned.items())
@@ -149,6 +149,21 @@ def test_what_cannot_be_adopted_is_one_line(checkpoint: Path, tmp_path: Path) ->
     renamed.write_bytes(pickled.read_bytes())
     assert "not a safetensors file" in attempt(renamed)
     assert "768 wide, this backbone takes 32" in attempt(wide)
+    for words, rows in {
+        "empty (0 bytes)": None,
+        "is torch.float8_e4m3fn: float32, float16 or bfloat16 is needed": vectors(0).to(torch.float8_e4m3fn),
+        "not finite in float32": vectors(0).double() * 1e300,
+    }.items():
+        other = tmp_path / "other.safetensors"
+        other.write_bytes(b"" if rows is None else save({"x": rows}))
+        assert words in attempt(other)
+        assert str(other) in attempt(other)
+    assert "files is 5" in attempt(good, "files=5")
+    assert "files is [5]" in attempt(good, "files=[5]")
+    assert "files is []" in attempt(good, "files=[]")
+    assert "is a StableDiffusionPipeline: choose backbone=sd15 or" in attempt(
+        good, "backbone._target_=dti_repro.backbones.stable_diffusion_xl.StableDiffusionXL"
+    )
     assert "keys x, y, z" in attempt(three)
     assert "does not exist" in attempt(tmp_path / "nowhere.safetensors")
     assert "initializer 'qqq'" in attempt(good, "initializer=qqq")
@@ -180,7 +195,76 @@ def test_an_adapter_goes_with_its_word_and_draws_the_same_picture_there(
         assert max(high for _, high in ImageChops.difference(ours, theirs).getextrema()) <= 1
 
 
+def test_every_format_and_run_has_a_folder_of_its_own(one: Path, tmp_path: Path) -> None:
+    """What the first export wrote is as it was after the others."""
+    other = trained_run(tmp_path / "runs", {"rex": vectors(1, 2)}, seed=43)
+    out = f"out={tmp_path / 'out'}"
+    first = export(config("export", f"run={one}", "to=diffusers", out))
+    before = [path.read_bytes() for path in first]
+    written = [export(config("export", f"run={run}", f"to={to}", out)) for run in (one, other) for to in TARGETS]
+    files = [path for paths in written for path in paths]
+    assert len(set(files)) == 12
+    assert written[0] == first
+    assert first[0] == tmp_path / "out/stable_diffusion-ti-0123456789-seed_42/diffusers/rex.safetensors"
+    assert [path.read_bytes() for path in first] == before
+    both = export(config("export", f"run={one.parent}", "to=comfyui", out))
+    assert len(both) == 4
+
+
+def test_a_trigger_of_a1111_is_no_ordinary_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained_run(tmp_path / "runs", {"dog": vectors(0)})
+    file, text = export(config("export", f"run={run}", "to=a1111", f"out={tmp_path / 'out'}"))
+    assert file.name == "dog-ti.safetensors"
+    assert "write dog-ti in the prompt" in text.read_text()
+    assert "write dog-ti in the prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "header", "words"),
+    [
+        ("<rex>", {"initializer": "cat\nimport os"}, r"its initializer 'cat\\nimport os' is no plain word"),
+        ("<rex>", {"method": 'ti"); import os #'}, "its method"),
+        ('<rex>"); import os #', {}, "its key"),
+        ("dog", {}, "its key 'dog'"),
+    ],
+    ids=["initializer", "method", "key", "ordinary word"],
+)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_header_that_is_no_plain_word_is_not_written_into_a_text_that_is_run(
+    key: str, header: dict[str, str], words: str, target: str, one: Path, tmp_path: Path
+) -> None:
+    save_embedding(one / "rex" / "embedding.safetensors", key, vectors(0), header)
+    with pytest.raises(InputError, match=words) as error:
+        export(config("export", f"run={one}", f"to={target}", f"out={tmp_path / 'out'}"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_model_that_is_not_known_is_unknown(one: Path, tmp_path: Path) -> None:
+    for model in ("../templates/object", '"); import os #', "sd16"):
+        save_embedding(one / "rex" / "embedding.safetensors", "<rex>", vectors(0), {"base_model": model})
+        *_, text = export(config("export", f"run={one}", "to=diffusers", f"out={tmp_path / 'out'}"))
+        assert "from_pretrained('path/to/unknown')" in text.read_text()
+
+
+@pytest.mark.parametrize("pool", ["as_diffusers", "eos"])
+def test_where_a_program_pools_at_another_place_it_is_said(
+    pool: str, two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (two.parent / "config.yaml").write_text(f"backbone: {{name: sdxl, pool: {pool}}}")
+    for target in TARGETS:
+        *_, text = export(config("export", f"run={two}", f"to={target}", f"out={tmp_path / 'out'}"))
+        advice = f"Train with backbone.pool={'as_diffusers' if target == 'diffusers' else 'eos'} for it"
+        differs = (target == "diffusers") != (pool == "as_diffusers")
+        assert (advice in text.read_text()) == differs
+        assert (advice in capsys.readouterr().err) == differs
+
+
 def test_bad_exports_are_one_line(one: Path) -> None:
+    with pytest.raises(InputError, match=r"to=\['a1111'\]: diffusers"):
+        export(config("export", f"run={one}", "to=[a1111]"))
+    with pytest.raises(InputError, match="does not exist"):
+        export(config("export", "run=[a,b]", "to=a1111"))
     with pytest.raises(InputError, match="to=invokeai: diffusers, a1111, comfyui are known"):
         export(config("export", f"run={one}", "to=invokeai"))
     with pytest.raises(InputError, match="does not exist"):

@@ -121,7 +121,7 @@ def test_photos_that_are_not_there_say_where_they_come_from(tmp_path: Path) -> N
         ("rex: dog", "'rex' needs a line"),
         ("7: {class: dog}", "'7' needs a line"),
         ("rex: {class: 7}", "rex.class is 7, words"),
-        ("[rex]", "has no concepts"),
+        ("[rex]", "is no mapping"),
         ("", "has no concepts"),
         ("rex: {", "is no yaml"),
         ("../rex: {class: dog}", "cannot be a file name"),

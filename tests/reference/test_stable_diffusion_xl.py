@@ -183,7 +183,7 @@ def test_a_run_of_which_one_encoders_file_is_missing_is_not_done(
 def test_what_is_no_sdxl_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     from tests.tiny import build_tiny_sd
 
-    with pytest.raises(InputError, match="text_encoder_2"):
+    with pytest.raises(InputError, match="is a StableDiffusionPipeline: choose backbone=sd15 or "):
         StableDiffusionXL("sdxl", str(build_tiny_sd(tmp_path)), None)
     with pytest.raises(InputError, match=r"backbone\.pool 'first'"):
         StableDiffusionXL("sdxl", str(checkpoint), None, pool="first")

@@ -25,7 +25,7 @@ from dti_repro.backbones.backbone import (
     Tokens,
     TokenVectors,
 )
-from dti_repro.backbones.checkpoint import locate, require
+from dti_repro.backbones.checkpoint import check_kind, load_weights, locate, require
 from dti_repro.backbones.samplers import check_steps, make_sampler, own_scheduler, scheduler_class
 from dti_repro.backbones.text_encoder import Part, TextEncoder
 from dti_repro.errors import InputError
@@ -79,17 +79,15 @@ class DiffusersBackbone(Backbone):
         if resolution is not None and (type(resolution) is not int or resolution < 1 or resolution % self.SIDE):
             raise InputError(f"backbone.resolution is {resolution}: a positive multiple of {self.SIDE} is needed")
         self.folder = locate(path, revision)
+        check_kind(self.folder, *(base.__name__ for base in type(self).__mro__))
         tokenizers = (part.tokenizer for part in self.ENCODERS.values())
         require(self.folder, [*self.ENCODERS, *tokenizers, self.DENOISER, "vae"])
-        load = {"local_files_only": True}
         self.text_encoders = nn.ModuleDict(
             {encoder: TextEncoder(self.folder, encoder, part, DTYPES[dtype]) for encoder, part in self.ENCODERS.items()}
         )
         vae_dtype = self.VAE_DTYPE or DTYPES[dtype]
-        self.vae = self.VAE_CLASS.from_pretrained(self.folder / "vae", torch_dtype=vae_dtype, **load)
-        self.denoiser = self.DENOISER_CLASS.from_pretrained(
-            self.folder / self.DENOISER, torch_dtype=DTYPES[dtype], **load
-        )
+        self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", torch_dtype=vae_dtype)
+        self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, torch_dtype=DTYPES[dtype])
         self.generation_scheduler = own_scheduler(self.folder)
         self.requires_grad_(False).eval()
         if checkpointing:

@@ -21,12 +21,14 @@ def is_hub_id(path: str) -> bool:
 def cached(repository: str, revision: str) -> Path | None:
     """The folder of a snapshot in the cache, perhaps not whole, without asking the Hub; HF_HOME is respected."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repository, revision=revision, local_files_only=True, **PATTERNS))
     except LocalEntryNotFoundError:
         return None
+    except HFValidationError as error:
+        raise InputError(f"backbone.path {repository} is no folder here, and no id on the Hugging Face Hub") from error
 
 
 def download(repository: str, revision: str) -> Path:

@@ -42,4 +42,6 @@ def device_of(accelerator: str) -> str:
 def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
     transformers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
+    for library in (transformers, diffusers):  # weights that do not fit are one line of ours
+        library.utils.logging.set_verbosity_error()
     return build(dict(settings), Backbone, "backbone").to(device)

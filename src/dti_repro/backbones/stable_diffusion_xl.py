@@ -3,7 +3,6 @@ conditioning."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from dti_repro.backbones.backbone import Conditioning, Tokens, TokenVectors
+from dti_repro.backbones.checkpoint import model_index
 from dti_repro.backbones.diffusers_backbone import FrozenSettings
 from dti_repro.backbones.latent_diffusion import LatentDiffusion
 from dti_repro.backbones.text_encoder import Part
@@ -53,8 +53,7 @@ class StableDiffusionXL(LatentDiffusion):
         second = self.text_encoders[CLIP_G]
         if pool == "eos":
             second.model.text_model.eos_token_id = second.tokenizer.tokenizer.eos_token_id
-        index = json.loads((self.folder / "model_index.json").read_text())
-        self._zero_when_empty = index.get("force_zeros_for_empty_prompt", True)
+        self._zero_when_empty = model_index(self.folder).get("force_zeros_for_empty_prompt", True)
 
     def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
         outputs = self._outputs(tokens, vectors, output_hidden_states=True)

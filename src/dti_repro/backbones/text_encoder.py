@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from dti_repro.backbones.checkpoint import initializer_ids
+from dti_repro.backbones.checkpoint import initializer_ids, load_weights, loading
 from dti_repro.backbones.injection import InjectedEmbedding
 from dti_repro.backbones.tokens import PlaceholderTokenizer
 from dti_repro.errors import InputError
@@ -28,7 +28,8 @@ class Part(NamedTuple):
 
     def load_tokenizer(self, folder: Path) -> PlaceholderTokenizer:
         """From the checkpoint's folder."""
-        tokenizer = AutoTokenizer.from_pretrained(folder / self.tokenizer, local_files_only=True)
+        with loading(folder, self.tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(folder / self.tokenizer, local_files_only=True)
         return PlaceholderTokenizer(tokenizer, self.length, self.spaced)
 
 
@@ -38,7 +39,7 @@ class TextEncoder(nn.Module):
     def __init__(self, folder: Path, encoder: str, part: Part, dtype: torch.dtype) -> None:
         super().__init__()
         self.tokenizer = part.load_tokenizer(folder)
-        self.model = part.architecture.from_pretrained(folder / encoder, dtype=dtype, local_files_only=True)
+        self.model = load_weights(part.architecture, folder, encoder, dtype=dtype)
         self.embedding = InjectedEmbedding(self.model.get_input_embeddings(), self.tokenizer.vocabulary, part.scaled)
         self.model.set_input_embeddings(self.embedding)
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dti_repro.concepts.concept import Concept, ConceptSet, check_chosen, choose
 from dti_repro.concepts.photos import list_photos
 from dti_repro.errors import InputError
+from dti_repro.results.files import read_yaml
 from dti_repro.results.run import check_name
 
 PUBLISHED = Path(__file__).parent / "sets"
@@ -80,11 +79,8 @@ def _read_index(index: str) -> tuple[Path, Mapping[str, Mapping[str, Any]]]:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.yaml")))
         raise InputError(f"concepts.index {index} does not exist (a yaml file, or one of {known})")
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"concepts.index {path} is no yaml ({str(error).splitlines()[0]})") from error
-    if not isinstance(entries, dict) or not entries:
+    entries = read_yaml(path)
+    if not entries:
         raise InputError(f"concepts.index {path} has no concepts: lines such as `rex: {{class: dog}}` are needed")
     for name, entry in entries.items():
         _check_entry(name, entry, path)
@@ -98,4 +94,4 @@ def _check_entry(name: Any, entry: Any, path: Path) -> None:
     for key, value in entry.items():
         if not isinstance(value, bool if key == "live" else str):
             kind = "true or false" if key == "live" else "words"
-            raise InputError(f"concepts.index {path}: {name}.{key} is {value!r}, {kind} are needed")
+            raise InputError(f"concepts.index {path}: {name}.{key} is {repr(value)[:40]}, {kind} are needed")

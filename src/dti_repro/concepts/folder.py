@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.concepts.photos import list_photos
 from dti_repro.errors import InputError
+from dti_repro.results.run import check_name
 
 
 class Folder(ConceptSet):
     """`concepts=folder concepts.path=photos/rex concepts.initializer=dog`.
 
-    path: folder of images. name: defaults to the folder's name. placeholder: defaults to `<name>`. class_word: what
-    stands for the word in text scores, defaults to the initializer. property: object | style. live: a person or an
-    animal, for which a prompt set may have prompts of its own.
+    path: folder of images. name: defaults to the folder's name, with `-` for spaces and punctuation. placeholder:
+    defaults to `<name>`. class_word: what stands for the word in text scores, defaults to the initializer. property:
+    object | style. live: a person or an animal, for which a prompt set may have prompts of its own.
     """
 
     def __init__(
@@ -33,7 +35,8 @@ class Folder(ConceptSet):
         if initializer is None:
             raise InputError("concepts.initializer is not set: give the class word, e.g. concepts.initializer=dog")
         self.path = Path(path)
-        self.name = str(name) if name is not None else self.path.resolve().name
+        own = str(name) if name is not None else _as_name(self.path.resolve().name)
+        self.name = check_name(own, "concepts.name (by default the folder's)")
         self.initializer = str(initializer)
         self.placeholder = placeholder or f"<{self.name}>"
         self.class_word = str(class_word) if class_word is not None else ""
@@ -52,3 +55,8 @@ class Folder(ConceptSet):
         photos = list_photos(self.path)
         words = {"class_word": self.class_word, "property": self.property, "live": self.live}
         return [Concept(self.name, self.placeholder, self.initializer, photos, **words)]
+
+
+def _as_name(folder: str) -> str:
+    """My Photos (1) -> My-Photos-1. Letters of other scripts stay, and are refused: they have no obvious spelling."""
+    return re.sub(r"[^\w-]+", "-", folder).strip("-_")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dti_repro.concepts.photos import load_photo
+from dti_repro.concepts.photos import FORMATS, load_photo
 from dti_repro.errors import InputError
 
 
@@ -46,7 +46,7 @@ def masked_photo(folder: Path, concept: str, photo: Path) -> Image.Image:
 def _subject(path: Path, photo: Image.Image) -> Image.Image:
     """255 where the mask is brighter than half, 0 elsewhere."""
     mask = load_photo(path)
-    with Image.open(path) as stored:
+    with Image.open(path, formats=FORMATS) as stored:
         if stored.has_transparency_data:
             raise InputError(
                 f"mask {path} is transparent in places: white for the subject and black elsewhere is needed"

@@ -3,27 +3,40 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from dti_repro.errors import InputError
+from dti_repro.errors import InputError, one_line
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF")
+"""What a file may be inside, whatever its name: Pillow has other decoders, and that of PostScript runs Ghostscript."""
+NAMED = 8  # ignored files that a message lists
 
 
 def list_photos(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder by name; other and hidden files are left alone. InputError if there is
-    none."""
+    """Return the image files of a folder by name. Print which other files there are; hidden ones are not counted.
+    InputError if there is no image."""
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist")
-    photos = sorted(
-        p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-    )
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"image folder {folder} cannot be read ({error.strerror})") from error
+    photos = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
+    known = set(photos)
+    others = [path.name + "/" * path.is_dir() for path in entries if path not in known]
+    listed = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
     if not photos:
-        raise InputError(f"image folder {folder} holds no image ({' '.join(SUFFIXES)})")
+        ignored = f"; ignored: {listed}" if others else ""
+        raise InputError(f"image folder {folder} holds no image ({' '.join(SUFFIXES)}){ignored}")
+    if others:
+        line = f"{folder}: {len(photos)} photos used, {len(others)} files ignored: {listed}"
+        print(one_line(line), file=sys.stderr)
     return tuple(photos)
 
 
@@ -33,11 +46,12 @@ def load_photo(path: Path) -> Image.Image:
     if not path.is_file():
         raise InputError(f"image {path} does not exist")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, EOFError, OverflowError, ...
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = f"not an image of the formats {', '.join(FORMATS)}" if unknown else str(error)
         raise InputError(f"image {path} cannot be read: {reason}") from error
 
 

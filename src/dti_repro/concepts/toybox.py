@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from dti_repro.concepts.concept import Concept, ConceptSet, check_chosen, choose
 from dti_repro.errors import InputError
+from dti_repro.results.files import read_yaml
 
 SUBJECTS = Path(__file__).parent.parent / "toybox" / "subjects"
 
@@ -26,7 +26,9 @@ class Toybox(ConceptSet):
         index = self.root / "subjects.yaml"
         if not index.is_file():
             raise InputError(f"the toybox's list of subjects {index} does not exist")
-        self.subjects = yaml.safe_load(index.read_text())
+        self.subjects = read_yaml(index)
+        for name, subject in self.subjects.items():
+            _check_subject(name, subject, index)
         splits = sorted({subject["split"] for subject in self.subjects.values()})
         if split not in splits:
             raise InputError(f"unknown concepts.split '{split}' (choices: {', '.join(splits)})")
@@ -51,3 +53,13 @@ class Toybox(ConceptSet):
             split=subject["split"],
             description=subject.get("description", ""),
         )
+
+
+def _check_subject(name: Any, subject: Any, index: Path) -> None:
+    """InputError that names the subject unless it has words and images."""
+    entry = subject if isinstance(subject, dict) else {}
+    texts = [name, entry.get("initializer"), entry.get("split"), entry.get("description", "")]
+    images = entry.get("images")
+    if isinstance(images, list) and all(isinstance(text, str) for text in (*texts, *images)):
+        return
+    raise InputError(f"{index}: subject '{name}' needs the texts initializer and split, and a list of images")

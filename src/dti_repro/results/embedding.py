@@ -91,39 +91,52 @@ def for_encoders(vectors: Mapping[str, Tensor], spec: BackboneSpec, path: Path) 
 def load_embedding(path: Path, dim: int | None = None) -> tuple[str, Tensor, dict[str, str]]:
     """(placeholder, vectors (V, dim) float32 on the CPU, header). InputError that names the file for anything
     else: a pickle, several keys, a wrong shape or width, numbers that are not finite."""
-    from safetensors import SafetensorError, safe_open
+    tensors, header = read_tensors(path)
+    if len(tensors) != 1:
+        raise InputError(f"embedding {path} has {len(tensors)} keys ({', '.join(sorted(tensors)[:4])}), one expected")
+    ((key, stored),) = tensors.items()
+    vectors = check_vectors(path, stored)
+    if dim is not None and vectors.shape[1] != dim:
+        raise InputError(f"embedding {path} is {vectors.shape[1]} wide, the text encoder takes {dim}")
+    return key, vectors, header
 
+
+def check_file(path: Path) -> None:
+    """InputError for a file that is not there, is empty or is too large. Imports nothing heavy."""
     if not path.is_file():
         raise InputError(f"embedding {path} does not exist")
+    if path.stat().st_size == 0:
+        raise InputError(f"embedding {path} is empty (0 bytes): copy it again, or remove it and train again")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(
             f"embedding {path} is larger than {MAX_BYTES >> 20} MiB: this is no embedding of a few vectors"
         )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Key -> tensor as stored, and the header. InputError for what is no safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            keys = list(file.keys())
-            if len(keys) != 1:
-                raise InputError(f"embedding {path} has {len(keys)} keys ({', '.join(sorted(keys)[:4])}), one expected")
-            vectors, header = file.get_tensor(keys[0]), file.metadata() or {}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"embedding {path} is not a safetensors file (pickles are never loaded): {error}") from error
-    vectors = check_vectors(path, vectors)
-    if dim is not None and vectors.shape[1] != dim:
-        raise InputError(f"embedding {path} is {vectors.shape[1]} wide, the text encoder takes {dim}")
-    return keys[0], vectors, header
 
 
 def check_vectors(path: Path, vectors: Tensor) -> Tensor:
     """As (vectors, dim) float32; a single vector may come without the first dimension. InputError that names the
-    file for another shape and for numbers that are not finite."""
+    file for another shape, for fewer than 16 bits a number and for numbers that are not finite in float32."""
     import torch
 
     if vectors.ndim == 1:
         vectors = vectors[None]
     if vectors.ndim != 2 or 0 in vectors.shape or not vectors.is_floating_point():
         raise InputError(f"embedding {path} has shape {tuple(vectors.shape)} {vectors.dtype}, (vectors, dim) expected")
+    if vectors.dtype.itemsize < 2:
+        raise InputError(f"embedding {path} is {vectors.dtype}: float32, float16 or bfloat16 is needed")
+    vectors = vectors.to(torch.float32)
     if not bool(torch.isfinite(vectors).all()):
-        raise InputError(f"embedding {path} holds numbers that are not finite")
-    return vectors.to(torch.float32)
+        raise InputError(f"embedding {path} holds numbers that are not finite in float32")
+    return vectors

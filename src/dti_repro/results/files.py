@@ -17,7 +17,7 @@ import yaml
 from dti_repro.errors import InputError
 
 MAX_JSON = 64 << 20  # bytes; a manifest of 100,000 pictures is smaller
-MAX_YAML = 1 << 20
+MAX_YAML = 1 << 20  # bytes; an index of 10,000 concepts is smaller
 
 
 @contextmanager
@@ -95,6 +95,35 @@ def refuse_links(*folders: Path) -> None:
             raise InputError(f"{folder} is a symbolic link, and nothing is written through one: put a folder there")
 
 
+class WithoutAliases:
+    """A part of a yaml loader: a few lines of aliases can stand for billions of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not taken: write the values out")
+        return super().compose_node(parent, index)
+
+
+class _SafeLoader(WithoutAliases, yaml.SafeLoader):
+    pass
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Return the mapping in a small yaml file without aliases; an empty file is an empty one. InputError that names
+    the file for anything else."""
+    try:
+        content = yaml.load(read_regular(path, MAX_YAML).decode("utf-8-sig"), _SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no yaml ({' '.join(str(error).split())})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no mapping: lines such as `key: value` are needed")
+    return content
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes. InputError that names the file if it cannot be read."""
     try:
@@ -102,18 +131,3 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a small yaml file. InputError that names the file for anything else."""
-    try:
-        if path.stat().st_size > MAX_YAML:
-            raise InputError(f"{path} is larger than {MAX_YAML >> 20} MiB: it is no configuration")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is no mapping of keys to values")
-    return content

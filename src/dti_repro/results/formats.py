@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dti_repro.errors import InputError
-from dti_repro.results.embedding import MAX_BYTES, check_vectors
+from dti_repro.results.embedding import check_file, check_vectors, read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,24 +64,15 @@ def check_readable(path: Path) -> None:
             "d = torch.load(file, weights_only=True); t = d['string_to_param']['*'] if 'string_to_param' in d else "
             "next(iter(d.values())); safetensors.torch.save_file({'emb_params': t.detach().contiguous()}, new_file)"
         )
-    if not path.is_file():
-        raise InputError(f"embedding {path} does not exist")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"embedding {path} is larger than {MAX_BYTES >> 20} MiB: no embedding of a few vectors")
+    check_file(path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
     check_readable(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = sorted(file.keys())
-            if len(keys) != 1 and keys != sorted(KEYS.values()):
-                raise InputError(
-                    f"embedding {path} has the keys {', '.join(keys[:4]) or 'none'}: one, or clip_g and clip_l, wanted"
-                )
-            tensors = {key: file.get_tensor(key) for key in keys}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"embedding {path} is not a safetensors file: {error}") from error
+    tensors, _ = read_tensors(path)
+    keys = sorted(tensors)
+    if len(keys) != 1 and keys != sorted(KEYS.values()):
+        raise InputError(
+            f"embedding {path} has the keys {', '.join(keys[:4]) or 'none'}: one, or clip_g and clip_l, wanted"
+        )
     return {key: check_vectors(path, rows) for key, rows in tensors.items()}

@@ -131,7 +131,7 @@ def parse(path: str | Path) -> list[ConceptFolder]:
 
     Sorted by path. InputError if there is no such folder, or nothing finished in it.
     """
-    folder = Path(path)
+    folder = Path(str(path))
     if not folder.is_dir():
         raise InputError(f"run folder {folder} does not exist")
     itself = ConceptFolder(folder)

@@ -1,0 +1,158 @@
+"""Which files of a folder are photos, what is said of the others, and how a folder is named on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
+
+from dti_repro.app import quote_paths
+from dti_repro.concepts.collection import Collection
+from dti_repro.concepts.concept import ConceptSet
+from dti_repro.concepts.folder import Folder
+from dti_repro.concepts.masks import check_masks
+from dti_repro.concepts.photos import list_photos, load_photo
+from dti_repro.concepts.toybox import Toybox
+from dti_repro.configured import build
+from dti_repro.errors import InputError
+from dti_repro.results import files
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_files_that_are_no_photos_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.jpg", "b.AVIF"):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / name)
+    for name in ("c.heic", "d.gif", "e.mp4", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "more").mkdir()
+    assert [photo.name for photo in list_photos(tmp_path)] == ["a.jpg", "b.AVIF"]
+    said = capsys.readouterr().err
+    assert said == f"{tmp_path}: 2 photos used, 4 files ignored: c.heic, d.gif, e.mp4, more/\n"
+    assert load_photo(tmp_path / "b.AVIF").size == (16, 16)
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "b.AVIF").unlink()
+    with pytest.raises(InputError, match=r"holds no image .*; ignored: c\.heic, d\.gif, e\.mp4, more/$"):
+        list_photos(tmp_path)
+
+
+def test_only_photos_names_are_said_when_there_is_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg")
+    list_photos(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_photo_or_mask_that_is_postscript_inside_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    (tmp_path / "rex").mkdir()
+    (tmp_path / "evil.png").write_bytes(POSTSCRIPT)
+    (tmp_path / "rex" / "a.png").write_bytes(POSTSCRIPT)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"evil\.png cannot be read: not an image of the formats JPEG, PNG"):
+        load_photo(tmp_path / "evil.png")
+    with pytest.raises(InputError, match=r"rex/a\.png cannot be read: not an image"):
+        check_masks(tmp_path, "rex", [tmp_path / "a.png"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("path=/a/My Photos", "/a/My Photos"),
+        ("path=/a/My Photos (1)", "/a/My Photos (1)"),
+        ("path=photos(1)", "photos(1)"),
+        ("path=/a/Rex's été & more!", "/a/Rex's été & more!"),
+        ("path=~/photos", "/home/rex/photos"),
+        ("path=~/My Photos (1)", "/home/rex/My Photos (1)"),
+        ('path="a, b"', "a, b"),
+        ("path=", ""),
+        ("files=[/a/b (1).safetensors,~/c.safetensors]", ["/a/b (1).safetensors", "/home/rex/c.safetensors"]),
+        ("run=runs/x/seed=42", "runs/x/seed=42"),
+        ("train=[trainer.steps=4,seed=0]", ["trainer.steps=4", "seed=0"]),
+        ("prompts=['a {} = (b)', c]", ["a {} = (b)", "c"]),
+        ("kappa=1e-4", 1e-4),
+        ("names=[a,1]", ["a", 1]),
+        ("x=int(3)", 3),
+    ],
+)
+def test_a_path_on_the_command_line_is_taken_as_it_is(
+    typed: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/rex")
+    assert OverridesParser.create().parse_override(quote_paths(typed)).value() == value
+
+
+@pytest.mark.parametrize("argument", ["--cfg=job", "--config-dir=/a=b (c)", "-m", "path", "x=range(1,3)", "x={a: (b}"])
+def test_what_is_no_path_stays(argument: str) -> None:
+    assert quote_paths(argument) == argument
+
+
+def test_a_folder_with_spaces_and_parentheses_has_a_name_without(tmp_path: Path) -> None:
+    assert Folder(str(tmp_path / "My Photos (1)"), initializer="dog").names() == ["My-Photos-1"]
+    with pytest.raises(InputError, match=r"concepts\.name \(by default the folder's\) '\u732b' cannot be a file name"):
+        Folder(str(tmp_path / "\u732b"), initializer="dog")
+
+
+FOLDER = {"path": "photos", "initializer": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "key"),
+    [
+        ("folder.Folder", {**FOLDER, "path": ["a", "b"]}, "path"),
+        ("folder.Folder", {**FOLDER, "initializer": ["a"]}, "initializer"),
+        ("folder.Folder", {**FOLDER, "name": {"a": 1}}, "name"),
+        ("folder.Folder", {**FOLDER, "placeholder": ["<a>"]}, "placeholder"),
+        ("folder.Folder", {**FOLDER, "property": None}, "property"),
+        ("collection.Collection", {"index": ["a"], "root": "b"}, "index"),
+        ("collection.Collection", {"index": "dreambooth", "root": "b", "names": {"a": 1}}, "names"),
+        ("collection.Collection", {"index": "dreambooth", "root": "b", "initializer_key": ["a"]}, "initializer_key"),
+        ("toybox.Toybox", {"split": ["table"]}, "split"),
+        ("toybox.Toybox", {"names": [["bird"]]}, "names"),
+    ],
+)
+def test_a_key_of_the_wrong_type_is_named(target: str, settings: dict[str, object], key: str) -> None:
+    with pytest.raises(InputError, match=f"^concepts.{key} is .* is needed$"):
+        build({"_target_": f"dti_repro.concepts.{target}", **settings}, ConceptSet, "concepts").load()
+
+
+def own_subjects(folder: Path) -> ConceptSet:
+    return Toybox(root=str(folder))
+
+
+def own_collection(folder: Path) -> ConceptSet:
+    return Collection(str(folder / "subjects.yaml"), str(folder))
+
+
+@pytest.mark.parametrize("read", [own_subjects, own_collection])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: &x {class: dog}\nb: *x\n", "aliases"),
+        ("a: {", "is no yaml"),
+        ("[" * 400, "is no yaml"),
+        ("- a\n", "is no mapping"),
+        ("a: 5\n", "'a' needs"),
+        ("a: {class: [x], initializer: [x], split: table, images: [a.png]}\n", "a"),
+        ("a: {class: dog, initializer: dog, split: table, images: 5}\n", "a"),
+        ("#" * (1 << 20) + "#", "larger than 1 MiB"),
+    ],
+    ids=["alias", "broken", "deep", "list", "entry", "words", "images", "large"],
+)
+def test_an_index_that_cannot_be_read_is_one_line(
+    read: Callable[[Path], ConceptSet], content: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "subjects.yaml").write_text(content)
+    with pytest.raises(InputError, match=words) as error:
+        read(tmp_path)
+    assert "subjects.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_index_from_windows_is_read(tmp_path: Path) -> None:
+    (tmp_path / "pets.yaml").write_bytes(b"\xef\xbb\xbf" + b"rex: {class: dog}\r\n")
+    assert files.read_yaml(tmp_path / "pets.yaml") == {"rex": {"class": "dog"}}
