@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,10 @@ class Stage(ABC):
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the optimizer's groups: all that is trained, under the same weight decay."""
+        return [{"params": [p for p in self.model.parameters() if p.requires_grad], "weight_decay": weight_decay}]
 
     @abstractmethod
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -76,7 +81,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     model = stage.model.to(device).train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(stage.parameter_groups(weight_decay), lr=lr, betas=(0.9, 0.98), fused=True)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
     checkpoint = folder / "last.pt"
     start = _resume(checkpoint, model, average, optimizer)
