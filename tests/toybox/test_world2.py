@@ -93,3 +93,11 @@ def test_the_text_encoders_training_goes_on_where_it_was_killed(narrow: dict, tm
     fit(resumed, tmp_path / "broken", steps=4, **settings)
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_held_out_subjects_lie_outside_every_region() -> None:
+    for index, cls in enumerate(("bird", "car", "mug", "robot")):
+        subject, known = WORLD.held_out_subject(np.random.default_rng([2, 900, index]), cls, index)
+        assert subject.cls == cls
+        assert not NAMED.around(subject)
+        assert set(known) == {"lies", "nearest"}

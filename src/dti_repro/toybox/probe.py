@@ -47,8 +47,12 @@ def main(cfg: DictConfig) -> None:
     print((out / "probe.md").read_text())
 
 
-def position_accuracy(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, float]:
+def position_accuracy(
+    model: StableDiffusion, norms: list[float], seed: int, place: int | None = None
+) -> dict[str, float]:
     """Share of positions that a two-layer perceptron reads from LayerNorm1(token + position), by the token's norm.
+
+    ``place``: tested at this position alone, as the published figures are at 0; None: at all.
 
     As in the paper's positional analysis (dim-dim-positions, ReLU): it is trained on four fifths of the vocabulary at
     its own norms and tested on the others, rescaled. "vocabulary" is the accuracy at their own norms.
@@ -83,7 +87,8 @@ def position_accuracy(model: StableDiffusion, norms: list[float], seed: int) -> 
 
     def accuracy(tokens: Tensor) -> float:
         inputs, labels = states(tokens)
-        return round(float((network(inputs).argmax(1) == labels).float().mean()), 4)
+        tested = slice(None) if place is None else labels == place
+        return round(float((network(inputs).argmax(1) == labels)[tested].float().mean()), 4)
 
     result = {"vocabulary": accuracy(held_out)}
     for norm in norms:

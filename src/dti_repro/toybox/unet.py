@@ -64,7 +64,9 @@ class Denoiser(Stage):
         self.data, self.held_out, self.batch, self.seed, self.dropout = data, held_out, batch, seed, dropout
         self.captions_per_image = captions_per_image
         self.describe = world(data.world).caption
-        weight = [accessory_weight if data.scene(i).accessory != "none" else 1.0 for i in range(data.count)]
+        weight = np.ones(data.count)
+        if accessory_weight != 1.0:
+            weight[[data.scene(i).accessory != "none" for i in range(data.count)]] = accessory_weight
         self.often = np.cumsum(weight) / np.sum(weight)
         self.parts = Path(parts)
         self.tokenizer = CLIPTokenizer.from_pretrained(self.parts / "tokenizer")

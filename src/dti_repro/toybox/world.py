@@ -30,6 +30,9 @@ class World:
     values: Callable[[Scene], dict[str, str]]  # fact -> label, absent ones left out
     look: Callable[[Scene], np.ndarray]  # numbers of the subject's look, each about in [-1, 1]
     told: Callable[[Scene, str], np.ndarray]  # which of these numbers a caption of the scene tells
+    held_out_subject: Callable[[np.random.Generator, str, int], tuple[Instance, dict]]  # and what is known of its place
+    describe: Callable[[Instance], str]
+    references_alone: int  # how many references of a held-out subject show nothing beside it
 
     def scene_of(self, stream: int, index: int) -> Scene:
         """Return scene ``index`` of a stream."""
@@ -56,6 +59,9 @@ def world(version: int) -> World:
             values=lambda scene: {**scene.attributes(), "pattern": scene.subject.pattern},
             look=lambda scene: np.zeros(0, np.float32),
             told=lambda scene, caption: np.zeros(0, np.float32),
+            held_out_subject=lambda rng, cls, index: (scene.sample_instance(rng, cls), {}),
+            describe=language.describe,
+            references_alone=2,
         )
     if version == 2:
         return World(
@@ -71,5 +77,8 @@ def world(version: int) -> World:
             values=world2.scene.values,
             look=world2.scene.look,
             told=world2.language.told,
+            held_out_subject=world2.looks.held_out_subject,
+            describe=world2.language.describe,
+            references_alone=3,
         )
     raise InputError(f"there is no world {version} (choices: 1, 2)")

@@ -212,3 +212,30 @@ def _spread(rng: np.random.Generator, cls: str, count: int) -> list[Individual]:
 
 
 NAMED = NamedLooks()
+
+
+def held_out_subject(rng: np.random.Generator, cls: str, index: int) -> tuple[Individual, dict]:
+    """Return an individual outside every region, and where it lies: its distances to the two nearest breeds.
+
+    Every second one lies between two breeds: main colour and pattern are one's, second and third colour the other's,
+    proportions the mean. The others are the farthest from all breeds of 24 drawn at random.
+    """
+    while True:
+        if index % 2 == 0:
+            group = NAMED.breeds[cls]
+            one, other = (group[k].sample(rng) for k in rng.choice(len(group), size=2, replace=False))
+            shape = tuple(float(p) for p in np.mean([one.proportions, other.proportions], axis=0))
+            subject = replace(one, second=other.second, secondary=other.secondary, trim=other.trim, name="", kind="")
+            subject = replace(subject, proportions=shape)
+            usable = subject.color != subject.second
+        else:
+            subject = max((sample_free(rng, cls) for _ in range(24)), key=lambda drawn: _nearest(drawn)[0][0])
+            usable = True
+        if usable and not NAMED.around(subject):
+            nearest = {name: round(away, 3) for away, name in _nearest(subject)[:2]}
+            return subject, {"lies": "far from all breeds" if index % 2 else "between breeds", "nearest": nearest}
+
+
+def _nearest(individual: Instance) -> list[tuple[float, str]]:
+    """Return distance and name of the breeds of its class, the nearest first."""
+    return sorted((distance(individual, breed.centre), breed.name) for breed in NAMED.breeds[individual.cls])
