@@ -202,10 +202,16 @@ class TextEncoder(Stage):
         return torch.tensor(facts, device=self.device), look.to(self.device)
 
     def _pooled(self, captions: list[str]) -> Tensor:
-        """States at the end token (captions, width)."""
-        tokens = self.tokenizer(captions, padding="longest", return_tensors="pt")
-        # Under a causal mask the states after the end token are never read, so no padding mask is needed.
-        return self.model.text(tokens.input_ids.to(self.device)).pooler_output
+        """States at the end token (captions, width). Captions of like length are encoded together: less padding."""
+        order = sorted(range(len(captions)), key=lambda i: len(captions[i].split()))
+        third = -(-len(order) // 3)
+        pooled = []
+        for start in range(0, len(order), third):
+            part = [captions[i] for i in order[start : start + third]]
+            tokens = self.tokenizer(part, padding="longest", return_tensors="pt")
+            # Under a causal mask the states after the end token are never read, so no padding mask is needed.
+            pooled.append(self.model.text(tokens.input_ids.to(self.device)).pooler_output)
+        return torch.cat(pooled)[np.argsort(order)]
 
     def _logits(self, facts: Tensor, look: Tensor, pooled: Tensor) -> Tensor:
         """Scaled cosines (scenes, captions)."""
