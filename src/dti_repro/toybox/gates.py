@@ -45,7 +45,7 @@ def scale(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, An
     """Return the norms of the rows, what each layer adds to a token's state, and where its position can be read."""
     import torch
 
-    from dti_repro.toybox.probe import position_accuracy
+    from dti_repro.toybox.probe import position_accuracy, residual_updates
     from dti_repro.toybox.scene import CLASSES
 
     table = model.embedding.table.weight
@@ -53,9 +53,9 @@ def scale(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, An
     tokens = model.tokenize([f"a photo of a {WORD} on the beach"], {WORD: 1})
     slots = tokens.slots["text_encoder"]
     place = int((slots[0] >= 0).nonzero()[0])
+    rows = {word: model.start(word, word, 0).rows["text_encoder"] for word in CLASSES}
     paths = []
-    for word in CLASSES:
-        row = model.start(word, word, 0).rows["text_encoder"]
+    for row in rows.values():
         with torch.no_grad(), model.embedding.reading(slots, row[None]):
             states = model.text_encoder(tokens.ids["text_encoder"], output_hidden_states=True).hidden_states
         paths.append(torch.stack([state[0, place] for state in states]))
@@ -66,6 +66,7 @@ def scale(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, An
         "row_norm_spread": round(float(row_norms.std() / row_norms.mean()), 4),
         "state_norms": [round(float(v), 3) for v in path.norm(dim=-1).mean(0)],
         "update_norms": [round(float(v), 3) for v in path.diff(dim=1).norm(dim=-1).mean(0)],
+        "relative_updates": {f"x{factor}": residual_updates(model, rows, factor) for factor in (1, 10, 20, 50)},
         "position_0_read": position_accuracy(model, norms, seed, place=0),
         "positions_read": position_accuracy(model, norms, seed),
     }
