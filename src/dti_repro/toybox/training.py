@@ -94,7 +94,7 @@ def fit(
         _cut_log(log_file, start)
     with _progress(folder.name, start, steps, rank == 0) as advance, log_file.open("a", newline="") as log:
         writer = csv.writer(log)
-        since, seen = time.monotonic(), start
+        since, seen, total = time.monotonic(), start, 0.0
         for step in range(start, steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, peak=lr, warmup=warmup, steps=steps, decay=decay)
@@ -110,11 +110,13 @@ def fit(
                 raise InputError(f"{folder.name}: the gradient is not finite at step {step}; lower lr (now {lr})")
             optimizer.step()
             average.update_parameters(model)
+            total += loss.item()
             if (step + 1) % 50 == 0:
                 now = time.monotonic()
-                writer.writerow([step + 1, f"{loss.item():.5f}", f"{(step + 1 - seen) / (now - since):.3f}", figures])
+                done = step + 1 - seen
+                writer.writerow([step + 1, f"{total / done:.5f}", f"{done / (now - since):.3f}", figures])
                 log.flush()
-                since, seen = now, step + 1
+                since, seen, total = now, step + 1, 0.0
             if rank == 0 and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
                 state = {
                     "step": step + 1,
