@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from dti_repro.toybox.language import WORDS
 from dti_repro.toybox.tokenizer import build_tokenizer, word_ids
 
 DIM = 32
@@ -38,7 +39,7 @@ def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0)
     """Write the checkpoint to `folder`: CLIP text encoder d = 32 of 2 layers with the toybox's tokenizer
     (rows of pieces that are no words are zero), AutoencoderKL of factor 4, UNet (32, 64), 16 px images, 4 x 4
     latents of 4 channels."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(WORDS)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(
@@ -55,7 +56,7 @@ def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0)
             )
         )
         table = text_encoder.get_input_embeddings().weight.data
-        words = word_ids(tokenizer)
+        words = word_ids(tokenizer, WORDS)
         table.zero_()
         # Norms differ from word to word, as in a real vocabulary.
         table[words] = torch.randn(len(words), DIM) * 0.05 * torch.linspace(0.7, 1.3, len(words))[:, None]

@@ -144,7 +144,8 @@ def _write_any_character() -> None:
 def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
     """The command line, judged before Hydra acts on it. InputError."""
     line = CommandLine.parse(config_name, [quote_paths(argument) for argument in arguments])
-    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1":
+    started_by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
+    if started_by_torchrun and config_name != "toybox_pretrain":  # which starts no processes of its own
         key = "trainer.devices" if config_name == "train" else "devices"
         raise InputError(f"torchrun started several of this command, which starts its own: give {key}=<n> without it")
     if secret := next((key for override in line.overrides for key in _keys_in(override) if is_secret(key)), None):

@@ -16,7 +16,7 @@ class FewScenes(RenderedScenes):
     """Of noise: only what the captions say of them counts here."""
 
     def __init__(self, count: int) -> None:
-        self.stream, self.count = 0, count
+        self.stream, self.count, self.world = 0, count, 1
         self.images = np.random.default_rng(0).integers(0, 256, (count, 48, 48, 3), dtype=np.uint8)
 
 

@@ -71,9 +71,9 @@ def test_a_template_leaves_the_subject_open() -> None:
 
 
 def test_every_word_is_one_token_and_the_end_token_comes_last() -> None:
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(WORDS)
     assert all(len(tokenizer(word).input_ids) == 3 for word in WORDS)
     assert len(tokenizer("zebra").input_ids) > 3
     assert tokenizer.eos_token_id == max(tokenizer.get_vocab().values())
-    assert len(word_ids(tokenizer)) == len(WORDS) + 2
-    assert build_tokenizer().get_vocab() == tokenizer.get_vocab()  # processes that pretrain together must agree
+    assert len(word_ids(tokenizer, WORDS)) == len(WORDS) + 2
+    assert build_tokenizer(WORDS).get_vocab() == tokenizer.get_vocab()  # processes that pretrain together must agree

@@ -88,6 +88,11 @@ class _Pen:
             du = (a / period + subject.phase) % 1.0 - 0.5
             dv = (b / period + subject.phase) % 1.0 - 0.5
             on = du**2 + dv**2 < 0.085
+        elif subject.pattern == "checked":
+            period = 0.3 + 0.16 * subject.scale
+            on = (np.floor(a / period + subject.phase) + np.floor(b / period + subject.phase)) % 2 == 0
+        elif subject.pattern == "halved":
+            on = a > 0.6 * (subject.phase - 0.5)
         else:
             on = np.abs(b - 0.4 * (subject.phase - 0.5)) < 0.13 + 0.08 * subject.scale
         covered = ImageChops.multiply(self.mask, Image.fromarray((on * 255).astype(np.uint8)))

@@ -48,16 +48,21 @@ WORDS = tuple(
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """Describes a scene. What stands beside the subject is always named; colours, pattern and place often are."""
-    return _compose(scene, rng, _subject(scene, rng))
+    return compose(scene, rng, _subject(scene, rng))
 
 
 def full_caption(scene: Scene, rng: np.random.Generator) -> str:
     """Describes everything that has a word."""
-    return _compose(scene, rng, _subject(scene, rng, color=1.0, pattern=1.0, accessory_color=1.0), complete=True)
+    return compose(scene, rng, _subject(scene, rng, color=1.0, pattern=1.0, accessory_color=1.0), complete=True)
 
 
 def swapped(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
     """Wrong captions of (nearly) the same words, by what is exchanged in them. Empty where nothing can be."""
+    return {kind: full_caption(s, rng) for kind, s in exchanged(scene).items()}
+
+
+def exchanged(scene: Scene) -> dict[str, Scene]:
+    """Return scenes that differ from this one by one exchange, named by what is exchanged."""
     wrong: dict[str, Scene] = {}
     subject = scene.subject
     if scene.other != "none":
@@ -74,7 +79,7 @@ def swapped(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
         wrong["subject_and_accessory_color"] = replace(
             scene, accessory_color=subject.color, subject=replace(subject, color=scene.accessory_color)
         )
-    return {kind: full_caption(s, rng) for kind, s in wrong.items()}
+    return wrong
 
 
 def template(scene: Scene, rng: np.random.Generator, order: float) -> str:
@@ -83,7 +88,7 @@ def template(scene: Scene, rng: np.random.Generator, order: float) -> str:
     ``order`` in [0, 1): below .45 the subject is named first, below .75 the other object, above it the relation.
     """
     open_scene = replace(scene, subject=replace(scene.subject, cls="{}"))
-    return _compose(
+    return compose(
         open_scene, rng, _subject(open_scene, rng, color=0.0, pattern=0.0, accessory_color=1.0), complete=True
     )
 
@@ -107,16 +112,23 @@ def _subject(
     if rng.uniform() < pattern and (scene.subject.pattern != "plain" or rng.uniform() < 0.3):
         words.append(scene.subject.pattern)
     words.append(scene.subject.cls)
-    if scene.accessory != "none":
-        article = "" if scene.accessory == "glasses" else "a "
-        shade = f"{scene.accessory_color} " if rng.uniform() < accessory_color else ""
-        words.append(f"{rng.choice(_WEARING)} {article}{shade}{scene.accessory}")
+    words += worn(scene, rng, accessory_color)
     return " ".join(words)
 
 
-def _compose(
+def worn(scene: Scene, rng: np.random.Generator, color: float) -> list[str]:
+    """Return the words for what the subject wears, with the colour at a chance of ``color``; none for nothing."""
+    if scene.accessory == "none":
+        return []
+    article = "" if scene.accessory == "glasses" else "a "
+    shade = f"{scene.accessory_color} " if rng.uniform() < color else ""
+    return [f"{rng.choice(_WEARING)} {article}{shade}{scene.accessory}"]
+
+
+def compose(
     scene: Scene, rng: np.random.Generator, subject: str, complete: bool = False, order: float | None = None
 ) -> str:
+    """Return a caption of the scene around ``subject``, the words for the subject and what it wears."""
     opening = str(rng.choice(OPENINGS))
     place = str(rng.choice(PLACES[scene.background])) if complete or rng.uniform() < 0.85 else ""
     drawn = rng.uniform()

@@ -34,6 +34,17 @@ def in_pixel_axes(vae: AutoencoderKL, pixels: Tensor) -> AutoencoderKL:
     return _folded(vae, inward, torch.linalg.pinv(inward), centre.double())
 
 
+@torch.no_grad()
+def without_spread(vae: AutoencoderKL) -> AutoencoderKL:
+    """A copy with the same latents, whose posterior has no spread."""
+    new = AutoencoderKL.from_config(vae.config)
+    new.load_state_dict(vae.state_dict())
+    axes = vae.config.latent_channels
+    new.quant_conv.weight[axes:] = 0
+    new.quant_conv.bias[axes:] = NO_SPREAD
+    return new.eval()
+
+
 def _pixel_metric(vae: AutoencoderKL, means: Tensor) -> Tensor:
     """(channels, channels): inner products of the pictures' changes under the same small noise in either channel."""
     generator = torch.Generator().manual_seed(0)

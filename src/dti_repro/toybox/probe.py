@@ -51,6 +51,8 @@ def position_accuracy(model: StableDiffusion, norms: list[float], seed: int) -> 
     """Return the share of positions that a two-layer perceptron reads from LayerNorm1(token + position), by the token's
     norm: over "all positions", and at "position 0", the only one that the published probe reads.
 
+    ``place``: tested at this position alone, as the published figures are at 0; None: at all.
+
     As in the paper's positional analysis (dim-dim-positions, ReLU): it is trained on four fifths of the vocabulary at
     its own norms, at all positions, and tested on the others, rescaled. "vocabulary": at their own norms.
     """

@@ -6,6 +6,7 @@ A scene is data only; :mod:`dti_repro.toybox.drawing` renders it and :mod:`dti_r
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,10 +125,42 @@ def _any_color(rng: np.random.Generator) -> RGB:
     return round(255 * r), round(255 * g), round(255 * b)
 
 
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How scenes are arranged. ``place`` maps (relation or "", accessory, six numbers in [-1, 1]) to where the
+    subject is, its size, and where the other object is."""
+
+    accessory_share: float
+    other_share: float
+    other_size: float
+    place: Callable[[str, str, np.ndarray], tuple[Point, float, Point]]
+
+
+def _small_subjects(relation: str, accessory: str, jitter: np.ndarray) -> tuple[Point, float, Point]:
+    if not relation:
+        return (0.5 + 0.09 * jitter[0], 0.57 + 0.05 * jitter[1]), 0.6 + 0.05 * jitter[2], (0.0, 0.0)
+    side = {"left": -1, "right": 1}.get(relation, 0)
+    if side:
+        subject_at = (0.5 + side * (0.17 + 0.02 * jitter[0]), 0.57 + 0.05 * jitter[1])
+        other_at = (0.5 - side * (0.32 + 0.02 * jitter[3]), 0.6 + 0.12 * jitter[4])
+        return subject_at, 0.54 + 0.04 * jitter[2], other_at
+    up = relation == "above"
+    subject_at = (0.5 + 0.12 * jitter[0], (0.37 if up else 0.69) + 0.02 * jitter[1])
+    other_at = (0.5 + 0.15 * jitter[3], (0.83 if up else 0.17) + 0.02 * jitter[4])
+    return subject_at, 0.48 + 0.03 * jitter[2], other_at
+
+
+SMALL_SUBJECTS = Style(accessory_share=0.45, other_share=0.6, other_size=0.28, place=_small_subjects)
+
+
 def sample_scene(
     rng: np.random.Generator,
     subject: Instance | None = None,
     *,
+    style: Style = SMALL_SUBJECTS,
     background: str | None = None,
     accessory: str | None = None,
     other: str | None = None,
@@ -139,28 +172,14 @@ def sample_scene(
     subject = subject or sample_instance(rng)
     background = background or str(rng.choice(BACKGROUNDS))
     if accessory is None:
-        accessory = str(rng.choice(ACCESSORIES)) if rng.uniform() < 0.45 else "none"
+        accessory = str(rng.choice(ACCESSORIES)) if rng.uniform() < style.accessory_share else "none"
     if other is None:
-        other = str(rng.choice(OTHERS)) if rng.uniform() < 0.6 else "none"
+        other = str(rng.choice(OTHERS)) if rng.uniform() < style.other_share else "none"
     accessory_color = (accessory_color or str(rng.choice(COLORS))) if accessory != "none" else ""
     other_color = (other_color or str(rng.choice(COLORS))) if other != "none" else ""
     jitter = rng.uniform(-1, 1, size=6)
-    if other == "none":
-        relation = ""
-        subject_at, other_at = (0.5 + 0.09 * jitter[0], 0.57 + 0.05 * jitter[1]), (0.0, 0.0)
-        size = 0.6 + 0.05 * jitter[2]
-    else:
-        relation = relation or str(rng.choice(RELATIONS))
-        side = {"left": -1, "right": 1}.get(relation, 0)
-        if side:
-            subject_at = (0.5 + side * (0.17 + 0.02 * jitter[0]), 0.57 + 0.05 * jitter[1])
-            other_at = (0.5 - side * (0.32 + 0.02 * jitter[3]), 0.6 + 0.12 * jitter[4])
-            size = 0.54 + 0.04 * jitter[2]
-        else:
-            up = relation == "above"
-            subject_at = (0.5 + 0.12 * jitter[0], (0.37 if up else 0.69) + 0.02 * jitter[1])
-            other_at = (0.5 + 0.15 * jitter[3], (0.83 if up else 0.17) + 0.02 * jitter[4])
-            size = 0.48 + 0.03 * jitter[2]
+    relation = (relation or str(rng.choice(RELATIONS))) if other != "none" else ""
+    subject_at, size, other_at = style.place(relation, accessory, jitter)
     return Scene(
         subject=subject,
         background=background,
@@ -174,6 +193,6 @@ def sample_scene(
         subject_at=(float(subject_at[0]), float(subject_at[1])),
         subject_size=float(size),
         other_at=(float(other_at[0]), float(other_at[1])),
-        other_size=float(0.28 + 0.02 * jitter[5]),
+        other_size=float(style.other_size + 0.02 * jitter[5]),
         backdrop_seed=int(rng.integers(2**31)),
     )

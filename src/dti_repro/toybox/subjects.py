@@ -1,10 +1,13 @@
-"""The held-out subjects with their reference pictures, and the prompt sets: ``python -m dti_repro.toybox.subjects``.
+"""The held-out subjects with their reference pictures, and the prompt sets.
 
-Everything is drawn from fixed streams and written once; the files in the package are what the protocol names.
+``python -m dti_repro.toybox.subjects`` writes world 1's into the package; with a folder, ``python -m
+dti_repro.toybox.subjects pretraining/world2``, world 2's into it. Everything is drawn from fixed streams and written
+once; the files in the package are what the protocol names.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,10 @@ import yaml
 from PIL import Image
 
 from dti_repro.results.files import atomic_write
-from dti_repro.toybox.dataset import WORLD_VERSION
 from dti_repro.toybox.drawing import render
-from dti_repro.toybox.language import describe, template
-from dti_repro.toybox.scene import ACCESSORIES, BACKGROUNDS, COLORS, OTHERS, RELATIONS, sample_instance, sample_scene
+from dti_repro.toybox.language import template
+from dti_repro.toybox.scene import ACCESSORIES, BACKGROUNDS, COLORS, OTHERS, RELATIONS
+from dti_repro.toybox.world import World, world
 
 TABLE = ("bird", "car", "cat", "dog", "fish", "house", "mug", "robot", "bird2", "car2", "dog2", "mug2")
 VALIDATION = ("val_cat", "val_fish", "val_house", "val_robot", "val_dog", "val_mug")
@@ -30,39 +33,41 @@ PROMPT_SETS = {
 }
 
 
-def write_subjects(folder: Path) -> None:
+def write_subjects(folder: Path, world: World) -> None:
     """One folder of PNG references a subject and ``subjects.yaml``; no two references share background or neighbour."""
     listed = {}
     for split, stream, names in (("table", _TABLE_STREAM, TABLE), ("validation", _VALIDATION_STREAM, VALIDATION)):
         for index, name in enumerate(names):
-            rng = np.random.default_rng([WORLD_VERSION, stream, index])
+            rng = np.random.default_rng([world.version, stream, index])
             cls = name.removeprefix("val_").rstrip("0123456789")
-            subject = sample_instance(rng, cls)
+            subject, known = world.held_out_subject(rng, cls, index)
             backgrounds = rng.permutation(BACKGROUNDS)[:REFERENCES]
-            neighbours = [*rng.permutation(OTHERS)[: REFERENCES - 2], "none", "none"]
+            alone = world.references_alone
+            neighbours = [*rng.permutation(OTHERS)[: REFERENCES - alone], *["none"] * alone]
             files = []
             for k, (background, other) in enumerate(zip(backgrounds, rng.permutation(neighbours), strict=True)):
-                scene = sample_scene(rng, subject, background=str(background), other=str(other), accessory="none")
+                scene = world.sample_scene(rng, subject, background=str(background), other=str(other), accessory="none")
                 path = folder / name / f"{k}.png"
                 with atomic_write(path) as temporary:
                     Image.fromarray(render(scene)).save(temporary)
                 files.append(path.name)
-            listed[name] = {"initializer": cls, "split": split, "description": describe(subject), "images": files}
+            description = world.describe(subject)
+            listed[name] = {"initializer": cls, "split": split, "description": description, **known, "images": files}
     _write_yaml(
         folder / "subjects.yaml", listed, "Held-out subjects of the toybox; written by dti_repro.toybox.subjects."
     )
 
 
-def write_prompts(folder: Path) -> None:
+def write_prompts(folder: Path, world: World) -> None:
     for name, (count, accessory_share, other_share, stream) in PROMPT_SETS.items():
-        rng = np.random.default_rng([WORLD_VERSION, _PROMPT_STREAM, stream])
+        rng = np.random.default_rng([world.version, _PROMPT_STREAM, stream])
         # Every value comes up before any comes up twice.
         values = {key: iter(_cycle(rng, choices, count)) for key, choices in _ASKED.items()}
         orders = rng.permutation((np.arange(count) + 0.5) / count)
         prompts = []
         for k in range(count):
             has_accessory, has_other = (k % 5) < 5 * accessory_share, (k % 4) < 4 * other_share
-            scene = sample_scene(
+            scene = world.sample_scene(
                 rng,
                 background=next(values["background"]),
                 accessory=next(values["accessory"]) if has_accessory else "none",
@@ -73,7 +78,7 @@ def write_prompts(folder: Path) -> None:
             )
             expect = {key: value for key, value in scene.attributes().items() if key not in ("class", "color")}
             prompts.append({"template": template(scene, rng, float(orders[k])), "expect": expect})
-        comment = f"Prompts of the toybox; written by dti_repro.toybox.subjects, world version {WORLD_VERSION}."
+        comment = f"Prompts of the toybox; written by dti_repro.toybox.subjects, world version {world.version}."
         _write_yaml(folder / f"{name}.yaml", {"name": name, "prompts": prompts}, comment)
 
 
@@ -99,5 +104,9 @@ def _write_yaml(path: Path, content: dict, comment: str) -> None:
 
 if __name__ == "__main__":
     here = Path(__file__).parent
-    write_subjects(here / "subjects")
-    write_prompts(here.parent / "conf" / "prompt_sets")
+    if len(sys.argv) > 1:
+        write_subjects(Path(sys.argv[1]) / "subjects", world(2))
+        write_prompts(Path(sys.argv[1]) / "prompt_sets", world(2))
+    else:
+        write_subjects(here / "subjects", world(1))
+        write_prompts(here.parent / "conf" / "prompt_sets", world(1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +16,13 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dti_repro.results.files import write_json
-from dti_repro.toybox.dataset import scene_of
-from dti_repro.toybox.language import caption, full_caption, swapped
-from dti_repro.toybox.scene import ATTRIBUTES, PATTERNS, Scene
+from dti_repro.toybox.scene import Scene
 from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer, word_ids
 from dti_repro.toybox.training import Stage
+from dti_repro.toybox.world import World
+from dti_repro.toybox.world import world as world_of
 
-_FACTS = {**ATTRIBUTES, "pattern": PATTERNS}
+CLIP_ROW_NORM = 0.387  # mean over the vocabulary of CLIP ViT-L
 
 
 class SceneTower(nn.Module):
@@ -30,32 +32,28 @@ class SceneTower(nn.Module):
     cost more than everything else in the toybox together.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, facts: Mapping[str, Sequence[str]], numbers: int, width: int):
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(len(values) + 1, 32) for values in _FACTS.values())
-        self.mix = nn.Sequential(nn.Linear(32 * len(_FACTS), 512), nn.GELU(), nn.Linear(512, 512), nn.GELU())
+        self.tables = nn.ModuleList(nn.Embedding(len(values) + 1, 32) for values in facts.values())
+        self.mix = nn.Sequential(nn.Linear(32 * len(facts) + numbers, 512), nn.GELU(), nn.Linear(512, 512), nn.GELU())
         self.out = nn.Linear(512, width)
 
-    def forward(self, facts: Tensor) -> Tensor:
-        """facts (batch, attributes) of label indices -> (batch, width)."""
+    def forward(self, facts: Tensor, look: Tensor) -> Tensor:
+        """facts (batch, attributes) of label indices, look (batch, numbers) -> (batch, width)."""
         parts = [table(column) for table, column in zip(self.tables, facts.T, strict=True)]
-        return self.out(self.mix(torch.cat(parts, dim=-1)))
-
-
-def facts_of(scene: Scene) -> list[int]:
-    """Label index of every attribute and of the pattern; the last index where the scene has none."""
-    values = {**scene.attributes(), "pattern": scene.subject.pattern}
-    return [labels.index(values[name]) if name in values else len(labels) for name, labels in _FACTS.items()]
+        return self.out(self.mix(torch.cat([*parts, look], dim=-1)))
 
 
 class _Towers(nn.Module):
-    def __init__(self, config: CLIPTextConfig):
+    def __init__(self, config: CLIPTextConfig, facts: Mapping[str, Sequence[str]], numbers: int):
         super().__init__()
         self.text = CLIPTextModel(config)
         self.text_out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.scene = SceneTower(config.hidden_size)
-        self.facts = nn.ModuleList(nn.Linear(config.hidden_size, len(values) + 1) for values in _FACTS.values())
+        self.scene = SceneTower(facts, numbers, config.hidden_size)
+        self.facts = nn.ModuleList(nn.Linear(config.hidden_size, len(values) + 1) for values in facts.values())
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        if numbers:
+            self.look = nn.Linear(config.hidden_size, numbers)
 
 
 class TextEncoder(Stage):
@@ -64,21 +62,34 @@ class TextEncoder(Stage):
     Every pair brings wrong captions of the same words (see :func:`dti_repro.toybox.language.swapped`): the inverse
     relation, and one with colours exchanged, so that the order of words is worth encoding. A contrast alone stays at
     chance on relations for very long, as neither side has a reason to encode what the other ignores; so linear heads
-    read every fact from the text vector of complete captions as well, with ``fact_weight``.
+    read every fact from the text vector of complete captions as well, with ``fact_weight``, and the numbers of a look
+    from captions whose name fixes them, with ``look_weight``.
+
+    ``decay_matrices_only`` leaves embeddings, biases, norms and the scene's side without weight decay: a strong one
+    then keeps the layers' updates at CLIP's scale. ``positions`` is the standard deviation of the initial position
+    embeddings, ``wrong_share`` the share of scenes that bring their wrong captions.
     """
 
     def __init__(
         self,
         *,
+        world: int = 1,
         width: int = 256,
         layers: int = 6,
         heads: int = 4,
+        activation: str = "gelu",
+        positions: float = 0.02,
+        decay_matrices_only: bool = False,
         fact_weight: float = 0.2,
+        look_weight: float = 0.0,
+        wrong_share: float = 1.0,
         batch: int = 128,
         seed: int = 0,
     ):
-        self.batch, self.seed, self.fact_weight = batch, seed, fact_weight
-        self.tokenizer = build_tokenizer()
+        self.batch, self.seed, self.fact_weight, self.look_weight = batch, seed, fact_weight, look_weight
+        self.wrong_share, self.decay_matrices_only = wrong_share, decay_matrices_only
+        self.world: World = world_of(world)
+        self.tokenizer = build_tokenizer(self.world.words)
         torch.manual_seed(seed)
         self.model = _Towers(
             CLIPTextConfig(
@@ -91,31 +102,44 @@ class TextEncoder(Stage):
                 bos_token_id=self.tokenizer.bos_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
                 pad_token_id=self.tokenizer.pad_token_id,
-                hidden_act="gelu",
-            )
+                hidden_act=activation,
+            ),
+            self.world.facts,
+            len(self.world.look(self.world.scene_of(0, 0))),
         )
         table = self.model.text.get_input_embeddings().weight
         known = torch.zeros(len(table), 1)
-        known[word_ids(self.tokenizer)] = 1
+        known[word_ids(self.tokenizer, self.world.words)] = 1
         with torch.no_grad():
             # Rows of letters are never trained; zero marks them as unknown. The others start at CLIP's own scale.
-            table.copy_(known * torch.randn_like(table) * 0.4 / math.sqrt(width))
+            table.copy_(known * F.normalize(torch.randn_like(table), dim=-1) * CLIP_ROW_NORM)
+            self.model.text.embeddings.position_embedding.weight.normal_(std=positions)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        if not self.decay_matrices_only:
+            return super().parameter_groups(weight_decay)
+        bound = [m.weight for m in self.model.text.modules() if isinstance(m, nn.Linear)]
+        rest = [p for p in self.model.parameters() if all(p is not q for q in bound)]
+        return [{"params": bound, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.seed, 10, step])
-        scenes = [scene_of(0, int(i)) for i in rng.integers(10**6, size=self.batch)]
+        world = self.world
+        scenes = [world.scene_of(0, int(i)) for i in rng.integers(10**6, size=self.batch)]
         complete = rng.uniform(size=self.batch) < 0.5
-        captions = [(full_caption if c else caption)(scene, rng) for scene, c in zip(scenes, complete, strict=True)]
+        captions = [
+            (world.full_caption if c else world.caption)(scene, rng) for scene, c in zip(scenes, complete, strict=True)
+        ]
         wrong = []
-        for scene in scenes:
-            choices = swapped(scene, rng)
+        for scene in scenes[: round(self.wrong_share * self.batch)]:
+            choices = world.swapped(scene, rng)
             if "relation" in choices:
                 wrong.append(choices.pop("relation"))
             if choices:
                 wrong.append(str(rng.choice(list(choices.values()))))
         pooled = self._pooled(captions + wrong)
-        facts = self._facts(scenes)
-        logits = self._logits(facts, pooled)
+        facts, look = self._read(scenes)
+        logits = self._logits(facts, look, pooled)
         target = torch.arange(len(scenes), device=self.device)
         by_scene = F.cross_entropy(logits, target)
         by_text = F.cross_entropy(logits[:, : len(scenes)].T, target)
@@ -123,23 +147,32 @@ class TextEncoder(Stage):
         pairs = list(zip(self.model.facts, facts[told].T, strict=True))
         read = [head(pooled[: len(scenes)][told]).float() for head, _ in pairs]
         by_fact = sum(F.cross_entropy(guess, true) for guess, (_, true) in zip(read, pairs, strict=True))
+        loss = (by_scene + by_text) / 2 + self.fact_weight * by_fact
         figures = {"top1": (logits.argmax(1) == target).float().mean().item()}
-        for name, guess, (_, true) in zip(_FACTS, read, pairs, strict=True):
+        for name, guess, (_, true) in zip(world.facts, read, pairs, strict=True):
             figures[name] = (guess.argmax(1) == true).float().mean().item()
-        return (by_scene + by_text) / 2 + self.fact_weight * by_fact, {k: round(v, 3) for k, v in figures.items()}
+        if self.look_weight:
+            fixed = np.stack([world.told(scene, text) for scene, text in zip(scenes, captions, strict=True)])
+            weight = torch.from_numpy(fixed).to(self.device)
+            error = weight * (self.model.look(pooled[: len(scenes)]).float() - look).square()
+            by_look = error.sum() / weight.sum().clamp(min=1)
+            loss = loss + self.look_weight * by_look
+            figures["look"] = by_look.item()
+        return loss, {k: round(v, 3) for k, v in figures.items()}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Right caption among 512 full ones, and against its own swapped versions, for held-out scenes."""
         rng = np.random.default_rng([self.seed, 11])
-        scenes = [scene_of(1, i) for i in range(512)]
-        logits = self._logits(self._facts(scenes), self._pooled([full_caption(scene, rng) for scene in scenes]))
+        world = self.world
+        scenes = [world.scene_of(1, i) for i in range(512)]
+        logits = self._logits(*self._read(scenes), self._pooled([world.full_caption(scene, rng) for scene in scenes]))
         beaten: dict[str, list[bool]] = defaultdict(list)
         for scene in scenes:
-            wrong = swapped(scene, rng)
+            wrong = world.swapped(scene, rng)
             if wrong:
-                pooled = self._pooled([full_caption(scene, rng), *wrong.values()])
-                right, *others = self._logits(self._facts([scene]), pooled)[0]
+                pooled = self._pooled([world.full_caption(scene, rng), *wrong.values()])
+                right, *others = self._logits(*self._read([scene]), pooled)[0]
                 for kind, other in zip(wrong, others, strict=True):
                     beaten[f"right_against_{kind}"].append(bool(right > other))
         top1 = (logits.argmax(1) == torch.arange(512, device=self.device)).float().mean().item()
@@ -158,17 +191,30 @@ class TextEncoder(Stage):
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.model.text.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict())
 
-    def _facts(self, scenes: list[Scene]) -> Tensor:
-        return torch.tensor([facts_of(scene) for scene in scenes], device=self.device)
+    def _read(self, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+        """Label indices of every fact, the last index where a scene has none, and the numbers of the looks."""
+        facts = []
+        for scene in scenes:
+            values = self.world.values(scene)
+            items = self.world.facts.items()
+            facts.append([labels.index(values[n]) if n in values else len(labels) for n, labels in items])
+        look = torch.from_numpy(np.stack([self.world.look(scene) for scene in scenes]))
+        return torch.tensor(facts, device=self.device), look.to(self.device)
 
     def _pooled(self, captions: list[str]) -> Tensor:
-        """States at the end token (captions, width)."""
-        tokens = self.tokenizer(captions, padding="longest", return_tensors="pt")
-        # Under a causal mask the states after the end token are never read, so no padding mask is needed.
-        return self.model.text(tokens.input_ids.to(self.device)).pooler_output
+        """States at the end token (captions, width). Captions of like length are encoded together: less padding."""
+        order = sorted(range(len(captions)), key=lambda i: len(captions[i].split()))
+        third = -(-len(order) // 3)
+        pooled = []
+        for start in range(0, len(order), third):
+            part = [captions[i] for i in order[start : start + third]]
+            tokens = self.tokenizer(part, padding="longest", return_tensors="pt")
+            # Under a causal mask the states after the end token are never read, so no padding mask is needed.
+            pooled.append(self.model.text(tokens.input_ids.to(self.device)).pooler_output)
+        return torch.cat(pooled)[np.argsort(order)]
 
-    def _logits(self, facts: Tensor, pooled: Tensor) -> Tensor:
+    def _logits(self, facts: Tensor, look: Tensor, pooled: Tensor) -> Tensor:
         """Scaled cosines (scenes, captions)."""
         text = F.normalize(self.model.text_out(pooled).float(), dim=-1)
-        seen = F.normalize(self.model.scene(facts).float(), dim=-1)
+        seen = F.normalize(self.model.scene(facts, look).float(), dim=-1)
         return self.model.logit_scale.exp().clamp(max=100) * seen @ text.T

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
-
-from dti_repro.toybox.language import WORDS
 
 CONTEXT = 32
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """Byte-pair merges trained on the word list alone, until every word is one token.
+def build_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
+    """Byte-pair merges trained on a world's word list alone, until every word is one token.
 
     The end token has the highest id: open_clip pools there by argmax. Pieces that are no words are kept, so that
     any text can be tokenized; their embedding rows are zero (see :func:`word_ids`).
@@ -31,7 +30,7 @@ def build_tokenizer() -> CLIPTokenizer:
         special_tokens=[f"{letter}</w>" for letter in LETTERS + ","],
         show_progress=False,
     )
-    pairs.train_from_iterator([word for word in WORDS for _ in range(2)], trainer)
+    pairs.train_from_iterator([word for word in words for _ in range(2)], trainer)
     model = json.loads(pairs.to_str())["model"]
     vocab = dict(model["vocab"])
     vocab[START] = len(vocab)
@@ -39,7 +38,7 @@ def build_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]], model_max_length=CONTEXT)
 
 
-def word_ids(tokenizer: CLIPTokenizer) -> list[int]:
+def word_ids(tokenizer: CLIPTokenizer, words: Sequence[str]) -> list[int]:
     """Ids of the words and of the two special tokens: the rows that pretraining reaches."""
     vocab = tokenizer.get_vocab()
-    return sorted([vocab[f"{word}</w>"] for word in WORDS] + [vocab[START], vocab[END]])
+    return sorted([vocab[f"{word}</w>"] for word in words] + [vocab[START], vocab[END]])

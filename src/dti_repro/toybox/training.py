@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,10 @@ class Stage(ABC):
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the optimizer's groups: all that is trained, under the same weight decay."""
+        return [{"params": [p for p in self.model.parameters() if p.requires_grad], "weight_decay": weight_decay}]
 
     @abstractmethod
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -76,7 +81,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     model = stage.model.to(device).train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(stage.parameter_groups(weight_decay), lr=lr, betas=(0.9, 0.98), fused=True)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
     checkpoint = folder / "last.pt"
     start = _resume(checkpoint, model, average, optimizer)
@@ -89,7 +94,7 @@ def fit(
         _cut_log(log_file, start)
     with _progress(folder.name, start, steps, rank == 0) as advance, log_file.open("a", newline="") as log:
         writer = csv.writer(log)
-        since, seen = time.monotonic(), start
+        since, seen, total = time.monotonic(), start, 0.0
         for step in range(start, steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, peak=lr, warmup=warmup, steps=steps, decay=decay)
@@ -105,11 +110,13 @@ def fit(
                 raise InputError(f"{folder.name}: the gradient is not finite at step {step}; lower lr (now {lr})")
             optimizer.step()
             average.update_parameters(model)
+            total += loss.item()
             if (step + 1) % 50 == 0:
                 now = time.monotonic()
-                writer.writerow([step + 1, f"{loss.item():.5f}", f"{(step + 1 - seen) / (now - since):.3f}", figures])
+                done = step + 1 - seen
+                writer.writerow([step + 1, f"{total / done:.5f}", f"{done / (now - since):.3f}", figures])
                 log.flush()
-                since, seen = now, step + 1
+                since, seen, total = now, step + 1, 0.0
             if rank == 0 and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
                 state = {
                     "step": step + 1,

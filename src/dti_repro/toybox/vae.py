@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dti_repro.toybox.dataset import RenderedScenes
 from dti_repro.toybox.drawing import SIZE
-from dti_repro.toybox.latent_axes import in_pixel_axes
+from dti_repro.toybox.latent_axes import in_pixel_axes, without_spread
 from dti_repro.toybox.training import Stage
 
 
@@ -27,6 +27,7 @@ class Autoencoder(Stage):
         channels: tuple[int, ...] = (24, 64, 128),
         latent_channels: int = 8,
         kl_weight: float = 1e-7,
+        keep_axes: bool = False,
         batch: int = 32,
         seed: int = 0,
     ):
@@ -37,6 +38,7 @@ class Autoencoder(Stage):
             seed,
             kl_weight,
         )
+        self.keep_axes = keep_axes
         torch.manual_seed(seed)
         self.model = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * len(channels),
@@ -77,11 +79,15 @@ class Autoencoder(Stage):
         """Latents are saved in pixel axes (:mod:`dti_repro.toybox.latent_axes`) and scaled to unit variance.
 
         The posterior is saved without its spread: an encoder this small learns a wide one, and noise that the
-        denoiser never saw would be added to every reference photo.
+        denoiser never saw would be added to every reference photo. With ``keep_axes`` latents stay where they are, so
+        that a denoiser of the weights that this training began with can be trained on.
         """
-        pixels = as_pixels(self.held_out.images, np.arange(256))
-        model = in_pixel_axes(self.model.cpu(), pixels)
-        model.register_to_config(scaling_factor=round(1 / float(model.encode(pixels).latent_dist.mean.std()), 4))
+        if self.keep_axes:
+            model = without_spread(self.model.cpu())
+        else:
+            pixels = as_pixels(self.held_out.images, np.arange(256))
+            model = in_pixel_axes(self.model.cpu(), pixels)
+            model.register_to_config(scaling_factor=round(1 / float(model.encode(pixels).latent_dist.mean.std()), 4))
         model.to(torch.float16).save_pretrained(folder / "vae")
 
     def load(self, folder: Path) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from dti_repro.results.files import atomic_write
 from dti_repro.toybox.dataset import WORLD_VERSION
 from dti_repro.toybox.drawing import SIZE, render
-from dti_repro.toybox.scene import ATTRIBUTES, Instance, Scene, sample_instance, sample_scene
+from dti_repro.toybox.scene import Instance, Scene
+from dti_repro.toybox.world import world as world_of
 
 STREAMS = {"training": 7003, "heldout": 7004}
 ABSENT = -1  # the colour of no hat, in labels
@@ -27,32 +28,33 @@ class EvaluatorScenes:
     ``images`` is (individuals * views, 48, 48, 3) uint8, kept on disk and mapped into memory.
     """
 
-    def __init__(self, stream: str, individuals: int, views: int, cache: str | Path):
+    def __init__(self, stream: str, individuals: int, views: int, cache: str | Path, world: int = WORLD_VERSION):
         self.stream, self.individuals, self.views = stream, individuals, views
+        self.world = world_of(world)
         self.count = individuals * views
-        self._path = Path(cache) / f"evaluators-world{WORLD_VERSION}-{stream}-{individuals}x{views}.npy"
+        self._path = Path(cache) / f"evaluators-world{world}-{stream}-{individuals}x{views}.npy"
         if not self._path.exists():
             scenes = (self.scene(i) for i in track(range(self.count), f"rendering {self._path.name}"))
             _save(self._path, np.stack([render(scene) for scene in scenes]))
         self.images = np.load(self._path, mmap_mode="r")
 
     def individual(self, number: int) -> Instance:
-        return sample_instance(np.random.default_rng([STREAMS[self.stream], WORLD_VERSION, number]))
+        return self.world.sample_subject(np.random.default_rng([STREAMS[self.stream], self.world.version, number]))
 
     def scene(self, index: int) -> Scene:
         number, view = divmod(index, self.views)
         # Views count from 1: a seed of trailing zeros is the seed without them, and would tie a scene to its subject.
-        rng = np.random.default_rng([STREAMS[self.stream], WORLD_VERSION, number, 1 + view])
-        return sample_scene(rng, subject=self.individual(number))
+        rng = np.random.default_rng([STREAMS[self.stream], self.world.version, number, 1 + view])
+        return self.world.sample_scene(rng, subject=self.individual(number))
 
     def labels(self) -> Tensor:
-        """(count, attributes) int64 indices into scene.ATTRIBUTES; ABSENT where the scene lacks the attribute."""
+        """(count, attributes) int64 indices into the world's attributes; ABSENT where the scene lacks the attribute."""
         path = self._path.with_suffix(".labels.npy")
         if not path.exists():
-            labels = np.full((self.count, len(ATTRIBUTES)), ABSENT)
+            labels = np.full((self.count, len(self.world.attributes)), ABSENT)
             for index in range(self.count):
-                shown = self.scene(index).attributes()
-                for k, (name, values) in enumerate(ATTRIBUTES.items()):
+                shown = self.world.values(self.scene(index))
+                for k, (name, values) in enumerate(self.world.attributes.items()):
                     if name in shown:
                         labels[index, k] = values.index(shown[name])
             _save(path, labels)

@@ -1,4 +1,4 @@
-"""The attribute reader: one classifier whose outputs are the heads of scene.ATTRIBUTES in a row."""
+"""The attribute reader: one classifier whose outputs are the heads of a world's attributes in a row."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from torch import Tensor
 from dti_repro.results.files import atomic_write
 from dti_repro.toybox.evaluators.data import ABSENT, EvaluatorScenes, augment, soften, to_pixels
 from dti_repro.toybox.evaluators.timm_stage import TimmStage
-from dti_repro.toybox.scene import ATTRIBUTES
-
-WIDTHS = [len(values) for values in ATTRIBUTES.values()]
 
 
 class Reader(TimmStage):
     """Cross entropy on each attribute that a scene has."""
 
     NAME: ClassVar[str] = "reader"
-    OUTPUTS: ClassVar[int] = sum(WIDTHS)
 
     def __init__(self, data: EvaluatorScenes, held_out: EvaluatorScenes, *, batch: int = 128, **network: Any) -> None:
-        super().__init__(data, held_out, batch=batch, **network)
+        self.heads = data.world.attributes
+        self.widths = [len(labels) for labels in self.heads.values()]
+        super().__init__(data, held_out, batch=batch, outputs=sum(self.widths), **network)
         self._labels = data.labels()
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -39,9 +37,9 @@ class Reader(TimmStage):
         target = self._labels[indices].to(logits.device)
         losses = [
             F.cross_entropy(head, target[:, k], ignore_index=ABSENT, reduction="sum") / len(target)
-            for k, head in enumerate(logits.split(WIDTHS, dim=1))
+            for k, head in enumerate(logits.split(self.widths, dim=1))
         ]
-        figures = {name: round(loss.item(), 3) for name, loss in zip(ATTRIBUTES, losses, strict=True)}
+        figures = {name: round(loss.item(), 3) for name, loss in zip(self.heads, losses, strict=True)}
         return torch.stack(losses).sum(), figures
 
     @torch.no_grad()
@@ -53,7 +51,7 @@ class Reader(TimmStage):
         figures = {}
         for suffix, pixels in (("", clean), ("_softened", soften(clean))):
             logits = torch.cat([self._outputs(part).cpu() for part in pixels.split(256)])
-            for k, (name, head) in enumerate(zip(ATTRIBUTES, logits.split(WIDTHS, dim=1), strict=True)):
+            for k, (name, head) in enumerate(zip(self.heads, logits.split(self.widths, dim=1), strict=True)):
                 present = target[:, k] != ABSENT
                 right = head.argmax(1)[present] == target[present, k]
                 figures[name + suffix] = round(right.float().mean().item(), 4)
@@ -62,4 +60,4 @@ class Reader(TimmStage):
     def save(self, folder: Path) -> None:
         super().save(folder)
         with atomic_write(folder / self.NAME / "heads.json") as temporary:  # its order is that of the outputs
-            temporary.write_text(json.dumps(ATTRIBUTES, indent=1) + "\n")
+            temporary.write_text(json.dumps(self.heads, indent=1) + "\n")

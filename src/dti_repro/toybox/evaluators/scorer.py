@@ -25,8 +25,6 @@ from dti_repro.toybox.evaluators.data import (
     soften,
     to_pixels,
 )
-from dti_repro.toybox.evaluators.reader import WIDTHS
-from dti_repro.toybox.language import caption, full_caption, swapped
 from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer
 from dti_repro.toybox.training import Stage
 
@@ -34,10 +32,10 @@ from dti_repro.toybox.training import Stage
 class Towers(nn.Module):
     """The shipped CLIP and what only training needs: one linear reader of attributes for both towers' embeddings."""
 
-    def __init__(self, clip: CLIP, embed_dim: int):
+    def __init__(self, clip: CLIP, embed_dim: int, labels: int):
         super().__init__()
         self.clip = clip
-        self.attributes = nn.Linear(embed_dim, sum(WIDTHS))
+        self.attributes = nn.Linear(embed_dim, labels)
 
 
 class Scorer(Stage):
@@ -62,12 +60,14 @@ class Scorer(Stage):
         """``vision`` and ``text`` are open_clip's vision_cfg and text_cfg, vocabulary and context left to us."""
         self.data, self.held_out, self.batch, self.seed = data, held_out, batch, seed
         self.attribute_weight = attribute_weight
-        self.tokenizer = build_tokenizer()
+        self.world = data.world
+        self.widths = [len(labels) for labels in self.world.attributes.values()]
+        self.tokenizer = build_tokenizer(self.world.words)
         self.size = vision["image_size"]
         named = {"context_length": CONTEXT, "vocab_size": len(self.tokenizer), "hf_tokenizer_name": "."}
         self.config = {"embed_dim": embed_dim, "vision_cfg": dict(vision), "text_cfg": {**text, **named}}
         torch.manual_seed(seed)
-        self.model = Towers(CLIP(**copy.deepcopy(self.config)), embed_dim)
+        self.model = Towers(CLIP(**copy.deepcopy(self.config)), embed_dim, sum(self.widths))
         self.model.clip.visual.to(memory_format=torch.channels_last)
         self._labels = data.labels()
 
@@ -80,8 +80,8 @@ class Scorer(Stage):
         for index in indices:
             scene = self.data.scene(int(index))
             complete.append(bool(rng.uniform() < 0.6))
-            captions.append((full_caption if complete[-1] else caption)(scene, rng))
-            choices = list(swapped(scene, rng).values()) if complete[-1] else []
+            captions.append((self.world.full_caption if complete[-1] else self.world.caption)(scene, rng))
+            choices = list(self.world.swapped(scene, rng).values()) if complete[-1] else []
             if choices:
                 wrong.append(choices[rng.integers(len(choices))])
         image = self._images(augment(self.data.images[indices], rng))
@@ -104,7 +104,7 @@ class Scorer(Stage):
 
     def _attribute_loss(self, embedding: Tensor, labels: Tensor) -> Tensor:
         # Unit vectors are too short for a linear reader to be sure of anything; CLIP's own usual scale serves.
-        heads = self.model.attributes(16 * embedding).split(WIDTHS, dim=1)
+        heads = self.model.attributes(16 * embedding).split(self.widths, dim=1)
         return torch.stack(
             [
                 F.cross_entropy(head, labels[:, k], ignore_index=ABSENT, reduction="sum") / len(labels)
@@ -119,9 +119,9 @@ class Scorer(Stage):
         count = 512
         rng = np.random.default_rng([self.seed, 2])
         scenes = [self.held_out.scene(i * self.held_out.views) for i in range(count)]
-        captions = [full_caption(scene, rng) for scene in scenes]
+        captions = [self.world.full_caption(scene, rng) for scene in scenes]
         text = self._texts(captions)
-        wrong = [list(swapped(scene, rng).values()) for scene in scenes]
+        wrong = [list(self.world.swapped(scene, rng).values()) for scene in scenes]
         swaps = self._texts([w for group in wrong for w in group]).split([len(group) for group in wrong])
         clean = to_pixels(self.held_out.images[:: self.held_out.views][:count])
         figures: dict[str, float] = {}

@@ -20,7 +20,6 @@ class SubjectEncoder(TimmStage):
     """
 
     NAME: ClassVar[str] = "subject_encoder"
-    OUTPUTS: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -33,7 +32,7 @@ class SubjectEncoder(TimmStage):
         **network: Any,
     ) -> None:
         """``batch`` individuals a step, half of them of ``kinds`` pairs of class and colour, the rest of any."""
-        super().__init__(data, held_out, batch=batch, **network)
+        super().__init__(data, held_out, batch=batch, outputs=0, **network)
         self.kinds, self.temperature = kinds, temperature
         self._members: dict[tuple[str, str], list[int]] = {}
         for number in range(data.individuals):

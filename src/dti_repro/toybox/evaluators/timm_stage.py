@@ -17,7 +17,6 @@ class TimmStage(Stage):
     """Subclasses name their folder and their outputs (0: pooled features) and say what the loss is."""
 
     NAME: ClassVar[str]
-    OUTPUTS: ClassVar[int]
 
     def __init__(
         self,
@@ -26,12 +25,13 @@ class TimmStage(Stage):
         *,
         architecture: str,
         arguments: dict[str, Any],
+        outputs: int,
         batch: int,
         seed: int = 0,
     ) -> None:
         self.data, self.held_out, self.batch, self.seed, self.arguments = data, held_out, batch, seed, arguments
         torch.manual_seed(seed)
-        self.model = timm_format.build(architecture, arguments, self.OUTPUTS)
+        self.model = timm_format.build(architecture, arguments, outputs)
 
     def save(self, folder: Path) -> None:
         timm_format.save(self.model, self.arguments, folder / self.NAME)
