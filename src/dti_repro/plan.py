@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.app import CONF, entry
 from dti_repro.configured import build
+from dti_repro.cost.workload import workload
 from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.pipeline import Plan
@@ -25,8 +26,8 @@ SHARED = ("backbone", "concepts", "templates")  # groups that train and generate
 
 
 def plan(cfg: DictConfig, overrides: list[str], name: str | None) -> str:
-    """The report; written as json too, if asked for. overrides: the call's own; name: of the experiment, None for a
-    single run. InputError for anything that train, generate or the plan itself does not take."""
+    """Return the report, and write it as json if asked for. overrides: the call's own; name: of the experiment, None
+    for a single run. InputError for anything that train, generate or the plan itself does not take."""
     device = build(cfg.device)
     per_pixel = cfg.png_bytes_per_pixel
     if isinstance(per_pixel, bool) or not isinstance(per_pixel, int | float) or not 0 < per_pixel < 100:
@@ -40,11 +41,9 @@ def plan(cfg: DictConfig, overrides: list[str], name: str | None) -> str:
     made = Plan(
         experiment, cfg.runs, (*cfg.setup, *shared), (*cfg.train, *trained), tuple(cfg.generate)
     ).choose_concepts(cfg.subjects)
-    from dti_repro.planning.workload import workload
-
     work = workload(made)
-    from dti_repro.planning.estimate import estimate
-    from dti_repro.planning.report import report
+    from dti_repro.cost.estimate import estimate
+    from dti_repro.cost.report import report
 
     found = estimate(work, device, per_pixel)
     if cfg.out is not None:

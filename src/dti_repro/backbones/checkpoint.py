@@ -32,15 +32,22 @@ def locate(path: str | None, revision: str = "main") -> Path:
     """The checkpoint's folder, of a folder or an id on the Hugging Face Hub; None is the packaged toybox.
     InputError if it is not there whole."""
     if path is not None and is_hub_id(path):
-        folder = cached(path, revision)
-        if folder is None or not _is_whole(folder):
-            folder = download(path, revision)
+        folder = find(path, revision) or download(path, revision)
     else:
         folder = Path(path) if path is not None else PACKAGED
     if not (folder / "model_index.json").is_file():
         raise InputError(f"backbone.path {folder} is no checkpoint in diffusers' format (it has no model_index.json)")
     require(folder, parts(folder))
     return folder
+
+
+def find(path: str | None, revision: str = "main") -> Path | None:
+    """Return the checkpoint's folder as `locate`, without a download: None for an id on the Hub that is not here
+    whole."""
+    if path is None or not is_hub_id(path):
+        return locate(path)
+    folder = cached(path, revision)
+    return folder if folder is not None and _is_whole(folder) else None
 
 
 def require(folder: Path, wanted: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from dti_repro.backbones.backbone import (
     TokenVectors,
 )
 from dti_repro.backbones.checkpoint import locate, require
+from dti_repro.backbones.parts import load_part
 from dti_repro.backbones.text_encoder import Part, TextEncoder
 from dti_repro.errors import InputError
 
@@ -48,7 +49,8 @@ class DiffusersBackbone(Backbone):
     resolution: pixels of a training image, None for the model's own. dtype: of the frozen weights, float32 or
     bfloat16; what is learned stays float32. revision: of a Hub id. checkpointing: keep the denoiser's activations at
     the borders of its blocks only and compute the others again on the way back, which saves memory and costs a
-    third of the time. compile: run the denoiser through torch.compile.
+    third of the time. compile: run the denoiser through torch.compile. Within `torch.device("meta")` it has shapes and
+    no weights.
     """
 
     ENCODERS: ClassVar[Mapping[str, Part]]
@@ -80,16 +82,14 @@ class DiffusersBackbone(Backbone):
         self.folder = locate(path, revision)
         tokenizers = (part.tokenizer for part in self.ENCODERS.values())
         require(self.folder, [*self.ENCODERS, *tokenizers, self.DENOISER, "vae"])
-        load = {"local_files_only": True}
         self.text_encoders = nn.ModuleDict(
             {encoder: TextEncoder(self.folder, encoder, part, DTYPES[dtype]) for encoder, part in self.ENCODERS.items()}
         )
         vae_dtype = self.VAE_DTYPE or DTYPES[dtype]
-        self.vae = self.VAE_CLASS.from_pretrained(self.folder / "vae", torch_dtype=vae_dtype, **load)
-        self.denoiser = self.DENOISER_CLASS.from_pretrained(
-            self.folder / self.DENOISER, torch_dtype=DTYPES[dtype], **load
-        )
-        self.generation_scheduler = _own_scheduler(self.folder)
+        self.vae = load_part(self.VAE_CLASS, self.folder / "vae", vae_dtype)
+        self.denoiser = load_part(self.DENOISER_CLASS, self.folder / self.DENOISER, DTYPES[dtype])
+        with torch.device("cpu"):  # schedulers compute with values, which the meta device has not
+            self.generation_scheduler = _own_scheduler(self.folder)
         self.requires_grad_(False).eval()
         if checkpointing:
             self.denoiser.enable_gradient_checkpointing()

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from dti_repro.backbones.checkpoint import initializer_ids
 from dti_repro.backbones.injection import InjectedEmbedding
+from dti_repro.backbones.parts import load_part
 from dti_repro.backbones.tokens import PlaceholderTokenizer
 from dti_repro.errors import InputError
 
@@ -34,7 +35,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         tokenizer = AutoTokenizer.from_pretrained(folder / part.tokenizer, local_files_only=True)
         self.tokenizer = PlaceholderTokenizer(tokenizer, part.length, part.spaced)
-        self.model = part.architecture.from_pretrained(folder / encoder, dtype=dtype, local_files_only=True)
+        self.model = load_part(part.architecture, folder / encoder, dtype)
         self.embedding = InjectedEmbedding(self.model.get_input_embeddings(), self.tokenizer.vocabulary, part.scaled)
         self.model.set_input_embeddings(self.embedding)
 
