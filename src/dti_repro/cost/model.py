@@ -15,6 +15,7 @@ from typing import Any
 import diffusers
 import torch
 import yaml
+from hydra.errors import InstantiationException
 from torch import Tensor, nn
 
 from dti_repro import backbones
@@ -164,8 +165,9 @@ def _without_weights(settings: Mapping[str, Any], folder: Path) -> DiffusersBack
     try:
         with META:
             model = build({**settings, "path": str(folder), "checkpointing": False, "compile": False})
-    except UNREADABLE as error:
-        raise InputError(f"backbone.path: the configs of {folder} make no model: {_first_line(error)}") from error
+    except (*UNREADABLE, InstantiationException) as error:
+        reason = _first_line(error.__cause__ or error)
+        raise InputError(f"backbone.path: the configs of {folder} make no model: {reason}") from error
     if not isinstance(model, DiffusersBackbone):
         raise InputError(f"there is no plan for backbone '{settings['name']}': it is none of diffusers' models")
     return model.to(META)
@@ -273,5 +275,5 @@ def _network(checkpoint: str) -> tuple[nn.Module, int, int]:
     return network, timm.data.resolve_model_data_config(network)["input_size"][-1], 0
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
