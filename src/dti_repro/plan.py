@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.app import CONF, entry
 from dti_repro.configured import build
+from dti_repro.cost.device import Device
+from dti_repro.cost.workload import workload
 from dti_repro.errors import InputError
 from dti_repro.launching import typed_overrides
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.pipeline import Plan
-from dti_repro.planning.device import Device
 from dti_repro.results.experiment import Experiment, RowSpec, parse_experiment
 from dti_repro.results.files import write_json
 from dti_repro.results.run import check_name
@@ -27,8 +28,8 @@ SHARED = ("backbone", "concepts", "templates")  # groups that train and generate
 
 
 def plan(cfg: DictConfig, overrides: list[str], name: str | None) -> str:
-    """The report; written as json too, if asked for. overrides: the call's own; name: of the experiment, None for a
-    single run. InputError for anything that train, generate or the plan itself does not take."""
+    """Return the report, and write it as json if asked for. overrides: the call's own; name: of the experiment, None
+    for a single run. InputError for anything that train, generate or the plan itself does not take."""
     device = build(cfg.device, Device)
     per_pixel = cfg.png_bytes_per_pixel
     if isinstance(per_pixel, bool) or not isinstance(per_pixel, int | float) or not 0 < per_pixel < 100:
@@ -42,11 +43,9 @@ def plan(cfg: DictConfig, overrides: list[str], name: str | None) -> str:
     made = Plan(
         experiment, cfg.runs, (*cfg.setup, *shared), (*cfg.train, *trained), tuple(cfg.generate)
     ).choose_concepts(cfg.subjects)
-    from dti_repro.planning.workload import workload
-
     work = workload(made)
-    from dti_repro.planning.estimate import estimate
-    from dti_repro.planning.report import report
+    from dti_repro.cost.estimate import estimate
+    from dti_repro.cost.report import report
 
     found = estimate(work, device, per_pixel)
     if cfg.out is not None:

@@ -24,12 +24,12 @@ from dti_repro.adapters.objective.objective import Objective
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.concepts.concept import Concept, ConceptSet
 from dti_repro.configured import build, target
+from dti_repro.cost.device import Device
 from dti_repro.data.download import Source
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
 from dti_repro.methods.method import DerivedMethod, TokenMethod
 from dti_repro.metrics.metric import ImageMetric
-from dti_repro.planning.device import Device
 from dti_repro.priors.prior import Prior
 from dti_repro.results.embedding import load_embedding
 from dti_repro.results.manifest import Manifest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dti_repro.app import CONF
 from dti_repro.backbones.backbone import Backbone
-from dti_repro.configured import build, target
+from dti_repro.configured import build
+from dti_repro.cost.device import Device
+from dti_repro.cost.estimate import Memory, estimate
+from dti_repro.cost.measure import META, measure
+from dti_repro.cost.model import ModelCost, evaluator
+from dti_repro.cost.report import report
+from dti_repro.cost.workload import workload
 from dti_repro.errors import InputError
 from dti_repro.failures import choices
 from dti_repro.pipeline import Plan
-from dti_repro.planning.architecture import read_architecture
-from dti_repro.planning.cost import ModelCost
-from dti_repro.planning.counting import measure
-from dti_repro.planning.device import Device
-from dti_repro.planning.estimate import Memory, estimate
-from dti_repro.planning.report import report
-from dti_repro.planning.scoring import evaluator
-from dti_repro.planning.sketch import Sketch
-from dti_repro.planning.workload import workload
 from dti_repro.results.experiment import Experiment, RowSpec
 from dti_repro.train import train
-from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import build_tiny_sana, build_tiny_wan
 
-META = torch.device("meta")
 PUBLISHED = {  # millions of parameters, from the models' papers and cards
     "sd15": {"text_encoder": 123.06, "denoiser": 859.52, "vae": 83.65},
     "sd21_base": {"text_encoder": 340.39, "denoiser": 865.91, "vae": 83.65},
@@ -53,47 +48,36 @@ def nothing_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-def node(name: str, **changes: Any) -> dict[str, Any]:
-    settings = yaml.safe_load((CONF / "backbone" / f"{name}.yaml").read_text())
+def node(conf: str, **changes: Any) -> dict[str, Any]:
+    settings = yaml.safe_load((CONF / "backbone" / f"{conf}.yaml").read_text())
     settings.pop("defaults", None)
     return {**settings, **changes}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_architectures_have_the_published_numbers_of_parameters(name: str) -> None:
-    settings = node(name)
-    kind = target(settings["_target_"], Backbone)
-    parts = [*kind.ENCODERS, kind.DENOISER, "vae"]
-    sketch = Sketch.of(kind, read_architecture(name, settings["path"], "main", parts), "bfloat16")
+def test_models_have_the_published_numbers_of_parameters(name: str) -> None:
+    """And SDXL at 768 px: 3.64 TFLOP a UNet pass, 7.52 with the way back through its activations, 2.61 a photo."""
+    cost = ModelCost(node(name), "bf16")
     for part, millions in PUBLISHED[name].items():
-        assert sketch.parameters()[part] / 1e6 == pytest.approx(millions, rel=0.02 if millions == 4800 else 1e-4), part
-    assert all(weight.is_meta for weight in sketch.weights())
+        assert cost.parameters[part] / 1e6 == pytest.approx(millions, rel=0.02 if millions == 4800 else 1e-4), part
+    if name == "sdxl":
+        assert (cost.resolution, cost.size) == (768, (1024, 1024))
+        assert cost.denoiser.forward / 1e12 == pytest.approx(3.64, rel=0.005)
+        assert cost.denoiser.flops / 1e12 == pytest.approx(7.52, rel=0.005)
+        assert cost.photo.flops / 1e12 == pytest.approx(2.61, rel=0.005)
+        assert cost.weight_bytes == 2 * sum(cost.parameters.values())
 
 
-def test_sdxl_costs_what_is_published() -> None:
-    """At 768 px: 3.64 TFLOP a UNet pass, 7.52 with the way back through its activations, 2.61 a photo."""
-    cost = ModelCost(node("sdxl"), "bf16")
-    assert cost.resolution == 768
-    assert cost.size == (1024, 1024)
-    assert cost.denoiser.forward / 1e12 == pytest.approx(3.64, rel=0.02)
-    assert cost.denoiser.flops / 1e12 == pytest.approx(7.52, rel=0.02)
-    assert cost.photo.flops / 1e12 == pytest.approx(2.61, rel=0.02)
-    assert cost.weight_bytes == 2 * sum(cost.parameters.values())
-
-
-def test_checkpointing_costs_a_pass_and_spares_memory(checkpoint: Path) -> None:
-    settings = node("stable_diffusion", path=str(checkpoint), resolution=64)
+def test_checkpointing_costs_a_pass_and_spares_memory_and_autocast_keeps_norms_in_float32(checkpoint: Path) -> None:
+    settings = node("stable_diffusion", path=str(checkpoint), resolution=64, dtype="bfloat16")
     plain = ModelCost(settings, "fp32").denoiser
     spared = ModelCost({**settings, "checkpointing": True}, "fp32").denoiser
     assert spared.forward == plain.forward
     assert plain.backward < spared.backward <= plain.backward + plain.forward
     assert spared.peak < plain.peak
-
-
-def test_autocast_keeps_the_inputs_of_norms_in_float32(checkpoint: Path) -> None:
-    settings = node("stable_diffusion", path=str(checkpoint), dtype="bfloat16")
-    assert ModelCost(settings, "bf16").denoiser.peak > ModelCost(settings, "fp32").denoiser.peak
-    assert ModelCost(settings, "bf16").denoiser.flops == ModelCost(settings, "fp32").denoiser.flops
+    mixed = ModelCost(settings, "bf16").denoiser
+    assert mixed.peak > plain.peak
+    assert mixed.flops == plain.flops
 
 
 def counted(run: Callable[[], object]) -> int:
@@ -113,13 +97,13 @@ def test_a_training_does_what_the_plan_counts(training: Callable[..., DictConfig
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """Narrow checkpoints of the families, by the backbone's name in conf."""
-    makers = {"sdxl": build_tiny_sdxl, "sana_1600m": build_tiny_sana, "wan_1300m": build_tiny_wan}
+    """Narrow checkpoints, by the backbone's name in conf."""
+    makers = {"sana_1600m": build_tiny_sana, "wan_1300m": build_tiny_wan}
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in makers.items()}
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sana_1600m", "wan_1300m"])
-def test_every_family_does_what_the_plan_counts(name: str, whole: Mapping[str, Path]) -> None:
+@pytest.mark.parametrize("name", ["sana_1600m", "wan_1300m"])
+def test_generation_does_what_the_plan_counts(name: str, whole: Mapping[str, Path]) -> None:
     """A sample there and back, and two pictures: their prompts, the empty one, two steps with guidance."""
     side = 64
     settings = node(name, path=str(whole[name]), resolution=side, dtype="float32")
@@ -199,7 +183,7 @@ def test_pictures_are_counted_before_there_are_any(checkpoint: Path, subjects: P
     experiment = Experiment("x", "X", (), {}, "", (), rows, generate=generate)
     plan = Plan(experiment, str(tmp_path), (*setup, "concepts.names=[ann,bob]")).choose_concepts(None)
     work = workload(plan)
-    assert (work.pictures, work.drawn) == (2 * (2 + 1) * 2, 0)
+    assert (work.pictures, work.generated) == (2 * (2 + 1) * 2, 0)
     drawing = estimate(work, DEVICE, 1.5)
     assert drawing.stages[1].flops == work.pictures * drawing.picture["flops"]
     assert drawing.picture["seconds"] == pytest.approx(drawing.picture["flops"] / 0.5e12)
@@ -233,12 +217,13 @@ def test_every_device_can_be_planned_for(name: str) -> None:
     assert isinstance(build(yaml.safe_load((CONF / "device" / f"{name}.yaml").read_text()), Device), Device)
 
 
-def test_a_model_that_is_nowhere_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_model_that_is_nowhere_is_one_clear_line(tmp_path: Path, checkpoint: Path) -> None:
+    settings = node("stable_diffusion", path="someone/else", name="mine")
     with pytest.raises(InputError, match="no architecture ships as 'mine'"):
-        read_architecture("mine", "someone/else", "main", ["unet"])
-    with pytest.raises(InputError, match=r"unet/config.json does not exist"):
-        read_architecture("mine", str(tmp_path), "main", ["unet"])
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "unet" / "config.json").write_text(json.dumps([]))
-    with pytest.raises(InputError, match="is no config"):
-        read_architecture("mine", str(tmp_path), "main", ["unet"])
+        ModelCost(settings, "fp32")
+    with pytest.raises(InputError, match="no model_index"):
+        ModelCost({**settings, "path": str(tmp_path)}, "fp32")
+    shutil.copytree(checkpoint, tmp_path / "damaged")
+    (tmp_path / "damaged" / "unet" / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"damaged: unet cannot be loaded"):
+        ModelCost({**settings, "path": str(tmp_path / "damaged")}, "fp32")

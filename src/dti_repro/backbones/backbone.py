@@ -31,7 +31,9 @@ class EncoderSpec:
     @classmethod
     def of(cls, table: Tensor) -> EncoderSpec:
         """Statistics of an embedding table (vocabulary, dim), computed in float64, by parts: of a vocabulary of
-        256,000 words as a whole that takes 17 GB."""
+        256,000 words as a whole that takes 17 GB. A table on the meta device has none."""
+        if table.is_meta:
+            return cls(table.shape[1], {}, table[0])
         norms, total = [], torch.zeros(table.shape[1], dtype=torch.float64, device=table.device)
         for part in table.detach().split(ROWS):
             rows = part.double()

@@ -36,15 +36,22 @@ def locate(path: str | None, revision: str = "main") -> Path:
     """The checkpoint's folder, of a folder or an id on the Hugging Face Hub; None is the packaged toybox.
     InputError if it is not there whole."""
     if path is not None and is_hub_id(path):
-        folder = cached(path, revision)
-        if folder is None or not _is_whole(folder):
-            folder = download(path, revision)
+        folder = find(path, revision) or download(path, revision)
     else:
         folder = Path(path) if path is not None else PACKAGED
     if not (folder / "model_index.json").is_file():
         raise InputError(f"backbone.path {folder} is no checkpoint in diffusers' format (it has no model_index.json)")
     require(folder, parts(folder))
     return folder
+
+
+def find(path: str | None, revision: str = "main") -> Path | None:
+    """Return the checkpoint's folder as `locate`, without a download: None for an id on the Hub that is not here
+    whole."""
+    if path is None or not is_hub_id(path):
+        return locate(path)
+    folder = cached(path, revision)
+    return folder if folder is not None and _is_whole(folder) else None
 
 
 def require(folder: Path, wanted: Sequence[str]) -> None:
@@ -106,8 +113,18 @@ def loading(folder: Path, part: str) -> Iterator[None]:
 
 def load_weights(kind: Any, folder: Path, part: str, **options: Any) -> Any:
     """Return the part as a model of this class of transformers or diffusers. InputError if a weight is missing, which
-    the libraries would fill with random numbers, or has another shape. Pickles are never read."""
+    the libraries would fill with random numbers, or has another shape. Pickles are never read. Within
+    `torch.device("meta")` the model is made of its config and reads no weights."""
+    import torch
+    from transformers import PreTrainedModel
+
     with loading(folder, part):
+        if torch.get_default_device().type == "meta":
+            if issubclass(kind, PreTrainedModel):
+                model = kind(kind.config_class.from_pretrained(folder / part, local_files_only=True))
+            else:
+                model = kind.from_config(kind.load_config(folder / part, local_files_only=True))
+            return model.to(next(iter(options.values())))
         model, report = kind.from_pretrained(
             folder / part, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
         )

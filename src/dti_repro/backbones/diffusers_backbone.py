@@ -49,7 +49,8 @@ class DiffusersBackbone(Backbone):
     resolution: pixels of a training image, None for the model's own. dtype: of the frozen weights, float32 or
     bfloat16; what is learned stays float32. revision: of a Hub id. checkpointing: keep the denoiser's activations at
     the borders of its blocks only and compute the others again on the way back, which saves memory and costs a
-    third of the time. compile: run the denoiser through torch.compile.
+    third of the time. compile: run the denoiser through torch.compile. Within `torch.device("meta")` it has shapes and
+    no weights.
     """
 
     ENCODERS: ClassVar[Mapping[str, Part]]
@@ -88,7 +89,8 @@ class DiffusersBackbone(Backbone):
         vae_dtype = self.VAE_DTYPE or DTYPES[dtype]
         self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", torch_dtype=vae_dtype)
         self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, torch_dtype=DTYPES[dtype])
-        self.generation_scheduler = own_scheduler(self.folder)
+        with torch.device("cpu"):  # schedulers compute with values, which the meta device has not
+            self.generation_scheduler = own_scheduler(self.folder)
         self.requires_grad_(False).eval()
         if checkpointing:
             self.denoiser.enable_gradient_checkpointing()

@@ -1,4 +1,4 @@
-"""The machine that a plan is made for."""
+"""Describe the machine that a plan is made for."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ class Device:
             raise InputError(f"device.memory_gib is {memory}: a number above 0 or null is needed")
 
     def seconds(self, flops: float, dtype: str) -> float:
-        """How long these operations take at the assumed utilisation."""
+        """Return how long these operations take at the assumed utilisation."""
         return flops / (self.peak_tflops[dtype] * 1e12 * self.utilisation)

@@ -1,4 +1,4 @@
-"""Operations and bytes of a computation that is not carried out: tensors on the meta device have shapes and no data."""
+"""Count the operations and bytes of a computation on the meta device, where tensors have shapes and no data."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+META = torch.device("meta")
 ATEN = torch.ops.aten
 
 
@@ -35,15 +36,14 @@ class Cost:
 
 
 def measure(run: Callable[[], object], weights: Iterable[Tensor], autocast: bool = False) -> Cost:
-    """What run() costs on the meta device, with fused attention and, if so wanted, autocast to bfloat16; and what the
-    way back costs from the scalar that it returns, if that has one.
+    """Count what run() costs, and the backward pass from the scalar that it returns, if that has one.
 
-    Recomputation inside the fused attention's backward is not counted as operations, as is usual where a utilisation
-    is meant to compare models.
+    weights: they are not counted as memory. autocast: to bfloat16. Attention is fused; what its backward pass computes
+    again is not counted as operations, as is usual where a utilisation is meant to compare models.
     """
     held = _Held(weights)
     counter = FlopCounterMode(display=False, custom_mapping={_BACKWARD: _attention_backward_flops})
-    with held, counter, _AsOnDevice(autocast):
+    with held, counter, AsOnDevice(autocast):
         out = run()
         forward = counter.get_total_flops()
         if isinstance(out, Tensor) and out.requires_grad:
@@ -53,18 +53,18 @@ def measure(run: Callable[[], object], weights: Iterable[Tensor], autocast: bool
 
 
 def recomputing(autocast: bool) -> Callable[..., Any]:
-    """What a model of diffusers takes as its way of checkpointing. torch leaves function modes on the way back, where
-    activations are computed again: as they were only with the mode that they were computed in."""
+    """Return the function with which a model of diffusers checkpoints: the second computation, in the backward pass,
+    needs the function mode of the first one, which torch has left by then."""
 
     def run(module: nn.Module, *arguments: Any) -> Any:
-        again = {"context_fn": lambda: (nullcontext(), _AsOnDevice(autocast))}
+        again = {"context_fn": lambda: (nullcontext(), AsOnDevice(autocast))}
         return checkpoint(module.__call__, *arguments, use_reentrant=False, **again)
 
     return run
 
 
 class _Held(TorchDispatchMode):
-    """Bytes of the storages that are alive; autograd's saved tensors are among them."""
+    """Count the bytes of the storages that are alive, autograd's saved tensors among them."""
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
         super().__init__()
@@ -92,16 +92,19 @@ class _Held(TorchDispatchMode):
         self.now -= size
 
 
-class _AsOnDevice(TorchFunctionMode):
-    """What the meta device lacks: attention in one kernel, which keeps no matrix of scores, and autocast."""
+class AsOnDevice(TorchFunctionMode):
+    """Do what the meta device does not: attention in one kernel, which keeps no matrix of scores, and autocast. A
+    question about values is answered no: transformers asks whether a prompt has no padding."""
 
-    def __init__(self, autocast: bool) -> None:
+    def __init__(self, autocast: bool = False) -> None:
         super().__init__()
         self.autocast = autocast
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is Tensor.__bool__ and args[0].is_meta:
+            return False
         kwargs = kwargs or {}
         if self.autocast:
             dtype = torch.bfloat16 if func in _IN_BFLOAT16 else torch.float32 if func in _IN_FLOAT32 else None
@@ -110,7 +113,7 @@ class _AsOnDevice(TorchFunctionMode):
         return _attention(*args, **kwargs) if func is F.scaled_dot_product_attention else func(*args, **kwargs)
 
 
-# torch's own lists for CUDA, as far as these models use them; group_norm and layer_norm come under two names.
+# torch's lists for CUDA, as far as these models use them; group_norm and layer_norm have two names.
 _IN_BFLOAT16 = {
     F.linear, F.conv2d, F.conv3d, F.scaled_dot_product_attention, torch.bmm, torch.baddbmm, torch.matmul,
     Tensor.matmul, Tensor.__matmul__, Tensor.bmm,
@@ -135,7 +138,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """scaled_dot_product_attention (batch, heads, length, dim) by the kernel that works with any mask and dtype."""
+    """Compute scaled_dot_product_attention by the kernel that works with any mask and dtype."""
     if enable_gqa:
         key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
     bias = None
@@ -151,8 +154,8 @@ _BACKWARD = ATEN._scaled_dot_product_efficient_attention_backward
 def _attention_backward_flops(
     gradient: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *rest: Any, **options: Any
 ) -> int:
-    """Shapes. A product each for the gradients of query, key and value, as far as they are wanted, and one more for
-    that of the scores, which the first two need."""
+    """Count a product for each wanted gradient of query, key and value, and one for the gradient of the scores, which
+    the first two need. The arguments are shapes."""
     _, _, _, _, _, _, (of_query, of_key, of_value, _), *_ = rest
     products = of_query + of_key + of_value + (of_query or of_key)
     return products * sdpa_flop_count(query, key, value) // 2

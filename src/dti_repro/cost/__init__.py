@@ -1,0 +1,1 @@
+"""Count what a run will cost, before it starts."""
