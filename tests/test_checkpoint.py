@@ -174,8 +174,11 @@ def of_another_width(folder: Path) -> None:
         (lambda folder: (folder / "text_encoder" / "config.json").write_text("[]"), "text_encoder cannot be loaded"),
         (lambda folder: (folder / "text_encoder" / "model.safetensors").write_bytes(b"x"), "text_encoder cannot be"),
         (lambda folder: (folder / "tokenizer" / "tokenizer.json").write_text("[]"), "tokenizer cannot be loaded"),
-        (lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("{}"), "scheduler cannot be"),
-        (lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "scheduler_config.json does not"),
+        (
+            lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("{}"),
+            "scheduler_config.json is damaged",
+        ),
+        (lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "scheduler_config.json is damaged"),
     ],
     ids=["lacking", "width", "unet json", "encoder json", "weights", "tokenizer", "scheduler", "no scheduler"],
 )

@@ -141,7 +141,7 @@ def test_what_hydra_refuses_is_one_line(answer: Answer) -> None:
     for overrides, words in (
         (["runs=${nosuch}"], "Interpolation key 'nosuch' not found"),
         (["-m", "runs=${oc.env:NO_SUCH_VARIABLE}"], "Environment variable 'NO_SUCH_VARIABLE' not found"),
-        (["-m", "seed=range(1"], "no viable alternative"),
+        (["-m", "seed=range(1"], "seed is range(1: a number is needed"),
         (["concepts=3"], "Config group override must be a string or a list"),
         (["method._target_=x"], "method._target_ 'x' is refused"),
     ):

@@ -225,9 +225,9 @@ def test_rows_that_are_not_there_are_one_line(rows: object) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a: [", r"m\.yaml cannot be read: .*line 1"),
+        ("a: [", r"m\.yaml is no yaml .*line 1"),
         ("- 1", r"m\.yaml is no mapping"),
-        ("\xff", r"m\.yaml cannot be read"),
+        ("\xff", r"m\.yaml is no yaml"),
         ("a: 1", r"m\.yaml has no _target_"),
         ("_target_: x", r"m\.yaml has no checkpoint"),
         ("_target_: x\nencoder: 3", r"m\.yaml has no checkpoint"),

@@ -203,7 +203,7 @@ def test_rows_that_need_another_row_wait_for_it_or_share_its_job() -> None:
     first, second = rows_as_jobs("ablation")
     assert ["kappa_0"] in first
     assert second == [["kappa_10pct"], ["kappa_30pct"]]  # shares of the gradient that kappa_0 measures
-    assert sum(len(job) for job in [*first, *second]) == 9
+    assert sum(len(job) for job in [*first, *second]) == 11
 
 
 def test_flags_may_stand_anywhere_and_some_are_refused() -> None:

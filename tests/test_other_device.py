@@ -27,7 +27,7 @@ from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.tokens import PlaceholderTokenizer
 from dti_repro.configured import build
 from dti_repro.lesson import Lesson
-from dti_repro.metrics.metric import Sample
+from dti_repro.metrics.metric import ImageMetric, Sample
 from dti_repro.train import train
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import SIDE, build_tiny_sana
@@ -118,9 +118,11 @@ def test_two_packs_a_generation_and_the_metrics_on_one_device(
     cfg = training(*own, "concepts.names=[ann,bob]", "trainer.pack=1", "trainer.steps=1")
     settings = OmegaConf.to_container(cfg.backbone)
     settings.pop("generation", None)
-    backbone: Backbone = build(settings)
+    backbone: Backbone = build(settings, Backbone)
     chosen = METRICS if name == "toybox" else ()
-    metrics = [build(yaml.safe_load((CONF / "metric" / f"{metric}.yaml").read_text())) for metric in chosen]
+    metrics = [
+        build(yaml.safe_load((CONF / "metric" / f"{metric}.yaml").read_text()), ImageMetric) for metric in chosen
+    ]
     learned: dict[str, Mapping[str, Tensor]] = {}
     monkeypatch.setattr("dti_repro.training.load_backbone", lambda *_: backbone)
     monkeypatch.setattr("dti_repro.training.check_words", lambda *_: None)  # reads weights from a file

@@ -106,7 +106,8 @@ def entry(
             except (KeyboardInterrupt, SystemExit) as stop:
                 if not was_interrupted(stop):
                     raise
-                failures.append(Failure(str(stop) or STOPPED, 130))
+                said = str(stop) if isinstance(stop, KeyboardInterrupt) else ""  # an exit has only its code
+                failures.append(Failure(said or STOPPED, 130))
             except Exception as error:
                 GlobalHydra.instance().clear()
                 failure = failure_of(error, config_name, sys.argv[1:])

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.adapters.folder import DIFFUSERS_LORA, adapter_files, adapter_of
-from dti_repro.app import CONF, choices, entry
+from dti_repro.app import CONF, entry
 from dti_repro.errors import InputError
+from dti_repro.failures import choices
 from dti_repro.results.files import atomic_write, read_yaml
 from dti_repro.results.run import ConceptFolder, check_name, embedding_files, parse, read_header
 

@@ -35,7 +35,7 @@ Training = Callable[..., DictConfig]
         (["adapter=lora", "adapter.lr=nan"], "adapter.lr is nan"),
         (["adapter=lora", "adapter.weight_decay=-1"], "adapter.weight_decay is -1"),
         (["adapter=lora", "adapter.targets=[]"], "adapter.targets is"),
-        (["adapter=lora", "adapter.targets=to_q"], "adapter.targets is 'to_q'"),
+        (["adapter=lora", "adapter.targets=to_q"], "adapter.targets is to_q: a list"),
         (["adapter=lora", "adapter.targets=['.*']"], "adapter.targets has"),
         (["adapter=lora", "adapter.objective.beta=0"], "adapter.objective.beta is 0"),
         (["adapter=lora", "adapter.objective.prompt=none"], "adapter.objective.prompt 'none'"),

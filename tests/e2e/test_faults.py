@@ -234,7 +234,7 @@ def test_ctrl_c_saves_what_there_is_and_the_same_command_goes_on(
     ("error", "code", "said"),
     [
         (StoppedError("stopped after step 4"), 130, "stopped after step 4\n"),
-        (KeyboardInterrupt(), 130, "stopped: what is finished is kept, and the same command goes on from there\n"),
+        (KeyboardInterrupt(), 130, "stopped: what is finished is kept, and the same command goes on from here\n"),
         (OutOfMemoryError("out of memory"), 1, "error: out of memory\n"),
     ],
 )
