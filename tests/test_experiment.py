@@ -244,8 +244,8 @@ def test_a_metrics_yaml_that_cannot_be_used_is_one_line(content: str, words: str
 
 def test_a_searched_yaml_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "searched.yaml"
-    for content, words in (("ti: 3", "'ti' is 3: a mapping"), ("ti: {overrides: 3}", "overrides is 3"), ("[", "read")):
-        path.write_text(content)
+    for text, words in (("ti: 3", "'ti' is 3: a mapping"), ("ti: {overrides: 3}", "overrides is 3"), ("[", "no yaml")):
+        path.write_text(text)
         with pytest.raises(InputError, match=rf"searched\.yaml.*{words}"):
             parse({"rows": [{"name": "ti", "searched": "ti"}]}, path)
 
