@@ -9,7 +9,7 @@ N ?= 50
 SLURM := slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core slurm-wlm-mysql-plugin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint benchmark ablation speed soak slurm-test
+.PHONY: help demo test test-all lint benchmark ablation speed soak slurm-test
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -24,6 +24,9 @@ demo: $(STAMP) ## teach one toybox subject with TI and DTI, compare them in a pi
 
 test: $(STAMP) ## run the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(TEST_ARGS)
+
+test-all: $(STAMP) ## run the tests, the slow ones included
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(TEST_ARGS) -m "slow or not slow"
 
 lint: $(STAMP) ## check style and formatting
 	$(PY) -m ruff check .

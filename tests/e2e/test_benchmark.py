@@ -122,6 +122,7 @@ def test_the_table_has_every_row_with_its_facts(world: Path, table: Path) -> Non
     assert float(rows["dti"]["minutes"]) >= 0
 
 
+@pytest.mark.slow
 def test_the_table_says_whether_references_were_masked(world: Path, table: Path) -> None:
     """Masks are judged before anything is trained, and with them only scores are computed again."""
     assert "with references as they are" in (table / "table.md").read_text()
@@ -160,6 +161,7 @@ def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     assert all(cell in page for cell in ("<th>image</th>", "<td>DTI</td>", "Paired differences from DTI"))
 
 
+@pytest.mark.slow
 def test_a_table_of_several_training_seeds_is_the_mean_over_them(world: Path, table: Path) -> None:
     """The runs of one seed serve it, and `hydra/launcher` deals the rows as before."""
     seeds = ("+experiment.training_seeds=[42,43]", f"out={world}/out_seeds", "hydra/launcher=basic")
@@ -197,6 +199,7 @@ def timeless(table: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "minutes"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_rows_as_jobs_of_a_launcher_make_the_same_table(world: Path, table: Path) -> None:
     result = run(world, "tiny", into="_jobs", overrides=("hydra/launcher=basic",))
     assert result.returncode == 0, result.stderr

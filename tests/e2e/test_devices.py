@@ -35,6 +35,7 @@ def processes_of(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_concepts_are_trained_by_two_processes_of_which_one_dies(training: Compose, tmp_path: Path) -> None:
     """With a method that trains another one first, and transforms what that learned."""

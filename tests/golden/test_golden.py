@@ -10,6 +10,7 @@ from tests.golden.record import record
 RECORDED = Path(__file__).parent / "record.json"
 
 
+@pytest.mark.slow
 def test_the_toybox_commands_compute_what_they_did(tmp_path: Path) -> None:
     expected = json.loads(RECORDED.read_text())
     found = record(tmp_path, ["toybox"])
