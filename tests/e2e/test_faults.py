@@ -209,6 +209,15 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     assert json.loads(folder.provenance.read_text())["seconds"] == 0
 
 
+@pytest.fixture
+def answered_ctrl_c() -> Iterator[None]:
+    """A shell starts what it puts into the background with SIGINT ignored; a person at a terminal has an answer."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("answered_ctrl_c")
 def test_ctrl_c_saves_what_there_is_and_the_same_command_goes_on(
     training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
