@@ -26,19 +26,19 @@ from omegaconf import DictConfig
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dti_repro.app import CONF
+from dti_repro.artifacts.files import atomic_write
 from dti_repro.backbones import load
 from dti_repro.backbones.checkpoint import PACKAGED
 from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
-from dti_repro.concepts.concept import Concept
-from dti_repro.concepts.photos import centre_crop, load_photo
-from dti_repro.concepts.toybox import Toybox
+from dti_repro.config import CONF
+from dti_repro.data.concept import Concept
+from dti_repro.data.photos import centre_crop, load_photo
+from dti_repro.data.toybox import Toybox
+from dti_repro.metrics.base import Sample
 from dti_repro.metrics.encoders import TimmEncoder
-from dti_repro.metrics.metric import Sample
 from dti_repro.metrics.similarity import ReferenceSimilarity
-from dti_repro.results.files import atomic_write
 from dti_repro.toybox.tokenizer import build_tokenizer, word_ids
-from dti_repro.train import train
+from dti_repro.training.runs import train
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "there is a {}", "the {}")
 

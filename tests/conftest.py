@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.app import CONF
+from dti_repro.config import CONF
 from tests.tiny import build_tiny_sd
 
 SUBJECTS = {"ann": "cat", "bob": "car", "cid": "cat"}

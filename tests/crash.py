@@ -15,8 +15,8 @@ from typing import IO, Any
 import pytest
 import torch
 
-from dti_repro.lesson import Draw, Lesson
-from dti_repro.results.run import ConceptFolder
+from dti_repro.artifacts.run_dir import ConceptFolder
+from dti_repro.training.concept_state import Batch, ConceptState
 
 
 def assert_same(a: ConceptFolder, b: ConceptFolder) -> None:
@@ -27,14 +27,14 @@ def assert_same(a: ConceptFolder, b: ConceptFolder) -> None:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Die while drawing a later step's samples, as a killed process would: nothing is tidied up."""
-    draw = Lesson.draw
+    draw = ConceptState.draw
 
-    def dying(self: Lesson, *arguments: int) -> Draw:
+    def dying(self: ConceptState, *arguments: int) -> Batch:
         if self.step == step:
             raise MemoryError
         return draw(self, *arguments)
 
-    monkeypatch.setattr(Lesson, "draw", dying)
+    monkeypatch.setattr(ConceptState, "draw", dying)
 
 
 class Crash(BaseException):

@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from dti_repro import adopt, benchmark, evaluate
-from dti_repro.app import entry
-from dti_repro.command_line import CommandLine
-from dti_repro.concepts import download
+from dti_repro import benchmark, download, evaluate, import_embedding
 from dti_repro.errors import InputError, ProcessDiedError
-from dti_repro.failures import explain, failure_of
-from dti_repro.foreign import check_foreign, check_resolved
-from dti_repro.key_types import check_types
-from dti_repro.launching import check_launcher
+from dti_repro.launch.command import command
+from dti_repro.launch.command_line import CommandLine
+from dti_repro.launch.failures import explain, failure_of
+from dti_repro.launch.key_types import check_types
+from dti_repro.launch.sweep import check_launcher
+from dti_repro.launch.untrusted import check_foreign, check_resolved
 
 Capture = pytest.CaptureFixture[str]
 Answer = Callable[..., tuple[int, str]]
@@ -42,7 +41,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Capture) -> A
 
 
 def doing(work: Callable[[], object]) -> Callable[[], None]:
-    @entry("train")
+    @command("train")
     def main(cfg: DictConfig) -> None:
         work()
 
@@ -167,7 +166,7 @@ def test_a_missing_value_is_asked_for_and_help_needs_none(answer: Answer) -> Non
     wanted = "error: experiment: a value is needed, e.g. python -m dti_repro.benchmark experiment=main_table (choices: "
     assert said.startswith(wanted)
     assert said.count("\n") == 1
-    for main in (adopt.main, download.main):
+    for main in (import_embedding.main, download.main):
         assert answer(main, "--help") == (0, "")
 
 

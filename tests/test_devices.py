@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dti_repro.devices import share_out
+from dti_repro.artifacts.lock import BusyError
 from dti_repro.errors import DivergedError
-from dti_repro.results.lock import BusyError
+from dti_repro.launch.devices import run_on_devices
 
 ITEMS = ["a", "b", "c", "d", "e"]
 
@@ -31,18 +31,18 @@ def work(folder: Path, error: Exception | None, items: list[str]) -> None:
 def test_an_error_in_one_process_ends_all(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(DivergedError, match="b diverged"):
-        share_out(partial(work, tmp_path, DivergedError("b diverged")), ITEMS, 2, "cpu")
+        run_on_devices(partial(work, tmp_path, DivergedError("b diverged")), ITEMS, 2, "cpu")
     assert time.monotonic() - began < 100
     assert not any(Path(f"/proc/{path.read_text()}").exists() for path in tmp_path.iterdir())
 
 
 def test_what_another_command_is_at_stops_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BusyError, match="b is being drawn"):
-        share_out(partial(work, tmp_path, BusyError("b is being drawn")), ITEMS, 2, "cpu")
+        run_on_devices(partial(work, tmp_path, BusyError("b is being drawn")), ITEMS, 2, "cpu")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c", "e"}
     assert capfd.readouterr().out == "['a', 'c', 'e'] are being done\n"
 
 
 def test_one_item_needs_no_second_process(tmp_path: Path) -> None:
-    share_out(partial(work, tmp_path, None), ["a"], 4, "cpu")
+    run_on_devices(partial(work, tmp_path, None), ["a"], 4, "cpu")
     assert (tmp_path / "a").read_text() == str(os.getpid())

@@ -17,14 +17,14 @@ import torch
 import yaml
 from PIL import Image
 
-from dti_repro.command_line import compose
-from dti_repro.concepts.concept import Concept
+from dti_repro.artifacts.lock import BusyError
+from dti_repro.artifacts.scores import ScoreRow, read_scores, write_scores
+from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
 from dti_repro.evaluate import chosen_metrics, evaluate, manifests, summary
-from dti_repro.metrics import scoring
-from dti_repro.metrics.scoring import generated, mismatched, real_references, score
-from dti_repro.results.lock import BusyError
-from dti_repro.results.scores import ScoreRow, read_scores, write_scores
+from dti_repro.launch.command_line import compose
+from dti_repro.metrics import evaluator
+from dti_repro.metrics.evaluator import generated, mismatched, real_references, score
 
 HEADS = {"class": ["dog", "cat"], "background": ["beach", "sky"], "relation": ["left", "right"]}
 
@@ -42,7 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     for i in range(3):
         picture(root / "photos" / f"{i}.png")
-    folder = root / "run" / "seed=42" / "rex" / "images" / "0123456789"
+    folder = root / "run" / "seed_42" / "rex" / "images" / "0123456789"
     prompts = [("a {} on a beach", {"class": "dog", "background": "beach"}), ("a {} in the sky", None)]
     images = [
         {
@@ -80,7 +80,7 @@ def concept(world: Path) -> Concept:
 def test_one_picture_and_one_photo_are_scored_like_many(world: Path, concept: Concept, tmp_path: Path) -> None:
     """torchmetrics makes a scalar of one value; and one photo has no other to be compared with."""
     (manifest,) = manifests(world / "run")
-    one = scoring.ScoreFile(tmp_path / "one.csv", generated(manifest, {"rex": concept}).items[:1])
+    one = evaluator.ScoreFile(tmp_path / "one.csv", generated(manifest, {"rex": concept}).items[:1])
     alone = real_references(replace(concept, images=concept.images[:1]), tmp_path / "real.csv")
     assert score([one, alone], configs(world, "image", "reading")) == 4
     assert [row.metric for row in read_scores(one.csv)] == ["image", "reading"]
@@ -91,7 +91,7 @@ def test_one_picture_and_one_photo_are_scored_like_many(world: Path, concept: Co
 def test_a_busy_score_file_holds_up_no_other(world: Path, concept: Concept, tmp_path: Path) -> None:
     (manifest,) = manifests(world / "run")
     items = generated(manifest, {"rex": concept}).items
-    files = [scoring.ScoreFile(tmp_path / f"{i}.csv", items) for i in range(3)]
+    files = [evaluator.ScoreFile(tmp_path / f"{i}.csv", items) for i in range(3)]
     owner = "process 7 on elsewhere, since 2026-01-01T00:00:00Z"
     for file in files[:2]:
         file.lock.write_text(owner)
@@ -115,7 +115,7 @@ def test_odd_records_beside_a_score_file_are_scored_again(
 
 def test_the_summary_says_means_numbers_and_files(tmp_path: Path) -> None:
     rows = [ScoreRow("f", "t", "t", seed, "rex", "image", value) for seed, value in ((0, 0.25), (1, 0.5))]
-    files = [scoring.ScoreFile(tmp_path / name / "0123456789.csv", ()) for name in ("rex", "tom")]
+    files = [evaluator.ScoreFile(tmp_path / name / "0123456789.csv", ()) for name in ("rex", "tom")]
     write_scores(files[0].csv, [*rows, ScoreRow("f", "t", "t", 0, "rex", "other", 1.0)])
     write_scores(files[1].csv, [ScoreRow("f", "t", "t", 0, "tom", "text", 1.0)])
     assert summary(files, ["image", "text"]).split("\n") == [
@@ -137,9 +137,9 @@ def configs(world: Path, *names: str) -> dict:
     return chosen_metrics([str(world / f"{name}.yaml") for name in names], {})
 
 
-def scores_of(world: Path, concept: Concept, csv: Path, *names: str) -> tuple[int, scoring.ScoreFile]:
+def scores_of(world: Path, concept: Concept, csv: Path, *names: str) -> tuple[int, evaluator.ScoreFile]:
     (manifest,) = manifests(world / "run")
-    file = scoring.ScoreFile(csv, generated(manifest, {"rex": concept}).items)
+    file = evaluator.ScoreFile(csv, generated(manifest, {"rex": concept}).items)
     return score([file], configs(world, *names)), file
 
 
@@ -189,7 +189,7 @@ def test_references_are_encoded_once_for_all_runs(
     monkeypatch.setattr(ReferenceSimilarity, "set_references", lambda *a: (calls.append(a[1]), original(*a))[1])
     (manifest,) = manifests(world / "run")
     items = generated(manifest, {"rex": concept}).items
-    files = [scoring.ScoreFile(tmp_path / f"{i}.csv", items) for i in range(3)]
+    files = [evaluator.ScoreFile(tmp_path / f"{i}.csv", items) for i in range(3)]
     score(files, configs(world, "image"))
     assert len(calls) == 1
 
@@ -266,7 +266,7 @@ def test_masks_are_of_references_only(world: Path, concept: Concept, masks: Path
 def test_bad_masks_are_one_line_before_weights_load(
     spoil: Callable, words: str, world: Path, concept: Concept, masks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "build", lambda *_: pytest.fail("a metric was loaded"))
+    monkeypatch.setattr(evaluator, "build", lambda *_: pytest.fail("a metric was loaded"))
     spoil(masks / "rex" / "1.png")
     (manifest,) = manifests(world / "run")
     with pytest.raises(InputError, match=words) as error:
@@ -301,7 +301,7 @@ def test_a_concept_that_the_set_lacks_is_named(world: Path) -> None:
         generated(manifest, {})
 
 
-@pytest.mark.parametrize("level", ["run", "run/seed=42", "run/seed=42/rex"])
+@pytest.mark.parametrize("level", ["run", "run/seed_42", "run/seed_42/rex"])
 def test_a_run_may_be_named_by_any_of_its_folders(world: Path, level: str) -> None:
     assert len(manifests(world / level)) == 1
 

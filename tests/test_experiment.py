@@ -10,17 +10,18 @@ import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dti_repro.benchmark import main, plan_of
-from dti_repro.command_line import compose
+from dti_repro.benchmark import main
 from dti_repro.errors import InputError
+from dti_repro.experiments.benchmark import plan_of
+from dti_repro.experiments.front import front
+from dti_repro.experiments.jobs import choose_rows
+from dti_repro.experiments.noise_norm import AdamWRun, norm_on_noise
+from dti_repro.experiments.runner import ExperimentRun, check_rows
+from dti_repro.experiments.search import Quality, Scale, quality, scales, write_searched
+from dti_repro.experiments.spec import Experiment, parse_experiment
+from dti_repro.launch.command_line import compose
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.pipeline import Plan, check_rows
-from dti_repro.results.experiment import Experiment, parse_experiment
-from dti_repro.results.front import front
-from dti_repro.results.noise_norm import AdamWRun, norm_on_noise
-from dti_repro.results.search import Quality, Scale, quality, scales, write_searched
-from dti_repro.row_jobs import choose_rows
-from dti_repro.train import check
+from dti_repro.training.runs import check
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 BASE = {
@@ -158,8 +159,8 @@ def test_the_replication_differs_from_the_main_table_in_its_training_seeds_alone
 def test_a_seed_of_ones_own_beside_an_experiments_seeds_is_refused() -> None:
     experiment = parse({"training_seeds": [1, 2]})
     with pytest.raises(InputError, match=r"seed=3 beside training_seeds=\[1, 2\]"):
-        Plan(experiment, "runs", train=("seed=3",)).train_configs(experiment.rows[0])
-    assert [cfg.seed for cfg in Plan(experiment, "runs").train_configs(experiment.rows[0])] == [1, 2]
+        ExperimentRun(experiment, "runs", train=("seed=3",)).train_configs(experiment.rows[0])
+    assert [cfg.seed for cfg in ExperimentRun(experiment, "runs").train_configs(experiment.rows[0])] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_a_broken_experiment_is_one_line(
 
 @pytest.mark.parametrize("own", [{"train": ("+concepts.names=[cat]",)}, {"generate": ("concepts=folder",)}], ids=str)
 def test_a_row_with_subjects_of_its_own_is_refused(own: dict) -> None:
-    plan = Plan(parse({}), "runs", **own)
+    plan = ExperimentRun(parse({}), "runs", **own)
     with pytest.raises(InputError, match=r"row '(ti|any)': .*concepts.*belongs into setup"):
         check_rows(plan)
 
@@ -268,7 +269,7 @@ def test_without_gradient_steps_the_noise_norm_is_the_start() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_is_made_of_knobs_and_metrics_that_exist(name: str) -> None:
     """The paper's tables on big models, too, which nobody can run on a whim."""
-    plan = Plan(parse_experiment(name, content(name), EXPERIMENTS / "searched.yaml"), "runs")
+    plan = ExperimentRun(parse_experiment(name, content(name), EXPERIMENTS / "searched.yaml"), "runs")
     for row in plan.experiment.rows:
         if row.bound is None:
             for cfg in plan.train_configs(row):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dti_repro.results.figures import CELL, Grid, save_lines
+from dti_repro.experiments.figures import CELL, Grid, save_lines
 
 
 def plain(color: tuple[int, int, int], size: int = 48) -> Image.Image:

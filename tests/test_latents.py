@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.stable_diffusion import StableDiffusion
+from dti_repro.data.latent_cache import LatentCache, own_folder
 from dti_repro.errors import InputError
-from dti_repro.latents import LatentCache, own_folder
-from dti_repro.train import train
+from dti_repro.training.runs import train
 from tests.crash import started, status_of
 
 Training = Callable[..., DictConfig]

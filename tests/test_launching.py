@@ -17,24 +17,25 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from dti_repro import launching
-from dti_repro import training as training_module
-from dti_repro.app import CONF, entry
+from dti_repro.artifacts.files import write_json
+from dti_repro.artifacts.lock import BusyError
 from dti_repro.backbones.checkpoint import PACKAGED
-from dti_repro.benchmark import stages
-from dti_repro.command_line import CommandLine
+from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.failures import explain
-from dti_repro.launching import as_choices, deal_concepts, summarise, sweep_folder, take_gpu
-from dti_repro.results.files import write_json
-from dti_repro.results.lock import BusyError
-from dti_repro.train import train_missing
+from dti_repro.experiments.benchmark import stages
+from dti_repro.launch import sweep as launching
+from dti_repro.launch.command import command
+from dti_repro.launch.command_line import CommandLine
+from dti_repro.launch.failures import explain
+from dti_repro.launch.sweep import as_choices, deal_concepts, summarise, sweep_folder, take_gpu
+from dti_repro.training import trainer as training_module
+from dti_repro.training.runs import train_missing
 
 
-def command() -> Callable[[], None]:
+def fake_training() -> Callable[[], None]:
     """An entry point without a training; made here, so that it travels to other processes as `python -m` makes it."""
 
-    @entry("train")
+    @command("train")
     def main(cfg: DictConfig) -> int:
         match cfg.seed:
             case 1:
@@ -53,7 +54,7 @@ def command() -> Callable[[], None]:
 def sweep(monkeypatch: pytest.MonkeyPatch, runs: Path, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["train", "-m", f"runs={runs}", *arguments])
     with pytest.raises(SystemExit) as left:
-        command()()
+        fake_training()()
     return int(left.value.code or 0)
 
 
@@ -95,7 +96,7 @@ def test_a_damaged_record_is_told_and_its_job_starts_anew(monkeypatch: pytest.Mo
         (folder / "jobs" / f"000{number}.json").write_text(content)
     assert summarise(folder).splitlines()[0] == "3 jobs: 3 unknown"
     monkeypatch.setattr(sys, "argv", ["train", "-m", f'hydra.sweep.dir="{folder}"', "seed=5,6"])
-    command()()
+    fake_training()()
     assert summarise(folder).splitlines()[0] == "3 jobs: 2 ran, 1 unknown"
 
 

@@ -22,13 +22,12 @@ from torch._subclasses import fake_impls
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dti_repro.app import CONF
-from dti_repro.backbones.backbone import Backbone
+from dti_repro.backbones.base import Backbone
 from dti_repro.backbones.tokens import PlaceholderTokenizer
-from dti_repro.configured import build
-from dti_repro.lesson import Lesson
-from dti_repro.metrics.metric import ImageMetric, Sample
-from dti_repro.train import train
+from dti_repro.config import CONF, build
+from dti_repro.metrics.base import ImageMetric, Sample
+from dti_repro.training.concept_state import ConceptState
+from dti_repro.training.runs import train
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import SIDE, build_tiny_sana
 
@@ -124,11 +123,13 @@ def test_two_packs_a_generation_and_the_metrics_on_one_device(
         build(yaml.safe_load((CONF / "metric" / f"{metric}.yaml").read_text()), ImageMetric) for metric in chosen
     ]
     learned: dict[str, Mapping[str, Tensor]] = {}
-    monkeypatch.setattr("dti_repro.training.load_backbone", lambda *_: backbone)
-    monkeypatch.setattr("dti_repro.training.check_words", lambda *_: None)  # reads weights from a file
+    monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: backbone)
+    monkeypatch.setattr("dti_repro.training.trainer.check_words", lambda *_: None)  # reads weights from a file
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a fake")
-    monkeypatch.setattr(Lesson, "save", lambda *_: None)
-    monkeypatch.setattr(Lesson, "keep", lambda self, path, vectors, **_: learned.update({self.concept.name: vectors}))
+    monkeypatch.setattr(ConceptState, "save", lambda *_: None)
+    monkeypatch.setattr(
+        ConceptState, "keep", lambda self, path, vectors, **_: learned.update({self.concept.name: vectors})
+    )
     with gpu():
         backbone.to(GPU)
         train(cfg)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dti_repro.errors import InputError
-from dti_repro.results.page import MOST, Section, Sheet, write_page
+from dti_repro.experiments.page import MOST, Section, Sheet, write_page
 
 EVIL = """a <x> <script>alert(1)</script> & "><img src=https://a.example onerror='alert(2)'> {{ 7 * 7 }} `</p>`"""
 

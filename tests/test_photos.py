@@ -9,16 +9,16 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from dti_repro.app import quote_paths
-from dti_repro.concepts.collection import Collection
-from dti_repro.concepts.concept import ConceptSet
-from dti_repro.concepts.folder import Folder
-from dti_repro.concepts.masks import check_masks
-from dti_repro.concepts.photos import list_photos, load_photo
-from dti_repro.concepts.toybox import Toybox
-from dti_repro.configured import build
+from dti_repro.artifacts import files
+from dti_repro.config import build
+from dti_repro.data.collection import Collection
+from dti_repro.data.concept import ConceptSet
+from dti_repro.data.folder import Folder
+from dti_repro.data.masks import check_masks
+from dti_repro.data.photos import list_photos, load_photo
+from dti_repro.data.toybox import Toybox
 from dti_repro.errors import InputError
-from dti_repro.results import files
+from dti_repro.launch.command import quote_paths
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -71,7 +71,7 @@ def test_a_photo_or_mask_that_is_postscript_inside_is_not_run(tmp_path: Path, mo
         ('path="a, b"', "a, b"),
         ("path=", ""),
         ("files=[/a/b (1).safetensors,~/c.safetensors]", ["/a/b (1).safetensors", "/home/rex/c.safetensors"]),
-        ("run=runs/x/seed=42", "runs/x/seed=42"),
+        ("run=runs/x/seed_42", "runs/x/seed_42"),
         ("train=[trainer.steps=4,seed=0]", ["trainer.steps=4", "seed=0"]),
         ("prompts=['a {} = (b)', c]", ["a {} = (b)", "c"]),
         ("kappa=1e-4", 1e-4),
@@ -117,7 +117,7 @@ FOLDER = {"path": "photos", "initializer": "dog"}
 )
 def test_a_key_of_the_wrong_type_is_named(target: str, settings: dict[str, object], key: str) -> None:
     with pytest.raises(InputError, match=f"^concepts.{key} is .* is needed$"):
-        build({"_target_": f"dti_repro.concepts.{target}", **settings}, ConceptSet, "concepts").load()
+        build({"_target_": f"dti_repro.data.{target}", **settings}, ConceptSet, "concepts").load()
 
 
 def own_subjects(folder: Path) -> ConceptSet:

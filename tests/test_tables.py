@@ -12,16 +12,16 @@ import pytest
 import yaml
 from scipy import stats
 
-from dti_repro.command_line import CONF
+from dti_repro.artifacts.files import write_json
+from dti_repro.artifacts.run_dir import ConceptFolder
+from dti_repro.artifacts.scores import ScoreRow, read_scores, subject_means, write_scores
+from dti_repro.artifacts.training_facts import minutes_per_concept
+from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.results.deviations import BY_BACKBONE
-from dti_repro.results.experiment import Experiment, RowSpec
-from dti_repro.results.facts import minutes_per_concept
-from dti_repro.results.files import write_json
-from dti_repro.results.report import Setting, write_report
-from dti_repro.results.run import ConceptFolder
-from dti_repro.results.scores import ScoreRow, read_scores, subject_means, write_scores
-from dti_repro.results.tables import (
+from dti_repro.experiments.deviations import BY_BACKBONE
+from dti_repro.experiments.report import Setting, write_report
+from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.experiments.tables import (
     Claim,
     Row,
     claims_table,
@@ -174,9 +174,9 @@ def test_tables_and_scores_are_utf_8_under_any_locale(tmp_path: Path) -> None:
     script = """
 import locale, sys
 from pathlib import Path
-from dti_repro.results.scores import ScoreRow, read_scores, write_scores
-from dti_repro.results.tables import write_csv
-from dti_repro.results.files import read_yaml
+from dti_repro.artifacts.scores import ScoreRow, read_scores, write_scores
+from dti_repro.experiments.tables import write_csv
+from dti_repro.artifacts.files import read_yaml
 from dti_repro.metrics.catalogue import metric_config
 assert locale.getpreferredencoding() != "UTF-8"
 folder = Path(sys.argv[1])

@@ -9,16 +9,17 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.app import CONF, entry
-from dti_repro.benchmark import means_of
-from dti_repro.concepts.concept import Concept
+from dti_repro.artifacts.training_facts import final_norm
+from dti_repro.config import CONF
+from dti_repro.data.concept import Concept
+from dti_repro.experiments.benchmark import means_of
+from dti_repro.experiments.figures import save_lines
+from dti_repro.experiments.grids import comparison
+from dti_repro.experiments.runner import ExperimentRun, RowState, check_rows, draw_rows, learn, list_scores
+from dti_repro.experiments.spec import parse_experiment
+from dti_repro.launch.command import command
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.metrics.scoring import score
-from dti_repro.pipeline import Plan, RowState, check_rows, draw_rows, learn, list_scores
-from dti_repro.results.experiment import parse_experiment
-from dti_repro.results.facts import final_norm
-from dti_repro.results.figures import save_lines
-from dti_repro.showing import comparison
+from dti_repro.metrics.evaluator import score
 
 
 def demo(cfg: DictConfig) -> list[Path]:
@@ -27,7 +28,9 @@ def demo(cfg: DictConfig) -> list[Path]:
     content = OmegaConf.to_container(cfg.experiment, resolve=True)
     experiment = parse_experiment(name, content, CONF / "experiment" / "searched.yaml")
     configs = {metric: metric_config(metric) for metric in experiment.metrics}
-    plan = Plan(experiment, cfg.runs, tuple(cfg.setup), tuple(cfg.train), tuple(cfg.generate)).choose_concepts(1)
+    plan = ExperimentRun(experiment, cfg.runs, tuple(cfg.setup), tuple(cfg.train), tuple(cfg.generate)).choose_concepts(
+        1
+    )
     check_rows(plan)
     (concept,) = plan.concepts.values()
 
@@ -67,7 +70,7 @@ def _print_scores(states: Sequence[RowState], metrics: Mapping[str, str]) -> Non
     Console().print(table)
 
 
-@entry("demo")
+@command("demo")
 def main(cfg: DictConfig) -> None:
     demo(cfg)
 

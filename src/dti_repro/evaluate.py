@@ -11,19 +11,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.app import entry
-from dti_repro.concepts.concept import ConceptSet
-from dti_repro.configured import build
-from dti_repro.devices import check_count
+from dti_repro.artifacts.lock import BusyError
+from dti_repro.artifacts.manifest import Manifest
+from dti_repro.artifacts.run_dir import check_name
+from dti_repro.artifacts.scores import read_scores
+from dti_repro.config import build
+from dti_repro.data.concept import ConceptSet
 from dti_repro.errors import InputError
+from dti_repro.launch.command import command
+from dti_repro.launch.devices import check_count
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.metrics.scoring import ScoreFile, generated, score
-from dti_repro.results.lock import BusyError
-from dti_repro.results.manifest import Manifest
-from dti_repro.results.run import check_name
-from dti_repro.results.scores import read_scores
+from dti_repro.metrics.evaluator import ScoreFile, generated, score
 
-_LEVELS = ("", "*/", "seed=*/*/")  # a concept's folder, a seed's (or a text row's), a configuration's
+_LEVELS = ("", "*/", "seed_*/*/")  # a concept's folder, a seed's (or a text row's), a configuration's
 
 
 def chosen_metrics(metrics: str | list[str], sets: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
@@ -90,7 +90,7 @@ def evaluate(cfg: DictConfig) -> int:
 def summary(files: Sequence[ScoreFile], metrics: Sequence[str]) -> str:
     """Return a table for each generation, concept by metric: the mean over its pictures and their number, and the score
     files that it is of."""
-    from dti_repro.results.tables import markdown  # which loads scipy
+    from dti_repro.experiments.tables import markdown  # which loads scipy
 
     parts = []
     for generation in dict.fromkeys(file.csv.stem for file in files):
@@ -108,7 +108,7 @@ def summary(files: Sequence[ScoreFile], metrics: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-@entry("evaluate")
+@command("evaluate")
 def main(cfg: DictConfig) -> int:
     return evaluate(cfg)
 

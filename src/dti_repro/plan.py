@@ -12,17 +12,17 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.app import CONF, entry
-from dti_repro.configured import build
+from dti_repro.artifacts.files import write_json
+from dti_repro.artifacts.run_dir import check_name
+from dti_repro.config import CONF, build
 from dti_repro.cost.device import Device
 from dti_repro.cost.workload import workload
 from dti_repro.errors import InputError
-from dti_repro.launching import typed_overrides
+from dti_repro.experiments.runner import ExperimentRun
+from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
+from dti_repro.launch.command import command
+from dti_repro.launch.sweep import typed_overrides
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.pipeline import Plan
-from dti_repro.results.experiment import Experiment, RowSpec, parse_experiment
-from dti_repro.results.files import write_json
-from dti_repro.results.run import check_name
 
 SHARED = ("backbone", "concepts", "templates")  # groups that train and generate both have
 
@@ -40,7 +40,7 @@ def plan(cfg: DictConfig, overrides: list[str], name: str | None) -> str:
     groups = [(key, override) for override in overrides if (key := _root(override)) not in _own(cfg)]
     shared = tuple(override for key, override in groups if key in SHARED)
     trained = tuple(override for key, override in groups if key not in SHARED)
-    made = Plan(
+    made = ExperimentRun(
         experiment, cfg.runs, (*cfg.setup, *shared), (*cfg.train, *trained), tuple(cfg.generate)
     ).choose_concepts(cfg.subjects)
     work = workload(made)
@@ -83,7 +83,7 @@ def _root(override: str) -> str:
     return re.split(r"[.@=/]", override.lstrip("+~"), maxsplit=1)[0]
 
 
-@entry("plan")
+@command("plan")
 def main(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     print(plan(cfg, typed_overrides(hydra), hydra.runtime.choices["experiment"]))

@@ -7,7 +7,8 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from dti_repro.app import CONF, quote_paths
+from dti_repro.config import CONF
+from dti_repro.launch.command import quote_paths
 
 
 @pytest.fixture

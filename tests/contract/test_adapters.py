@@ -17,18 +17,18 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dti_repro.adapters.adapter import Adapter
+from dti_repro.adapters.base import Adapter
 from dti_repro.adapters.folder import CONFIG, DIFFUSERS_LORA, WEIGHTS, adapter_files, adapter_folder
-from dti_repro.app import CONF
+from dti_repro.artifacts.embedding import load_embedding, save_embedding
+from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.load import load_backbone
-from dti_repro.concepts.collection import PUBLISHED
+from dti_repro.config import CONF
+from dti_repro.data.collection import PUBLISHED
 from dti_repro.errors import DivergedError, InputError
 from dti_repro.evaluate import evaluate
-from dti_repro.failures import choices
 from dti_repro.generate import generate
-from dti_repro.results.embedding import load_embedding, save_embedding
-from dti_repro.results.run import ConceptFolder
-from dti_repro.train import run_folder, train
+from dti_repro.launch.failures import choices
+from dti_repro.training.runs import run_folder, train
 from tests.crash import assert_same, stop_after
 
 ADAPTERS = choices("adapter")
@@ -116,10 +116,10 @@ def test_the_run_folder_tells_adapters_apart_and_knows_those_without_as_before(t
     plain = training()
     bare = OmegaConf.create(OmegaConf.to_container(plain, resolve=True))
     bare.adapter = {"_target_": "any without settings"}
-    knobs = [["adapter=lora"], ["adapter=lora", "adapter.rank=8"], ["adapter=lora", "adapter.lr=1e-4"], ["adapter=oft"]]
-    knobs += [["adapter=lora", "adapter/objective=diffusion"], ["adapter=lora", "adapter.objective.prompt=class"]]
-    hashes = {run_folder(training(*knob)).config_hash for knob in knobs}
-    assert len(hashes) == len(knobs)
+    keys = [["adapter=lora"], ["adapter=lora", "adapter.rank=8"], ["adapter=lora", "adapter.lr=1e-4"], ["adapter=oft"]]
+    keys += [["adapter=lora", "adapter/objective=diffusion"], ["adapter=lora", "adapter.objective.prompt=class"]]
+    hashes = {run_folder(training(*key)).config_hash for key in keys}
+    assert len(hashes) == len(keys)
     assert run_folder(plain).config_hash == run_folder(bare).config_hash
     assert run_folder(plain).config_hash not in hashes
 
@@ -127,7 +127,7 @@ def test_the_run_folder_tells_adapters_apart_and_knows_those_without_as_before(t
 def test_a_pack_is_one_concept(training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = ["adapter=lora", "concepts.names=[ann,bob]", "trainer.steps=2"]
     with monkeypatch.context() as patch:
-        patch.setattr("dti_repro.training.load_backbone", lambda *_: pytest.fail("a model was loaded"))
+        patch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: pytest.fail("a model was loaded"))
         with pytest.raises(InputError, match=r"a pack would have 2: add trainer\.pack=1") as error:
             train(training(*both))
         assert "\n" not in str(error.value)
@@ -142,10 +142,10 @@ def test_pictures_are_drawn_with_the_adapter_of_their_word_and_scored(
     name: str, training: Training, subjects: Path, tmp_path: Path, compose: Callable[..., DictConfig]
 ) -> None:
     """Beside a run without one, whose pictures it must not touch; a snapshot is drawn with its own."""
-    knobs = ["trainer.steps=3", "trainer.snapshots=[1]"]
-    plain = train(training(*knobs))[0]
+    keys = ["trainer.steps=3", "trainer.snapshots=[1]"]
+    plain = train(training(*keys))[0]
     first = drawn(compose, plain.path)
-    adapted = train(training(*knobs, f"adapter={name}", "adapter.lr=0.05"))[0]
+    adapted = train(training(*keys, f"adapter={name}", "adapter.lr=0.05"))[0]
     # The same word for both: what differs is the adapter.
     shutil.rmtree(plain.images)
     own = load_embedding(adapted.embedding)
@@ -156,7 +156,7 @@ def test_pictures_are_drawn_with_the_adapter_of_their_word_and_scored(
     shutil.rmtree(adapted.images)
     assert drawn(compose, adapted.path) == with_adapter
     save_embedding(plain.embedding, *load_embedding(plain.snapshot(1))[:2], {})  # none of that clings to the model
-    train(training(*knobs, f"runs={tmp_path / 'again'}"))
+    train(training(*keys, f"runs={tmp_path / 'again'}"))
     assert drawn(compose, tmp_path / "again" / plain.path.relative_to(tmp_path / "runs")) == first
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         ask = [f'run="{adapted.path}"', f"concepts.root={subjects}", "metrics=[toybox_image]", "accelerator=cpu"]
@@ -168,9 +168,9 @@ def test_pictures_are_drawn_with_the_adapter_of_their_word_and_scored(
 def test_a_rescaled_word_keeps_the_adapter_that_it_was_learned_with(
     training: Training, compose: Callable[..., DictConfig]
 ) -> None:
-    knobs = ["adapter=oft", "trainer.steps=2", "trainer.snapshots=[1]"]
-    rescaled = train(training("method=ti_rescaled", *knobs))[0]
-    source = train(training("method=ti", *knobs))[0]
+    keys = ["adapter=oft", "trainer.steps=2", "trainer.snapshots=[1]"]
+    rescaled = train(training("method=ti_rescaled", *keys))[0]
+    source = train(training("method=ti", *keys))[0]
     assert same_adapter(rescaled.embedding, source.embedding)
     assert same_adapter(rescaled.snapshot(1), source.snapshot(1))
     drawn(compose, rescaled.path)
@@ -199,7 +199,7 @@ def test_dreambooths_own_words_are_a_rare_one_before_the_class() -> None:
 def test_a_spoiled_adapter_stops_the_training_before_its_step(
     training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dti_repro.adapters.peft_adapter import PeftAdapter
+    from dti_repro.adapters.peft import PeftAdapter
 
     norms = iter([1.0, float("nan")])
     monkeypatch.setattr(PeftAdapter, "gradient_norm", lambda self: next(norms))

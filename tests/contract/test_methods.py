@@ -11,13 +11,12 @@ import torch
 from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.app import CONF
+from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.backbones.stable_diffusion import StableDiffusion
-from dti_repro.configured import build
-from dti_repro.failures import choices
-from dti_repro.methods.method import DerivedMethod, TokenMethod
-from dti_repro.results.embedding import load_embedding
-from dti_repro.train import train
+from dti_repro.config import CONF, build
+from dti_repro.launch.failures import choices
+from dti_repro.methods.base import DerivedMethod, TokenMethod
+from dti_repro.training.runs import train
 from tests.crash import assert_same, stop_after
 from tests.tiny import DIM
 

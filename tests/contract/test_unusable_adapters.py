@@ -12,20 +12,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dti_repro.adapters.folder import CONFIG, HEADER, WEIGHTS, adapter_folder, adapter_sha256
-from dti_repro.app import CONF
+from dti_repro.artifacts.embedding import load_embedding, save_embedding
+from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.load import load_backbone
+from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
-from dti_repro.interpolate import interpolate
-from dti_repro.results.embedding import load_embedding, save_embedding
-from dti_repro.results.run import ConceptFolder
-from dti_repro.train import train
+from dti_repro.inference.interpolation import interpolate
+from dti_repro.training.runs import train
 
 Training = Callable[..., DictConfig]
 
 
 @pytest.mark.parametrize(
-    ("knobs", "words"),
+    ("keys", "words"),
     [
         (["adapter=lora", "adapter.rank=0"], "adapter.rank is 0"),
         (["adapter=lora", "adapter.rank=2.5"], "adapter.rank is 2.5"),
@@ -46,16 +46,16 @@ Training = Callable[..., DictConfig]
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bad_settings_are_one_line_before_a_model_is_loaded(
-    knobs: list[str], words: str, training: Training, monkeypatch: pytest.MonkeyPatch
+    keys: list[str], words: str, training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dti_repro.training.load_backbone", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(InputError, match=words) as error:
-        train(training(*knobs))
+        train(training(*keys))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "words"),
+    ("keys", "words"),
     [
         (["adapter=lora", "adapter.targets=[to_x]"], r"adapter\.targets \[to_x\] does not fit UNet2DConditionModel"),
         (["adapter=oft", "adapter.r=64"], r"does not fit .*Invalid `r` \(64\)"),  # some are 64 wide, others 32
@@ -63,9 +63,9 @@ def test_bad_settings_are_one_line_before_a_model_is_loaded(
     ],
 )
 def test_what_does_not_fit_the_denoiser_is_one_line_and_leaves_it_as_it_was(
-    knobs: list[str], words: str, training: Training
+    keys: list[str], words: str, training: Training
 ) -> None:
-    cfg = training(*knobs)
+    cfg = training(*keys)
     modules = [name for name, _ in load_backbone(cfg.backbone, "cpu").named_modules()]
     with pytest.raises(InputError, match=words) as error:
         train(cfg)

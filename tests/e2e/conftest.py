@@ -10,8 +10,9 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from dti_repro.app import CONF, quote_paths
+from dti_repro.config import CONF
 from dti_repro.generate import generate
+from dti_repro.launch.command import quote_paths
 from tests.e2e.trained import trained_run, vectors
 
 

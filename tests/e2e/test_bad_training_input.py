@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from dti_repro.backbones import load
-from dti_repro.concepts.photos import load_photo
+from dti_repro.data.photos import load_photo
 from dti_repro.errors import InputError
-from dti_repro.train import train
+from dti_repro.training.runs import train
 
 Training = Callable[..., DictConfig]
 
@@ -21,12 +21,12 @@ Training = Callable[..., DictConfig]
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any attempt to load one fails the test."""
-    monkeypatch.setattr("dti_repro.training.load_backbone", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: pytest.fail("a model was loaded"))
     monkeypatch.setattr(load, "_load", lambda *_: pytest.fail("a model was loaded"))
 
 
 @pytest.mark.parametrize(
-    ("knobs", "words"),
+    ("keys", "words"),
     [
         (["concepts.names=[zed]"], "unknown concept 'zed'"),
         (["concepts.names=[]"], "concepts.names is empty"),
@@ -65,9 +65,9 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_settings(training: Training, knobs: list[str], words: str) -> None:
+def test_bad_settings(training: Training, keys: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
-        train(training(*knobs))
+        train(training(*keys))
     assert "\n" not in str(error.value)
 
 
@@ -78,7 +78,7 @@ def test_a_run_folder_that_cannot_be_written(training: Training, tmp_path: Path)
 
 
 def own(cfg: DictConfig, path: Path, **concept: str) -> DictConfig:
-    node = {"_target_": "dti_repro.concepts.folder.Folder", "path": str(path), "initializer": "cat", **concept}
+    node = {"_target_": "dti_repro.data.folder.Folder", "path": str(path), "initializer": "cat", **concept}
     cfg.concepts = OmegaConf.create(node)
     return cfg
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dti_repro.results.figures import CELL
+from dti_repro.experiments.figures import CELL
 
 CONCEPTS = ("rex", "tom", "zoe")
 EXTRA = ["trainer.steps=4", "trainer.batch=2", "trainer.progress=false", "trainer.threads=1"]
@@ -235,7 +235,7 @@ def test_a_search_writes_the_best_setting_with_the_kappa_it_used(world: Path, ta
 
 @pytest.mark.parametrize(
     ("experiment", "words"),
-    [("wrong", "row 'bad': method 'ti' has no knob 'method.prior.kappa'"), ("nothing", "nothing")],
+    [("wrong", "row 'bad': method 'ti' has no key 'method.prior.kappa'"), ("nothing", "nothing")],
 )
 def test_a_wrong_experiment_is_one_clear_line(world: Path, experiment: str, words: str) -> None:
     result = run(world, experiment)

@@ -18,11 +18,11 @@ from dti_repro import export as export_module
 from dti_repro import generate as generate_module
 from dti_repro import interpolate as interpolate_module
 from dti_repro import train as train_module
+from dti_repro.artifacts.files import read_json, sha256
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
-from dti_repro.interpolate import interpolate
-from dti_repro.results.files import read_json, sha256
-from dti_repro.train import train
+from dti_repro.inference.interpolation import interpolate
+from dti_repro.training.runs import train
 from tests.crash import Crash, Crasher, content, started, status_of
 from tests.e2e import test_benchmark
 from tests.e2e.trained import trained_run, vectors
@@ -62,7 +62,7 @@ def survives_every_crash(task: Callable[[Path], object], tmp_path: Path) -> list
 def test_a_training_that_dies_at_any_write_ends_in_the_same_bytes(training: Training, tmp_path: Path) -> None:
     short = ["trainer.steps=2", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
     places = survives_every_crash(lambda root: train(training(*short, f"runs={root}")), tmp_path)
-    for name in ("config", "concept", "log", "last", "step=000001", "embedding"):
+    for name in ("config", "concept", "log", "last", "step_000001", "embedding"):
         assert any(name in place for place in places), name
     assert sum(place.startswith("save") for place in places) == 2
 

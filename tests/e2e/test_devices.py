@@ -14,10 +14,10 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from dti_repro.app import CONF
+from dti_repro.config import CONF
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
-from dti_repro.train import run_folder, train
+from dti_repro.training.runs import run_folder, train
 from tests.crash import content
 from tests.e2e import test_benchmark
 from tests.e2e.trained import trained_run, vectors

@@ -17,13 +17,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from dti_repro.concepts import download as command
-from dti_repro.concepts.collection import Collection
+from dti_repro import download as command
 from dti_repro.data import download
+from dti_repro.data.collection import Collection
 from dti_repro.data.download import Files, Pictures
+from dti_repro.data.prompts import load_prompts
 from dti_repro.data.published_prompts import DreamBoothPrompts, DTIPrompts
 from dti_repro.errors import InputError
-from dti_repro.prompts import load_prompts
 
 PROMPTS = b"""Prompts
 

@@ -17,19 +17,20 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.app import CONF, quote_paths
-from dti_repro.backbones.backbone import Backbone
+from dti_repro.artifacts.embedding import load_embeddings
+from dti_repro.artifacts.run_dir import ConceptFolder
+from dti_repro.artifacts.scores import read_scores
+from dti_repro.backbones.base import Backbone
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.load import load_backbone
+from dti_repro.config import CONF
 from dti_repro.evaluate import evaluate
-from dti_repro.export import export
-from dti_repro.failures import choices
 from dti_repro.generate import generate
-from dti_repro.results.embedding import load_embeddings
-from dti_repro.results.run import ConceptFolder
-from dti_repro.results.scores import read_scores
-from dti_repro.sphere import angle
-from dti_repro.train import train
+from dti_repro.inference.export import export
+from dti_repro.launch.command import quote_paths
+from dti_repro.launch.failures import choices
+from dti_repro.optim.sphere import angle
+from dti_repro.training.runs import train
 from tests.crash import content, stop_after
 from tests.tiny import build_tiny_clip_sd, build_tiny_sd, build_tiny_sdxl
 from tests.tiny_flow import SIDE, build_tiny_sana, build_tiny_wan
@@ -90,7 +91,7 @@ def compose(command: str, *overrides: str) -> DictConfig:
 
 
 def drawing(folder: ConceptFolder, own: list[str]) -> DictConfig:
-    size = [knob.replace("backbone.resolution", side) for knob in own[2:3] for side in ("height", "width")]
+    size = [key.replace("backbone.resolution", side) for key in own[2:3] for side in ("height", "width")]
     ask = [f"run={folder.path}", 'prompts=["a {} on the grass"]', "seeds=[0,1]", "sampler=default", "steps=2"]
     return compose("generate", *own, *size, *ask, "threads=1", "progress=false", "accelerator=cpu")
 
@@ -134,14 +135,14 @@ def test_from_photos_to_scores(
 ) -> None:
     """Killed and resumed is the same bytes as trained at once, and what is drawn is scored."""
     _, own = model
-    knobs = [f"method={method}", *own, "trainer.steps=5", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
-    unchanged = Unchanged(training(*knobs))
-    train(training(*knobs, f"runs={tmp_path / 'whole'}"))
+    keys = [f"method={method}", *own, "trainer.steps=5", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
+    unchanged = Unchanged(training(*keys))
+    train(training(*keys, f"runs={tmp_path / 'whole'}"))
     stop_after(monkeypatch, step=2)
     with pytest.raises(MemoryError):
-        train(training(*knobs))
+        train(training(*keys))
     monkeypatch.undo()
-    (folder,) = train(training(*knobs))
+    (folder,) = train(training(*keys))
     assert content(tmp_path / "runs") == content(tmp_path / "whole")
     check_all_vectors_train(folder, len(unchanged.backbone.spec.encoders))
     (images,) = generate(drawing(folder, own))

@@ -14,15 +14,16 @@ from PIL import Image, ImageChops
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
-from dti_repro.adopt import adopt
-from dti_repro.app import CONF, quote_paths
-from dti_repro.backbones.backbone import EncoderSpec
+from dti_repro.artifacts.embedding import load_embeddings, save_embedding, save_embeddings
+from dti_repro.artifacts.run_dir import RunFolder, embedding_files
+from dti_repro.backbones.base import EncoderSpec
+from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.export import export
 from dti_repro.generate import generate
-from dti_repro.results.embedding import load_embeddings, save_embedding, save_embeddings
-from dti_repro.results.run import RunFolder, embedding_files
-from dti_repro.train import train
+from dti_repro.import_embedding import import_embedding
+from dti_repro.inference.export import export
+from dti_repro.launch.command import quote_paths
+from dti_repro.training.runs import train
 from tests.e2e.trained import CLASS, trained_run, vectors
 from tests.tiny import DIM, DIM_2, build_tiny_sdxl
 
@@ -101,23 +102,23 @@ def test_the_calls_in_the_text_load_both_encoders_vectors(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_was_exported_can_be_adopted(target: str, two: Path, sdxl: Path, tmp_path: Path) -> None:
+def test_what_was_exported_can_be_imported(target: str, two: Path, sdxl: Path, tmp_path: Path) -> None:
     *files, _ = export(config("export", f"run={two}", f"to={target}", f"out={tmp_path / 'out'}"))
     listed = "[" + ",".join(f'"{file}"' for file in reversed(files)) + "]"
     ask = [f"files={listed}", "initializer=cat", f"runs={tmp_path / 'runs'}", "backbone=sdxl", f"backbone.path={sdxl}"]
-    folder = adopt(config("adopt", *ask))
+    folder = import_embedding(config("import_embedding", *ask))
     assert folder.name == ("rex-dti" if target == "a1111" else "rex")
     learned = load_embeddings(folder.embedding)
     assert learned.keys() == BOTH.keys()
     assert all(torch.equal(rows, BOTH[name]) for name, rows in learned.items())
 
 
-def test_an_adopted_word_is_rescaled_and_drawn(checkpoint: Path, tmp_path: Path, compose: Compose) -> None:
+def test_an_imported_word_is_rescaled_and_drawn(checkpoint: Path, tmp_path: Path, compose: Compose) -> None:
     theirs = tmp_path / "easy.v2.safetensors"
     save_file({"emb_params": vectors(3)[0].half() * 50}, theirs)  # one vector, half precision, a huge norm
     ask = ["backbone=stable_diffusion", f"backbone.path={checkpoint}", f"runs={tmp_path / 'runs'}"]
     wanted = [f'files=["{theirs}"]', "initializer=cat", "magnitude=mean"]
-    folder = adopt(config("adopt", *ask, *wanted))
+    folder = import_embedding(config("import_embedding", *ask, *wanted))
     (rows,) = load_embeddings(folder.embedding).values()
     table = load_file(checkpoint / "text_encoder" / "model.safetensors")
     (table,) = (value for key, value in table.items() if key.endswith("token_embedding.weight"))
@@ -128,11 +129,11 @@ def test_an_adopted_word_is_rescaled_and_drawn(checkpoint: Path, tmp_path: Path,
     assert (images / "p000_s0.png").is_file()
 
 
-def test_what_cannot_be_adopted_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_imported_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
     def attempt(file: Path, *more: str) -> str:
         ask = ["backbone=stable_diffusion", f"backbone.path={checkpoint}", f"runs={tmp_path / 'runs'}"]
         with pytest.raises(InputError) as error:
-            adopt(config("adopt", *ask, f'files=["{file}"]', "initializer=cat", *more))
+            import_embedding(config("import_embedding", *ask, f'files=["{file}"]', "initializer=cat", *more))
         assert "\n" not in str(error.value)
         assert not (tmp_path / "runs").exists()
         return str(error.value)
@@ -162,7 +163,7 @@ def test_what_cannot_be_adopted_is_one_line(checkpoint: Path, tmp_path: Path) ->
     assert "files is [5]" in attempt(good, "files=[5]")
     assert "files is []" in attempt(good, "files=[]")
     assert "is a StableDiffusionPipeline: choose backbone=sd15 or" in attempt(
-        good, "backbone._target_=dti_repro.backbones.stable_diffusion_xl.StableDiffusionXL"
+        good, "backbone._target_=dti_repro.backbones.sdxl.StableDiffusionXL"
     )
     assert "keys x, y, z" in attempt(three)
     assert "does not exist" in attempt(tmp_path / "nowhere.safetensors")
@@ -272,7 +273,7 @@ def test_bad_exports_are_one_line(one: Path) -> None:
 
 
 def test_an_encoder_without_a_key_is_named() -> None:
-    from dti_repro.results.formats import as_files
+    from dti_repro.artifacts.formats import as_files
 
     with pytest.raises(InputError, match="text encoder 'text_encoder_3': use to=diffusers"):
         as_files("a1111", "rex", "<rex>", {**BOTH, "text_encoder_3": torch.ones(1, 4)})

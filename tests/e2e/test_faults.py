@@ -19,18 +19,18 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from dti_repro import app
 from dti_repro import evaluate as evaluate_module
 from dti_repro import generate as generate_module
 from dti_repro import train as train_module
-from dti_repro.callbacks import StepBar
+from dti_repro.artifacts.lock import locked
 from dti_repro.errors import DivergedError, InputError, OutOfMemoryError, StoppedError
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
-from dti_repro.lesson import Draw, Lesson
-from dti_repro.module import InversionModule
-from dti_repro.results.lock import locked
-from dti_repro.train import run_folder, train
+from dti_repro.launch import command
+from dti_repro.training.callbacks import StepBar
+from dti_repro.training.concept_state import Batch, ConceptState
+from dti_repro.training.lit_module import InversionModule
+from dti_repro.training.runs import run_folder, train
 from tests.crash import content, obey_permissions, started, status_of, stop_after
 from tests.e2e import test_benchmark
 from tests.e2e.trained import trained_run, vectors
@@ -108,22 +108,22 @@ def test_a_read_only_folder_is_one_line(
     model = ["backbone=stable_diffusion", f"backbone.path={checkpoint}"]
     match name:
         case "train" | "sweep":
-            entry, folder = train_module.main, tmp_path / "runs"
+            command, folder = train_module.main, tmp_path / "runs"
             folder.mkdir()
             places = [f"concepts.root={subjects}", f"runs={folder}"]
             arguments = [*(["-m"] if name == "sweep" else []), *test_benchmark.EXTRA, *model, *places]
         case "generate":
-            entry, run = generate_module.main, trained_run(tmp_path / "runs", {"rex": vectors(0)})
+            command, run = generate_module.main, trained_run(tmp_path / "runs", {"rex": vectors(0)})
             folder = run / "rex"
             arguments = [*model, f"run={run}", "prompts=['a {}']", "steps=1", "threads=1", "progress=false"]
         case _:
             cfg = drawn("runs")
-            entry, folder = evaluate_module.main, next(tmp_path.glob("runs/**/rex"))
+            command, folder = evaluate_module.main, next(tmp_path.glob("runs/**/rex"))
             metrics = f"metrics=[{','.join(cfg.metrics)}]"
             arguments = [f"run={cfg.run}", metrics, "accelerator=cpu", f"concepts.root={cfg.concepts.root}"]
     folder.chmod(0o555)
     capfd.readouterr()
-    assert status_of(started(entry, arguments, obey_permissions)) == 2
+    assert status_of(started(command, arguments, obey_permissions)) == 2
     said = capfd.readouterr().err
     assert said.splitlines()[-1].startswith(f"error: run folder {folder}" if name != "sweep" else f"error: {folder}")
     assert "cannot be written" in said.splitlines()[-1]
@@ -145,8 +145,8 @@ def test_an_image_that_vanishes_in_mid_run_is_named_and_the_rest_is_kept(
     photo.parent.mkdir()
     photo.write_bytes(kept)
     own = training()
-    own.concepts = {"_target_": "dti_repro.concepts.folder.Folder", "path": str(photo.parent), "initializer": "cat"}
-    monkeypatch.setattr("dti_repro.training.load_backbone", _vanish(photo))
+    own.concepts = {"_target_": "dti_repro.data.folder.Folder", "path": str(photo.parent), "initializer": "cat"}
+    monkeypatch.setattr("dti_repro.training.trainer.load_backbone", _vanish(photo))
     with pytest.raises(InputError, match=r"0\.png does not exist"):
         train(own)
     monkeypatch.undo()
@@ -222,14 +222,14 @@ def test_ctrl_c_saves_what_there_is_and_the_same_command_goes_on(
     training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(training(f"runs={tmp_path / 'whole'}"))[0]
-    draw = Lesson.draw
+    draw = ConceptState.draw
 
-    def pressed(self: Lesson, *arguments: int) -> Draw:
+    def pressed(self: ConceptState, *arguments: int) -> Batch:
         if self.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return draw(self, *arguments)
 
-    monkeypatch.setattr(Lesson, "draw", pressed)
+    monkeypatch.setattr(ConceptState, "draw", pressed)
     with pytest.raises(StoppedError, match=r"stopped after step 4 of 6 \(ann\): the same command goes on from there"):
         train(training())
     monkeypatch.undo()
@@ -255,7 +255,7 @@ def test_an_end_that_is_no_fault_is_one_line(
 
     monkeypatch.setattr("sys.argv", ["train"])
     with pytest.raises(SystemExit) as end:
-        app.entry("train")(task)()
+        command.command("train")(task)()
     assert (end.value.code, capsys.readouterr().err) == (code, said)
 
 
@@ -264,7 +264,7 @@ def test_too_little_memory_says_what_to_reduce(training: Training, monkeypatch: 
         return lambda *_: (_ for _ in ()).throw(RuntimeError(text))
 
     with monkeypatch.context() as patch:
-        patch.setattr("dti_repro.training.load_backbone", full("DefaultCPUAllocator: not enough memory"))
+        patch.setattr("dti_repro.training.trainer.load_backbone", full("DefaultCPUAllocator: not enough memory"))
         with pytest.raises(OutOfMemoryError, match=r"loading the model: give backbone\.dtype=bfloat16"):
             train(training())
     monkeypatch.setattr(InversionModule, "_losses", full("CUDA out of memory. Tried to allocate 2 GiB"))
@@ -292,15 +292,15 @@ def test_signals_of_a_cluster_reach_whoever_had_them(training: Training, monkeyp
     taken: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.signal(number, lambda given, _: taken.append(given)) for number in numbers}
-    draw = Lesson.draw
+    draw = ConceptState.draw
 
-    def signalled(self: Lesson, *arguments: int) -> Draw:
+    def signalled(self: ConceptState, *arguments: int) -> Batch:
         if self.step == 1:
             for number in numbers:
                 os.kill(os.getpid(), number)
         return draw(self, *arguments)
 
-    monkeypatch.setattr(Lesson, "draw", signalled)
+    monkeypatch.setattr(ConceptState, "draw", signalled)
     try:
         assert train(training("trainer.steps=3"))[0].is_done()
     finally:

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save, save_file
 
-from dti_repro.concepts.folder import Folder
-from dti_repro.concepts.photos import check_photos
+from dti_repro.artifacts import embedding, files
+from dti_repro.artifacts.embedding import load_embedding, save_embedding
+from dti_repro.artifacts.files import read_json
+from dti_repro.artifacts.manifest import Manifest
+from dti_repro.artifacts.scores import read_scores
+from dti_repro.data.folder import Folder
+from dti_repro.data.photos import check_photos
 from dti_repro.errors import InputError
-from dti_repro.results import embedding, files
-from dti_repro.results.embedding import load_embedding, save_embedding
-from dti_repro.results.files import read_json
-from dti_repro.results.manifest import Manifest
-from dti_repro.results.scores import read_scores
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

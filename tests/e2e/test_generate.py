@@ -11,14 +11,15 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.drawing import draw
+from dti_repro.artifacts.embedding import save_embedding
+from dti_repro.artifacts.manifest import Manifest
+from dti_repro.artifacts.run_dir import parse
+from dti_repro.data.prompts import Prompt, PromptSet, load_prompts
 from dti_repro.errors import InputError
-from dti_repro.generate import generate, of_run
-from dti_repro.generation import Settings
-from dti_repro.prompts import Prompt, PromptSet, load_prompts
-from dti_repro.results.embedding import save_embedding
-from dti_repro.results.manifest import Manifest
-from dti_repro.results.run import parse
+from dti_repro.generate import generate
+from dti_repro.inference.generator import draw
+from dti_repro.inference.image_folder import GenerationConfig
+from dti_repro.inference.selection import of_run
 from tests.e2e.trained import trained_run, vectors
 
 Compose = Callable[..., DictConfig]
@@ -102,10 +103,10 @@ def test_other_settings_are_other_pictures(run: Path, compose: Compose, change: 
 def test_a_folder_that_is_asked_for_twice_is_drawn_once(run: Path, compose: Compose) -> None:
     """As by two rows of a table that are one training."""
     cfg = compose("generate", *request(run, "prompts=x"))
-    settings = Settings.of(cfg)
-    galleries = of_run(parse(run), cfg, PromptSet("x", (Prompt("a {}"),)), [0], settings)
-    assert draw([*galleries, *galleries], cfg, settings) == 2
-    assert draw([*galleries, *galleries], cfg, settings) == 0
+    settings = GenerationConfig.of(cfg)
+    image_folders = of_run(parse(run), cfg, PromptSet("x", (Prompt("a {}"),)), [0], settings)
+    assert draw([*image_folders, *image_folders], cfg, settings) == 2
+    assert draw([*image_folders, *image_folders], cfg, settings) == 0
 
 
 def test_two_concepts_in_one_prompt(run: Path, compose: Compose) -> None:
@@ -116,7 +117,7 @@ def test_two_concepts_in_one_prompt(run: Path, compose: Compose) -> None:
 
 
 def test_snapshots_can_be_drawn(run: Path, compose: Compose) -> None:
-    save_embedding(run / "rex" / "snapshots" / "step=000050.safetensors", "<rex>", vectors(9), {})
+    save_embedding(run / "rex" / "snapshots" / "step_000050.safetensors", "<rex>", vectors(9), {})
     ask = request(run, 'prompts=["a {}"]', "concepts.names=[rex]")
     (final,), (early,) = (
         generate(compose("generate", *ask)),

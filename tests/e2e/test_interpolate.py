@@ -11,10 +11,10 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
+from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
-from dti_repro.interpolate import interpolate
-from dti_repro.results.embedding import load_embedding
+from dti_repro.inference.interpolation import interpolate
 from tests.e2e.trained import trained_run, vectors
 
 Compose = Callable[..., DictConfig]
@@ -32,13 +32,13 @@ def request(run: Path, b: str, *more: str) -> list[str]:
 
 def test_the_ends_are_the_words_themselves_and_their_pictures(run: Path, compose: Compose) -> None:
     folder = interpolate(compose("interpolate", *request(run, "tom", "steps=3")))
-    points = [load_embedding(folder / f"step={k:02d}" / "embedding.safetensors")[1] for k in range(3)]
+    points = [load_embedding(folder / f"step_{k:02d}" / "embedding.safetensors")[1] for k in range(3)]
     torch.testing.assert_close(points[0], vectors(0))
     torch.testing.assert_close(points[2], 3 * vectors(1))
     norms = [point.norm().item() for point in points]
     assert norms[1] == pytest.approx((norms[0] + norms[2]) / 2, rel=1e-5)
     (own, _) = generate(compose("generate", f"run={run}", 'prompts=["a {}"]', "steps=2", "concepts.names=[rex,tom]"))
-    ours = next((folder / "step=00").glob("images/*/p000_s0.png"))
+    ours = next((folder / "step_00").glob("images/*/p000_s0.png"))
     assert np.array_equal(np.asarray(Image.open(ours)), np.asarray(Image.open(own / "p000_s0.png")))
     (grid,) = folder.glob("grid_*.png")
     assert Image.open(grid).width > 3 * 144
@@ -77,5 +77,5 @@ def test_no_answer_is_one_clear_line(
 
 def test_lerp_goes_through_zero_between_opposite_words(run: Path, compose: Compose) -> None:
     folder = interpolate(compose("interpolate", *request(run, "anti", "steps=4", "mode=lerp")))
-    point = load_embedding(folder / "step=01" / "embedding.safetensors")[1]
+    point = load_embedding(folder / "step_01" / "embedding.safetensors")[1]
     assert point.norm().item() == pytest.approx(0, abs=1e-6)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from dti_repro.artifacts import lock
+from dti_repro.artifacts.lock import BusyError, Owner, locked
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
-from dti_repro.results import lock
-from dti_repro.results.lock import BusyError, Owner, locked
-from dti_repro.train import run_folder, train
+from dti_repro.training.runs import run_folder, train
 from tests.e2e import test_benchmark
 
 Training = Callable[..., DictConfig]

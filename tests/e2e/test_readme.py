@@ -63,4 +63,4 @@ def test_the_commands_run(tmp_path: Path) -> None:
     assert (tmp_path / "bird.png").is_file()
     assert list((tmp_path / "made").glob("demo_grid.png"))
     assert list(tmp_path.glob("runs/toybox/interpolate/*/grid_*.png"))
-    assert list(tmp_path.glob("runs/toybox/dti/*/seed=42/bird/scores/*.csv"))
+    assert list(tmp_path.glob("runs/toybox/dti/*/seed_42/bird/scores/*.csv"))

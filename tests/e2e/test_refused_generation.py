@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from dti_repro.artifacts.manifest import Manifest
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.errors import InputError
 from dti_repro.generate import generate, main
-from dti_repro.results.manifest import Manifest
 from tests.e2e.trained import trained_run, vectors
 
 Compose = Callable[..., DictConfig]

@@ -17,24 +17,24 @@ from PIL import Image
 from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
 
-from dti_repro import lesson
 from dti_repro import train as train_module
-from dti_repro.adapters.adapter import Adapter
-from dti_repro.adapters.objective.objective import Objective
-from dti_repro.backbones.backbone import Backbone
-from dti_repro.concepts.concept import Concept, ConceptSet
-from dti_repro.configured import build, target
+from dti_repro.adapters.base import Adapter
+from dti_repro.artifacts.embedding import load_embedding
+from dti_repro.artifacts.manifest import Manifest
+from dti_repro.backbones.base import Backbone
+from dti_repro.config import build, target
 from dti_repro.cost.device import Device
+from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.download import Source
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
-from dti_repro.methods.method import DerivedMethod, TokenMethod
-from dti_repro.metrics.metric import ImageMetric
-from dti_repro.priors.prior import Prior
-from dti_repro.results.embedding import load_embedding
-from dti_repro.results.manifest import Manifest
+from dti_repro.losses.objectives import Objective
+from dti_repro.losses.priors import Prior
+from dti_repro.methods.base import DerivedMethod, TokenMethod
+from dti_repro.metrics.base import ImageMetric
 from dti_repro.toybox.training import Stage
-from dti_repro.train import run_folder, train
+from dti_repro.training import concept_state as concept_state
+from dti_repro.training.runs import run_folder, train
 from tests.crash import stop_after
 from tests.e2e.trained import trained_run, vectors
 
@@ -55,17 +55,17 @@ Capture = pytest.CaptureFixture[str]
         "torch.optim.swa_utils.update_bn",
         "torch.optim.AdamW",  # a class of another kind
         "torch.optim.Optimizer",
-        "dti_repro.lesson.torch.hub.load",
+        "dti_repro.training.concept_state.torch.hub.load",
         "dti_repro.train.train.__globals__.get",
-        "dti_repro.results.files.json.loads",
-        "dti_repro.results.tables.write_csv",  # functions of this package, with a path that another one makes
-        "dti_repro.launching.sweep_folder",
-        "dti_repro.results.files.write_json",
+        "dti_repro.artifacts.files.json.loads",
+        "dti_repro.experiments.tables.write_csv",  # functions of this package, with a path that another one makes
+        "dti_repro.launch.sweep.sweep_folder",
+        "dti_repro.artifacts.files.write_json",
         "dti_repro.backbones.stable_diffusion.StableDiffusion",
         "dti_repro.toybox.dataset.RenderedScenes",  # which fills a folder
         "dti_repro.metrics.encoders.TimmEncoder.load",
-        "dti_repro.methods.ti.TI.initialise",
-        "dti_repro.priors.prior.Prior",  # abstract
+        "dti_repro.methods.textual_inversion.TI.initialise",
+        "dti_repro.losses.priors.Prior",  # abstract
         "dti_repro..train",
         "dti_repro",
         "",
@@ -91,7 +91,7 @@ def test_a_target_of_another_kind_is_refused_however_deep(name: object) -> None:
 def test_settings_that_a_constructor_does_not_take_are_named() -> None:
     def dti(**changes: object) -> dict[str, object]:
         text = "_target_: dti_repro.methods.dti.DTI\nmagnitude: mean\ninit: token\nlearn_magnitude: false"
-        prior = {"_target_": "dti_repro.priors.vmf.VonMisesFisher", "kappa": 0.1}
+        prior = {"_target_": "dti_repro.losses.priors.VonMisesFisher", "kappa": 0.1}
         return {**yaml.safe_load(text), "magnitude_lr": 0.1, "prior": prior, **changes}
 
     assert build(dti(magnitude_lr=1), TokenMethod).magnitude_lr == 1
@@ -100,8 +100,11 @@ def test_settings_that_a_constructor_does_not_take_are_named() -> None:
         (dti(learn_magnitude="no"), r"method\.learn_magnitude is no: true or false is needed"),
         (dti(magnitude_lr=None), r"method\.magnitude_lr is None: a number is needed"),
         (dti(prior=3), r"method\.prior is 3: a node with a _target_ of the kind Prior is needed"),
-        (dti(prior={"_target_": "dti_repro.priors.vmf.VonMisesFisher", "kappa": "x"}), r"method\.prior\.kappa is x: "),
-        (dti(rank=3), "no such knob: method: DTI: got an unexpected keyword argument 'rank'"),
+        (
+            dti(prior={"_target_": "dti_repro.losses.priors.VonMisesFisher", "kappa": "x"}),
+            r"method\.prior\.kappa is x: ",
+        ),
+        (dti(rank=3), "no such key: method: DTI: got an unexpected keyword argument 'rank'"),
         (dti(_partial_=True), r"method\._partial_: only _target_ may begin with an underscore"),
     ]:
         with pytest.raises(InputError, match=words):
@@ -138,7 +141,7 @@ def test_what_the_configurations_name_is_taken_by_the_kind_of_their_group() -> N
     assert found > 40
     for other in set(GROUPS) - {"method"}:
         with pytest.raises(InputError, match="refused"):
-            target("dti_repro.methods.ti.TI", GROUPS[other])
+            target("dti_repro.methods.textual_inversion.TI", GROUPS[other])
 
 
 def test_a_training_asked_to_run_code_runs_none(training: Training, tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ def test_checkpoints_are_no_pickles_and_of_bounded_size(training: Training, monk
     with pytest.raises(InputError, match=r"last\.ckpt cannot be read"):
         train(training())
     path.write_bytes(whole)
-    monkeypatch.setattr(lesson, "MAX_CHECKPOINT", 10)
+    monkeypatch.setattr(concept_state, "MAX_CHECKPOINT", 10)
     with pytest.raises(InputError, match=r"last\.ckpt cannot be read"):
         train(training())
 
@@ -194,7 +197,7 @@ def test_prompts_and_placeholders_are_text_and_never_a_path(
     Image.new("RGB", (16, 16)).save(photos / "a.png")
     word = "<../../" + "x" * 300 + "\u732b>"
     cfg = training(f"runs={tmp_path / 'deep' / 'runs'}", "trainer.steps=1")
-    node = {"_target_": "dti_repro.concepts.folder.Folder", "path": str(photos), "name": "rex", "initializer": "cat"}
+    node = {"_target_": "dti_repro.data.folder.Folder", "path": str(photos), "name": "rex", "initializer": "cat"}
     cfg.concepts = {**node, "placeholder": word}
     (folder,) = train(cfg)
     assert load_embedding(folder.embedding)[0] == word

@@ -24,18 +24,18 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import nn
 
-from dti_repro.app import CONF
+from dti_repro.artifacts.embedding import load_embedding
+from dti_repro.artifacts.run_dir import ConceptFolder, parse
 from dti_repro.backbones.load import _load, load_backbone
+from dti_repro.config import CONF
 from dti_repro.errors import DivergedError, InputError
-from dti_repro.failures import explain
-from dti_repro.lesson import COLUMNS, Lesson
-from dti_repro.methods.method import SharedVectors
-from dti_repro.methods.ti import TI
-from dti_repro.module import InversionModule
-from dti_repro.priors.l2_to_initial import L2ToInitial
-from dti_repro.results.embedding import load_embedding
-from dti_repro.results.run import ConceptFolder, parse
-from dti_repro.train import run_folder, train, train_missing
+from dti_repro.launch.failures import explain
+from dti_repro.losses.priors import L2ToInitial
+from dti_repro.methods.base import SharedVectors
+from dti_repro.methods.textual_inversion import TI
+from dti_repro.training.concept_state import COLUMNS, ConceptState
+from dti_repro.training.lit_module import InversionModule
+from dti_repro.training.runs import run_folder, train, train_missing
 from tests.crash import assert_same, content, stop_after
 
 Training = Callable[..., DictConfig]
@@ -71,8 +71,8 @@ def test_only_what_can_change_a_vector_changes_the_folder(training: Training) ->
     same = ["trainer.threads=2", "trainer.pack=1", "trainer.preview_every=5", "concepts.names=[bob]", "optim.lr=4e-2"]
     other = ["optim.lr=0.05", "trainer.steps=7", "trainer.accumulate=2", "method.prior.kappa=0", "method.init=random"]
     here = run_folder(training()).path
-    assert {run_folder(training(knob)).path for knob in same} == {here}
-    assert len({run_folder(training(knob)).path for knob in [*other, "seed=1", "seed=42"]}) == len(other) + 2
+    assert {run_folder(training(key)).path for key in same} == {here}
+    assert len({run_folder(training(key)).path for key in [*other, "seed=1", "seed=42"]}) == len(other) + 2
 
 
 def test_answers_without_importing_torch(training: Training) -> None:
@@ -161,7 +161,7 @@ def test_ti_rescaled_is_tis_vector_at_the_vocabularys_norm(training: Training) -
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "keys",
     [
         ("method=dti", "method.prior.kappa=5e-4", "method.magnitude=5.0"),
         ("method=dti", "method.init=random", "optim.tangent=false", "optim.beta=0.9"),
@@ -173,8 +173,8 @@ def test_ti_rescaled_is_tis_vector_at_the_vocabularys_norm(training: Training) -
     ],
     ids=" ".join,
 )
-def test_knobs_train(knobs: tuple[str, ...], training: Training) -> None:
-    assert bool(torch.isfinite(vectors(train(training(*knobs, "trainer.steps=3"))[0])).all())
+def test_knobs_train(keys: tuple[str, ...], training: Training) -> None:
+    assert bool(torch.isfinite(vectors(train(training(*keys, "trainer.steps=3"))[0])).all())
 
 
 def test_a_learned_magnitude_moves_and_stays_positive(training: Training) -> None:
@@ -274,7 +274,7 @@ def test_what_is_missing_of_a_run_is_made_again(training: Training) -> None:
 
 
 def test_a_kill_before_the_embedding_leaves_its_provenance(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Lesson, "keep", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(ConceptState, "keep", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         train(training())
     monkeypatch.undo()
@@ -327,7 +327,7 @@ def test_other_photos_under_the_same_name_are_not_taken_for_the_same_concept(
     (tmp_path / "rex").mkdir()
     Image.new("RGB", (20, 30), "red").save(tmp_path / "rex" / "a.png")
     cfg = training()
-    cfg.concepts = {"_target_": "dti_repro.concepts.folder.Folder", "path": str(tmp_path / "rex"), "initializer": "cat"}
+    cfg.concepts = {"_target_": "dti_repro.data.folder.Folder", "path": str(tmp_path / "rex"), "initializer": "cat"}
     assert train(cfg)[0].name == "rex"
     Image.new("RGB", (20, 30), "blue").save(tmp_path / "rex" / "a.png")
     with pytest.raises(InputError, match=r"rex.*images"):
@@ -367,7 +367,7 @@ def test_mirrors_get_the_rows(training: Training, tmp_path: Path) -> None:
 
 def test_previews_show_the_held_out_prompts(training: Training) -> None:
     folder = train(training("trainer.preview_every=3"))[0]
-    assert sorted(p.name for p in folder.previews.iterdir()) == ["step=000003.png", "step=000006.png"]
+    assert sorted(p.name for p in folder.previews.iterdir()) == ["step_000003.png", "step_000006.png"]
 
 
 def test_a_missing_knob_names_itself_and_the_method() -> None:

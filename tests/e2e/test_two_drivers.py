@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dti_repro import train as train_module
-from dti_repro.lesson import Draw, Lesson
+from dti_repro.training.concept_state import Batch, ConceptState
 from tests.crash import content, started, status_of
 from tests.e2e.test_benchmark import EXTRA
 
@@ -30,9 +30,9 @@ def test_two_drivers_at_once_compute_no_cell_twice(
 
     def noted() -> None:
         """Note each step that is taken; the first one waits until the other driver takes one, too."""
-        draw = Lesson.draw
+        draw = ConceptState.draw
 
-        def noting(self: Lesson, *arguments: int) -> Draw:
+        def noting(self: ConceptState, *arguments: int) -> Batch:
             with steps.open("a") as file:
                 file.write(f"{os.getpid()} {self.folder.path} {self.step}\n")
             until = time.monotonic() + 120
@@ -40,7 +40,7 @@ def test_two_drivers_at_once_compute_no_cell_twice(
                 time.sleep(0.02)
             return draw(self, *arguments)
 
-        Lesson.draw = noting
+        ConceptState.draw = noting
 
     drivers = [started(train_module.main, [*sweep, f"runs={tmp_path / 'two'}"], noted) for _ in range(2)]
     statuses = {status_of(driver) for driver in drivers}

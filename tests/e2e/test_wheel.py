@@ -53,7 +53,7 @@ def test_it_trains_and_draws_with_the_packaged_weights_and_subjects(installed: P
     short = ["trainer.steps=1", "trainer.batch=1", "trainer.progress=false"]
     trained = run(installed, tmp_path, "-m", "dti_repro.train", "method=dti", *short)
     assert trained.returncode == 0, trained.stderr
-    (embedding,) = tmp_path.glob("runs/toybox/dti/*/seed=42/*/embedding.safetensors")
+    (embedding,) = tmp_path.glob("runs/toybox/dti/*/seed_42/*/embedding.safetensors")
     asked = [f"run={embedding.parent}", "prompts=toybox_simple", "steps=1", "progress=false"]
     drawn = run(installed, tmp_path, "-m", "dti_repro.generate", *asked)
     assert drawn.returncode == 0, drawn.stderr

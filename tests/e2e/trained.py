@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from dti_repro.results.embedding import save_embedding
-from dti_repro.results.files import write_json
-from dti_repro.results.run import RunFolder
+from dti_repro.artifacts.embedding import save_embedding
+from dti_repro.artifacts.files import write_json
+from dti_repro.artifacts.run_dir import RunFolder
 from tests.tiny import DIM
 
 CLASS = "cat"  # a word of the toybox's tokenizer
@@ -20,7 +20,7 @@ def vectors(seed: int, count: int = 1) -> torch.Tensor:
 
 
 def trained_run(root: Path, concepts: dict[str, torch.Tensor], *, seed: int = 42) -> Path:
-    """Write `<root>/stable_diffusion/ti/0123456789/seed=<n>/<concept>/`; returns the seed's folder."""
+    """Write `<root>/stable_diffusion/ti/0123456789/seed_<n>/<concept>/`; returns the seed's folder."""
     run = RunFolder(root, "stable_diffusion", "ti", "0123456789", seed)
     for name, rows in concepts.items():
         folder = run.concept(name)

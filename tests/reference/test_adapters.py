@@ -25,23 +25,21 @@ from torch.nn.functional import logsigmoid
 
 from dti_repro.adapters.folder import CONFIG, DIFFUSERS_LORA, WEIGHTS, adapted, adapter_folder
 from dti_repro.adapters.lora import LoRA
-from dti_repro.adapters.objective.dco import DCO
-from dti_repro.adapters.objective.diffusion import DiffusionLoss
-from dti_repro.adapters.objective.objective import Objective
-from dti_repro.app import CONF
-from dti_repro.backbones.backbone import Backbone
+from dti_repro.artifacts.embedding import load_embedding
+from dti_repro.artifacts.run_dir import ConceptFolder
+from dti_repro.backbones.base import Backbone
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.sana import Sana
+from dti_repro.backbones.sdxl import StableDiffusionXL
 from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
-from dti_repro.backbones.stable_diffusion_xl import StableDiffusionXL
 from dti_repro.backbones.wan import Wan
-from dti_repro.concepts.toybox import Toybox
-from dti_repro.latents import LatentCache
-from dti_repro.lesson import Lesson
-from dti_repro.randomness import generator
-from dti_repro.results.embedding import load_embedding
-from dti_repro.results.run import ConceptFolder
-from dti_repro.train import train
+from dti_repro.config import CONF
+from dti_repro.data.latent_cache import LatentCache
+from dti_repro.data.randomness import generator
+from dti_repro.data.toybox import Toybox
+from dti_repro.losses.objectives import DCO, DiffusionLoss, Objective
+from dti_repro.training.concept_state import ConceptState
+from dti_repro.training.runs import train
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import SIDE
 
@@ -134,25 +132,25 @@ def test_a_training_is_the_loop_written_out_with_diffusers_and_peft(
     method: str, training: Training, checkpoint: Path
 ) -> None:
     """A step of a LoRA at the diffusion loss, the samples being ours and everything else theirs."""
-    knobs = [f"method={method}", "adapter=lora", "adapter/objective=diffusion", "adapter.lr=0.01", "trainer.batch=1"]
-    folder = train(training(*knobs, "trainer.steps=1"))[0]
-    cfg = training(*knobs)
+    keys = [f"method={method}", "adapter=lora", "adapter/objective=diffusion", "adapter.lr=0.01", "trainer.batch=1"]
+    folder = train(training(*keys, "trainer.steps=1"))[0]
+    cfg = training(*keys)
     own = load_backbone(cfg.backbone, "cpu")
     (concept,) = Toybox(["ann"], root=cfg.concepts.root).load()
-    lesson = Lesson.prepare(
+    concept_state = ConceptState.prepare(
         own, concept, ConceptFolder(folder.path / "none"), cfg.templates.prompts, 42, {}, LatentCache(None, {})
     )
-    draw = lesson.draw(1, own.spec.timesteps)
+    draw = concept_state.draw(1, own.spec.timesteps)
     unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet").requires_grad_(False)
     torch.manual_seed(generator(42, "ann", "adapter").initial_seed())
     unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=TARGETS))
     theirs = {name: p for name, p in unet.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(theirs.values(), lr=0.01, weight_decay=0.01)
-    latents = lesson.latents.sample(draw.image, draw.latent_noise)
+    latents = concept_state.latents.sample(draw.image, draw.latent_noise)
     scheduler = DDIMScheduler.from_pretrained(checkpoint / "scheduler")
-    start = lesson.start.rows[ENCODER]
+    start = concept_state.start.rows[ENCODER]
     scale = own.spec.encoders[ENCODER].norms["mean"] / start.norm() if method == "dti" else 1.0
-    hidden = own.encode_text(lesson.tokens[draw.template], {ENCODER: start[None, None] * scale}).hidden
+    hidden = own.encode_text(concept_state.tokens[draw.template], {ENCODER: start[None, None] * scale}).hidden
     predicted = unet(scheduler.add_noise(latents, draw.noise, draw.t), draw.t, hidden).sample
     (predicted - scheduler.get_velocity(latents, draw.noise, draw.t)).square().mean().backward()
     optimizer.step()
@@ -178,12 +176,12 @@ def difference(a: Image.Image, b: Image.Image) -> int:
     return max(high for _, high in ImageChops.difference(a, b).getextrema())
 
 
-@pytest.mark.parametrize("knobs", [["adapter=lora", "adapter.alpha=9"], ["adapter=oft"]], ids=lambda k: k[0])
+@pytest.mark.parametrize("keys", [["adapter=lora", "adapter.alpha=9"], ["adapter=oft"]], ids=lambda k: k[0])
 def test_the_saved_adapter_draws_the_same_picture_in_diffusers(
-    knobs: list[str], training: Training, backbone: StableDiffusion, checkpoint: Path, prompt: dict[str, object]
+    keys: list[str], training: Training, backbone: StableDiffusion, checkpoint: Path, prompt: dict[str, object]
 ) -> None:
     """peft's format through peft's loader, diffusers' through its pipeline's load_lora_weights."""
-    folder = train(training(*knobs, "adapter.lr=0.05", "trainer.steps=3"))[0]
+    folder = train(training(*keys, "adapter.lr=0.05", "trainer.steps=3"))[0]
     mine = ours(backbone, folder)
     vectors = {"<ann>": {ENCODER: load_embedding(folder.embedding)[1]}}
     assert difference(mine, backbone.generate(["a <ann> on the beach"], vectors, [3], steps=2, guidance=5.0)[0]) > 8
@@ -203,7 +201,7 @@ def test_the_saved_adapter_draws_the_same_picture_in_diffusers(
         through_diffusers.load_lora_weights(place)
         assert difference(mine, through_diffusers(**prompt, generator=torch.Generator().manual_seed(3)).images[0]) <= 1
     else:
-        assert "adapter=oft" in knobs
+        assert "adapter=oft" in keys
 
 
 def test_what_peft_itself_saved_is_read(backbone: StableDiffusion, checkpoint: Path, tmp_path: Path) -> None:

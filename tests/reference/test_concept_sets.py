@@ -12,17 +12,16 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.app import CONF
-from dti_repro.concepts.collection import Collection
-from dti_repro.concepts.concept import ConceptSet
-from dti_repro.concepts.folder import Folder
-from dti_repro.configured import build
+from dti_repro.artifacts.run_dir import parse
+from dti_repro.config import CONF, build
+from dti_repro.data.collection import Collection
+from dti_repro.data.concept import ConceptSet
+from dti_repro.data.folder import Folder
+from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
-from dti_repro.generate import of_run, of_text
-from dti_repro.generation import Gallery, Settings
-from dti_repro.prompts import PromptSet, load_prompts
-from dti_repro.results.run import parse
-from dti_repro.train import check, check_facts, facts, hashed
+from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
+from dti_repro.inference.selection import of_run, of_text
+from dti_repro.training.runs import check, check_metadata, facts, hashed
 from tests.e2e.trained import trained_run, vectors
 
 # The classes of prompts_and_classes.txt (github google/dreambooth), CC BY 4.0.
@@ -152,17 +151,17 @@ def test_our_prompt_sets_are_as_large_as_the_papers(name: str, count: int, live:
 
 
 @pytest.fixture
-def settings(checkpoint: Path) -> Callable[..., tuple[DictConfig, Settings]]:
-    def of(*overrides: str) -> tuple[DictConfig, Settings]:
+def settings(checkpoint: Path) -> Callable[..., tuple[DictConfig, GenerationConfig]]:
+    def of(*overrides: str) -> tuple[DictConfig, GenerationConfig]:
         backbone = ["backbone=stable_diffusion", f"backbone.path={checkpoint}"]
         cfg = compose("generate", *backbone, "prompts=simple", *overrides)
-        return cfg, Settings.of(cfg)
+        return cfg, GenerationConfig.of(cfg)
 
     return of
 
 
-def templates(gallery: Gallery) -> list[str]:
-    return [image.template for image in gallery.manifest.images]
+def templates(image_folder: ImageFolder) -> list[str]:
+    return [image.template for image in image_folder.manifest.images]
 
 
 def expected(prompts: PromptSet, live: bool) -> list[str]:
@@ -196,8 +195,8 @@ def test_text_scores_read_the_class_where_the_word_began_elsewhere(settings: Cal
     (duck,) = Collection("dreambooth", str(root), ["duck_toy"], initializer_key="sana_dti").load()
     (run / "duck_toy" / "concept.json").write_text(json.dumps(facts(duck)))
     cfg, made = settings(f"run='{run}'")
-    (gallery,) = of_run(parse(run), cfg, load_prompts(["a {} at night"]), [0], made)
-    assert gallery.manifest.images[0].text == "a toy at night"
+    (image_folder,) = of_run(parse(run), cfg, load_prompts(["a {} at night"]), [0], made)
+    assert image_folder.manifest.images[0].text == "a toy at night"
 
 
 def test_what_only_prompts_need_can_be_corrected_after_training(tmp_path: Path) -> None:
@@ -206,9 +205,9 @@ def test_what_only_prompts_need_can_be_corrected_after_training(tmp_path: Path) 
     (folder,) = parse(trained_run(tmp_path / "runs", {"rex": vectors(0)}))
     (rex,) = Folder(str(root / "rex"), initializer="dog").load()
     folder.facts.write_text(json.dumps(facts(rex)))
-    check_facts(folder, *Folder(str(root / "rex"), initializer="dog", live=True).load())
+    check_metadata(folder, *Folder(str(root / "rex"), initializer="dog", live=True).load())
     with pytest.raises(InputError, match="changed: initializer"):
-        check_facts(folder, *Folder(str(root / "rex"), initializer="cat").load())
+        check_metadata(folder, *Folder(str(root / "rex"), initializer="cat").load())
 
 
 @pytest.mark.parametrize(

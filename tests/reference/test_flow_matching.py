@@ -12,16 +12,17 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
 
-from dti_repro.app import CONF, quote_paths
-from dti_repro.backbones.backbone import Asked, EncoderSpec
+from dti_repro.artifacts.embedding import save_embedding
+from dti_repro.artifacts.run_dir import RunFolder
+from dti_repro.backbones.base import Asked, EncoderSpec
 from dti_repro.backbones.checkpoint import check_words, encoder_dims, vocabulary
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.sana import Sana
 from dti_repro.backbones.wan import Wan
+from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.export import export
-from dti_repro.results.embedding import save_embedding
-from dti_repro.results.run import RunFolder
+from dti_repro.inference.export import export
+from dti_repro.launch.command import quote_paths
 from tests.tiny_flow import DIM, SIDE
 
 CLASSES: dict[str, type[FlowMatching]] = {"sana": Sana, "wan": Wan}
@@ -41,7 +42,7 @@ def checkpoint(kind: str, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def load(kind: str, checkpoint: Path) -> Callable[..., FlowMatching]:
-    return lambda **knobs: CLASSES[kind](kind, str(checkpoint), SIDE, **knobs)
+    return lambda **keys: CLASSES[kind](kind, str(checkpoint), SIDE, **keys)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_a_placeholder_with_a_words_rows_is_that_word(backbone: FlowMatching) ->
         for words in ("cat", "red car", "axolotl"):
             rows = backbone.start("x", words, 0).rows[ENCODER]
             tokens = backbone.tokenize([prompt.replace("{}", "<Ann>")], {"<Ann>": len(rows)})
-            placed = [slot for slot in tokens.slots[ENCODER][0].tolist() if slot >= 0]
+            placed = [position for position in tokens.positions[ENCODER][0].tolist() if position >= 0]
             assert placed == list(range(len(rows))) * prompt.count("{}")
             injected = backbone.encode_text(tokens, {ENCODER: rows[None, None]}).hidden
             plain = backbone.encode_text(backbone.tokenize([prompt.replace("{}", words)], {})).hidden
@@ -157,7 +158,7 @@ def test_what_cannot_be_is_refused_before_weights_are_read(
         drawing = {"steps": 2, "sampler_options": {}, "height": 64, "width": 64, **changes}
         CLASSES[kind].check_drawing(checkpoint, **drawing)
 
-    monkeypatch.setattr("dti_repro.backbones.diffusers_backbone.TextEncoder", fail)
+    monkeypatch.setattr("dti_repro.backbones.diffusers_base.TextEncoder", fail)
     with pytest.raises(InputError, match="multiple of"):
         CLASSES[kind](kind, str(checkpoint), 40)
     with pytest.raises(InputError, match="flow_shift"):

@@ -27,13 +27,13 @@ from transformers import (
     SiglipModel,
 )
 
-from dti_repro.concepts.masks import masked_photo
-from dti_repro.configured import build
+from dti_repro.config import build
+from dti_repro.data.masks import masked_photo
 from dti_repro.errors import InputError
 from dti_repro.metrics import checkpoints, encoders
 from dti_repro.metrics.attributes import AttributeAccuracy
+from dti_repro.metrics.base import ImageMetric, Sample
 from dti_repro.metrics.catalogue import metric_config, metric_identity, metric_names
-from dti_repro.metrics.metric import ImageMetric, Sample
 from dti_repro.metrics.preprocess import Preprocess
 from dti_repro.metrics.similarity import ReferenceSimilarity
 

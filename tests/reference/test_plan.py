@@ -15,9 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dti_repro.app import CONF
-from dti_repro.backbones.backbone import Backbone
-from dti_repro.configured import build
+from dti_repro.backbones.base import Backbone
+from dti_repro.config import CONF, build
 from dti_repro.cost.device import Device
 from dti_repro.cost.estimate import Memory, estimate
 from dti_repro.cost.measure import META, measure
@@ -25,10 +24,10 @@ from dti_repro.cost.model import ModelCost, evaluator
 from dti_repro.cost.report import report
 from dti_repro.cost.workload import workload
 from dti_repro.errors import InputError
-from dti_repro.failures import choices
-from dti_repro.pipeline import Plan
-from dti_repro.results.experiment import Experiment, RowSpec
-from dti_repro.train import train
+from dti_repro.experiments.runner import ExperimentRun
+from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.launch.failures import choices
+from dti_repro.training.runs import train
 from tests.tiny_flow import build_tiny_sana, build_tiny_wan
 
 PUBLISHED = {  # millions of parameters, from the models' papers and cards
@@ -158,7 +157,7 @@ def test_what_is_trained_is_done_and_what_a_row_is_derived_from_is_trained_once(
     short = ("trainer.steps=2", "trainer.batch=1", "trainer.progress=false", "trainer.threads=1")
     rows = (RowSpec("ti", "TI", ("method=ti",)), RowSpec("rescaled", "TI-rescaled", ("method=ti_rescaled",)))
     experiment = Experiment("x", "X", (), {}, "", (), rows)
-    plan = Plan(experiment, runs, (*setup, "concepts.names=[ann,bob]"), short).choose_concepts(None)
+    plan = ExperimentRun(experiment, runs, (*setup, "concepts.names=[ann,bob]"), short).choose_concepts(None)
     (todo,) = workload(plan).trainings
     assert todo.photos == {"ann": 3, "bob": 3}
     assert todo.samples == 2
@@ -181,7 +180,7 @@ def test_pictures_are_counted_before_there_are_any(checkpoint: Path, subjects: P
     generate = ('prompts=["a {}","{ann} beside {bob}"]', "seeds=[0,1]")
     rows = (RowSpec("ti", "TI", ("method=ti",)), RowSpec("dti", "DTI", ("method=dti",)))
     experiment = Experiment("x", "X", (), {}, "", (), rows, generate=generate)
-    plan = Plan(experiment, str(tmp_path), (*setup, "concepts.names=[ann,bob]")).choose_concepts(None)
+    plan = ExperimentRun(experiment, str(tmp_path), (*setup, "concepts.names=[ann,bob]")).choose_concepts(None)
     work = workload(plan)
     assert (work.pictures, work.generated) == (2 * (2 + 1) * 2, 0)
     drawing = estimate(work, DEVICE, 1.5)

@@ -12,12 +12,12 @@ import torch
 from diffusers import SanaPipeline
 from tokenizers import AddedToken
 
-from dti_repro.app import CONF
 from dti_repro.backbones.flow_matching import ENCODER
 from dti_repro.backbones.sana import LENGTH, Sana
+from dti_repro.config import CONF
+from dti_repro.data.prompts import Prompt, PromptSet
 from dti_repro.errors import InputError
-from dti_repro.generation import Settings, Subject, gallery
-from dti_repro.prompts import Prompt, PromptSet
+from dti_repro.inference.image_folder import GenerationConfig, Subject, image_folder
 from tests.tiny_flow import DIM, SIDE
 
 PROMPT = "a <x> next to a Red mug"
@@ -80,12 +80,12 @@ def test_pictures_of_another_instruction_have_a_place_of_their_own(sana_checkpoi
     model = ["backbone=sana_1600m", f"backbone.path={sana_checkpoint}", "prompts=demo"]
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         one, other = (
-            Settings.of(hydra.compose("generate", [*model, f"backbone.instruction={instruction}"]))
+            GenerationConfig.of(hydra.compose("generate", [*model, f"backbone.instruction={instruction}"]))
             for instruction in ("pipeline", "none")
         )
     rex = [Subject("rex", "dog", "dog")]
     prompts = PromptSet("ours", (Prompt("a {}"),))
-    folders = {gallery(Path("images"), rex, prompts, [0], settings).folder for settings in (one, other)}
+    folders = {image_folder(Path("images"), rex, prompts, [0], settings).folder for settings in (one, other)}
     assert len(folders) == 2
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.errors import InputError
-from dti_repro.results.embedding import load_embedding
-from dti_repro.train import run_folder, train
+from dti_repro.training.runs import run_folder, train
 
 Training = Callable[..., DictConfig]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dti_repro.sphere import angle, lerp, slerp
+from dti_repro.optim.sphere import angle, lerp, slerp
 
 
 def plane(theta: float, norm: float = 1.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dti_repro.backbones.backbone import Conditioning, EncoderSpec
+from dti_repro.backbones.base import Conditioning, EncoderSpec
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
 from dti_repro.errors import InputError
@@ -25,8 +25,8 @@ def test_a_placeholder_with_a_words_row_encodes_to_the_same_bits_as_the_word(bac
     for prompt in ("a photo of a {}", "{} on the grass", "a {} left of a {}"):
         for words in ("cat", "red car"):
             start = backbone.start("x", words, 0)
-            slots = backbone.tokenize([prompt.replace("{}", "<x>")], {"<x>": len(start.rows[ENCODER])})
-            injected = backbone.encode_text(slots, {ENCODER: start.rows[ENCODER][None, None]}).hidden
+            positions = backbone.tokenize([prompt.replace("{}", "<x>")], {"<x>": len(start.rows[ENCODER])})
+            injected = backbone.encode_text(positions, {ENCODER: start.rows[ENCODER][None, None]}).hidden
             plain = backbone.encode_text(backbone.tokenize([prompt.replace("{}", words)], {})).hidden
             assert torch.equal(injected, plain)
 

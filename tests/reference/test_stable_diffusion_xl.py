@@ -10,10 +10,10 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTextModel
 
-from dti_repro.backbones.stable_diffusion_xl import CLIP_G, CLIP_L, StableDiffusionXL
+from dti_repro.artifacts.embedding import load_embeddings, save_embeddings
+from dti_repro.artifacts.run_dir import embedding_files
+from dti_repro.backbones.sdxl import CLIP_G, CLIP_L, StableDiffusionXL
 from dti_repro.errors import InputError
-from dti_repro.results.embedding import load_embeddings, save_embeddings
-from dti_repro.results.run import embedding_files
 from tests.tiny import DIM, DIM_2, build_tiny_sdxl
 
 PROMPT = "a <x> next to a red mug"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dti_repro.results.statistics import (
+from dti_repro.experiments.statistics import (
     Interval,
     Paired,
     bca_interval,

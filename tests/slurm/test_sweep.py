@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dti_repro.artifacts.files import read_json
 from dti_repro.backbones.checkpoint import PACKAGED
-from dti_repro.launching import JobRecord
-from dti_repro.results.files import read_json
+from dti_repro.launch.sweep import JobRecord
 from tests.crash import content
 
 CONF = Path(os.environ.get("SLURM_CONF", "/nonexistent"))

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from dti_repro.adapters.folder import CONFIG, WEIGHTS
 from dti_repro.adapters.targets import check_targets
+from dti_repro.artifacts.embedding import write_tensors
+from dti_repro.artifacts.files import read_json, write_json
 from dti_repro.errors import InputError
-from dti_repro.results.embedding import write_tensors
-from dti_repro.results.files import read_json, write_json
 
 TYPES = ("LORA", "OFT")
 SHAPE = ("r", "lora_alpha", "oft_block_size", "target_modules")

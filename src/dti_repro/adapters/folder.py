@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dti_repro.artifacts.files import atomic_write, sha256
+from dti_repro.artifacts.run_dir import embedding_files, read_header
 from dti_repro.errors import InputError
-from dti_repro.results.files import atomic_write, sha256
-from dti_repro.results.run import embedding_files, read_header
 
 if TYPE_CHECKING:
     from torch import nn

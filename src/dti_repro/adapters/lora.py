@@ -9,8 +9,8 @@ from peft import LoraConfig, PeftConfig
 from torch import Tensor
 
 from dti_repro.adapters.folder import DIFFUSERS_LORA
-from dti_repro.adapters.objective.objective import Objective
-from dti_repro.adapters.peft_adapter import Files, PeftAdapter, check_above, check_whole
+from dti_repro.adapters.peft import Files, PeftAdapter, check_above, check_whole
+from dti_repro.losses.objectives import Objective
 
 
 class LoRA(PeftAdapter):

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from dti_repro.adapters.adapter import Adapter, Reference
-from dti_repro.backbones.backbone import Backbone
+from dti_repro.adapters.base import Adapter
+from dti_repro.backbones.base import Backbone
+from dti_repro.losses.objectives import Reference
 
 
 class NoAdapter(Adapter):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from peft import OFTConfig, PeftConfig
 from torch import Tensor
 
-from dti_repro.adapters.objective.objective import Objective
-from dti_repro.adapters.peft_adapter import Files, PeftAdapter, check_whole
+from dti_repro.adapters.peft import Files, PeftAdapter, check_whole
+from dti_repro.losses.objectives import Objective
 
 
 class OFT(PeftAdapter):

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dti_repro.artifacts.files import read_json, read_yaml
 from dti_repro.backbones.hub import cached, download, is_hub_id
+from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.results.files import read_json, read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ WEIGHTS = ("text_encoder", "text_encoder_2", "unet", "transformer", "vae")
 WEIGHT_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 """As transformers and diffusers call them; with `.index.json` behind, a list of several files."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-CONFIGURATIONS = Path(__file__).parent.parent / "conf" / "backbone"
+CONFIGURATIONS = CONF / "backbone"
 TABLES = ("token_embedding.weight", "embed_tokens.weight", "shared.weight")
 """How the key of an embedding table ends, in CLIP, Gemma2 and T5."""
 WHOLE = 64 << 20  # bytes up to which a file is hashed whole

@@ -12,8 +12,8 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from dti_repro.backbones.backbone import Conditioning, Tokens
-from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, FrozenSettings
+from dti_repro.backbones.base import Conditioning, Tokens
+from dti_repro.backbones.diffusers_base import DiffusersBackbone, FrozenSettings
 from dti_repro.backbones.samplers import scheduler_options
 from dti_repro.errors import InputError
 

@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, ModelMixin, UNet2DConditionModel
 from torch import Tensor
 
-from dti_repro.backbones.backbone import Conditioning, LatentDistribution
-from dti_repro.backbones.diffusers_backbone import DiffusersBackbone, FrozenSettings
+from dti_repro.backbones.base import Conditioning, LatentDistribution
+from dti_repro.backbones.diffusers_base import DiffusersBackbone, FrozenSettings
 from dti_repro.errors import InputError
 
 

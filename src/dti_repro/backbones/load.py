@@ -11,8 +11,8 @@ import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.backbones.backbone import Backbone
-from dti_repro.configured import build
+from dti_repro.backbones.base import Backbone
+from dti_repro.config import build
 from dti_repro.errors import InputError
 
 

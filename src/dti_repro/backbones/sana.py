@@ -13,8 +13,8 @@ from diffusers import AutoencoderDC, DiffusionPipeline, ModelMixin, SanaPipeline
 from torch import Tensor
 from transformers import Gemma2Model
 
-from dti_repro.backbones.backbone import Conditioning, LatentDistribution, Tokens, TokenVectors
-from dti_repro.backbones.diffusers_backbone import FrozenSettings
+from dti_repro.backbones.base import Conditioning, LatentDistribution, Tokens, TokenVectors
+from dti_repro.backbones.diffusers_base import FrozenSettings
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.text_encoder import Part
 

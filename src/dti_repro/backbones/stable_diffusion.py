@@ -10,7 +10,7 @@ import diffusers
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTextModel
 
-from dti_repro.backbones.backbone import Conditioning, Tokens, TokenVectors
+from dti_repro.backbones.base import Conditioning, Tokens, TokenVectors
 from dti_repro.backbones.injection import InjectedEmbedding
 from dti_repro.backbones.latent_diffusion import LatentDiffusion
 from dti_repro.backbones.text_encoder import Part

@@ -56,9 +56,11 @@ class TextEncoder(nn.Module):
             raise InputError(f"initializer '{initializer}' is unknown to the tokenizer of {self.model.name_or_path}")
         return rows.clone()
 
-    def forward(self, ids: Tensor, slots: Tensor | None = None, vectors: Tensor | None = None, **options: Any) -> Any:
-        """The model's own output for ids (batch, length), with vectors (batch, vectors, dim) at the slots."""
-        if slots is None or vectors is None:
+    def forward(
+        self, ids: Tensor, positions: Tensor | None = None, vectors: Tensor | None = None, **options: Any
+    ) -> Any:
+        """The model's own output for ids (batch, length), with vectors (batch, vectors, dim) at the positions."""
+        if positions is None or vectors is None:
             return self.model(ids, **options)
-        with self.embedding.reading(slots, vectors):
+        with self.embedding.reading(positions, vectors):
             return self.model(ids, **options)

@@ -1,4 +1,4 @@
-"""Prompts with placeholders as token ids and slots."""
+"""Prompts with placeholders as token ids and positions."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class PlaceholderTokenizer:
         self.spaced = spaced
 
     def __call__(
-        self, prompts: Sequence[str], placeholders: Mapping[str, int], lead: str = ""
+        self, prompts: Sequence[str], placeholders: Mapping[str, int], prefix: str = ""
     ) -> tuple[Tensor, Tensor]:
-        """(ids, slots), each (prompts, context), padded as the checkpoint was trained with. lead: a text before
+        """(ids, positions), each (prompts, context), padded as the checkpoint was trained with. prefix: a text before
         every prompt; the context is longer by its tokens, of which the prompt's own start token is one, and the
         space at its end another, as SanaPipeline counts."""
         check_defined(prompts, placeholders)
@@ -43,26 +43,26 @@ class PlaceholderTokenizer:
             self._add(names)
             for name in names:
                 slot_of[self.tokenizer.convert_tokens_to_ids(name)] = len(slot_of)
-        texts = [lead + _expanded(prompt, placeholders) for prompt in prompts]
-        length = self._context(lead)
+        texts = [prefix + _expanded(prompt, placeholders) for prompt in prompts]
+        length = self._context(prefix)
         ids = self.tokenizer(
             texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).input_ids
-        slots = torch.full_like(ids, -1)
-        for token, slot in slot_of.items():
-            slots[ids == token] = slot
-        for prompt, row in zip(prompts, slots.tolist(), strict=True):
+        positions = torch.full_like(ids, -1)
+        for token, position in slot_of.items():
+            positions[ids == token] = position
+        for prompt, row in zip(prompts, positions.tolist(), strict=True):
             wanted = sum(prompt.count(placeholder) * count for placeholder, count in placeholders.items())
-            if sum(slot >= 0 for slot in row) < wanted:
+            if sum(position >= 0 for position in row) < wanted:
                 raise InputError(f"prompt '{prompt}' is longer than {self.length} tokens: a placeholder is cut off")
-        return ids, slots
+        return ids, positions
 
-    def lost(self, prompts: Sequence[str], placeholders: Mapping[str, int], lead: str = "") -> dict[str, str]:
+    def lost(self, prompts: Sequence[str], placeholders: Mapping[str, int], prefix: str = "") -> dict[str, str]:
         """Prompt -> the words at its end that the context has no room for; without the prompts that fit. InputError as
         in a call."""
-        self(prompts, placeholders, lead)
-        room = self._context(lead) - self.tokenizer.num_special_tokens_to_add()
-        texts = [lead + _expanded(prompt, placeholders) for prompt in prompts]
+        self(prompts, placeholders, prefix)
+        room = self._context(prefix) - self.tokenizer.num_special_tokens_to_add()
+        texts = [prefix + _expanded(prompt, placeholders) for prompt in prompts]
         whole = self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
         return {
             p: self.tokenizer.decode(ids[room:]).strip()
@@ -74,8 +74,8 @@ class PlaceholderTokenizer:
         """(prompts, context): 1 up to a prompt's last token, 0 for the padding behind it."""
         return (ids != self.tokenizer.pad_token_id).long().flip(1).cummax(1).values.flip(1)
 
-    def _context(self, lead: str) -> int:
-        return self.length + (len(self.tokenizer(lead).input_ids) - 2 if lead else 0)
+    def _context(self, prefix: str) -> int:
+        return self.length + (len(self.tokenizer(prefix).input_ids) - 2 if prefix else 0)
 
     def _add(self, names: Sequence[str]) -> None:
         new = [name for name in names if name not in self.tokenizer.get_added_vocab()]

@@ -13,8 +13,8 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
-from dti_repro.backbones.backbone import Conditioning, LatentDistribution, Tokens, TokenVectors
-from dti_repro.backbones.diffusers_backbone import FrozenSettings
+from dti_repro.backbones.base import Conditioning, LatentDistribution, Tokens, TokenVectors
+from dti_repro.backbones.diffusers_base import FrozenSettings
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.text_encoder import Part
 from dti_repro.errors import InputError

@@ -18,10 +18,10 @@ import yaml
 from torch import Tensor, nn
 
 from dti_repro import backbones
-from dti_repro.backbones.backbone import Backbone, Conditioning
+from dti_repro.backbones.base import Backbone, Conditioning
 from dti_repro.backbones.checkpoint import find
-from dti_repro.backbones.diffusers_backbone import DiffusersBackbone
-from dti_repro.configured import build
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.config import build
 from dti_repro.cost.measure import META, AsOnDevice, Cost, measure, recomputing
 from dti_repro.errors import InputError
 from dti_repro.metrics import checkpoints

@@ -10,17 +10,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dti_repro.artifacts.manifest import NAME
+from dti_repro.artifacts.run_dir import ConceptFolder, config_hash
+from dti_repro.artifacts.training_facts import gradient_norm
 from dti_repro.backbones.checkpoint import find
-from dti_repro.generate import of_run, of_text
-from dti_repro.generation import Gallery, Settings
+from dti_repro.experiments.runner import ExperimentRun
+from dti_repro.experiments.spec import RowSpec
+from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
+from dti_repro.inference.selection import of_run, of_text
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.metrics.scoring import ScoreFile, generated, mismatched, real_references
-from dti_repro.pipeline import Plan
-from dti_repro.results.experiment import RowSpec
-from dti_repro.results.facts import gradient_norm
-from dti_repro.results.manifest import NAME
-from dti_repro.results.run import ConceptFolder, config_hash
-from dti_repro.train import HASHED_TRAINER, check, is_complete, run_folder, source_config
+from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references
+from dti_repro.training.runs import HASHED_TRAINER, check, is_complete, run_folder, source_config
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Row:
         return self.spec.bound or (str(self.folders[0].seed_folder) if self.folders else self.spec.name)
 
 
-def workload(plan: Plan) -> Workload:
+def workload(plan: ExperimentRun) -> Workload:
     """List everything that the plan's experiment would do. InputError for what its commands would not take."""
     rows: dict[str, _Row] = {}
     trainings: dict[str, Training] = {}
@@ -93,14 +93,14 @@ def workload(plan: Plan) -> Workload:
             scorings += _reference_scorings(plan, cfg.backbone.name)
             continue
         own = of_vectors * max(1, len(row.trainings))
-        galleries = _galleries(plan, row, cfg)
+        image_folders = _galleries(plan, row, cfg)
         pictures += own
-        there += sum(len(gallery.manifest.images) - len(gallery.missing()) for gallery in galleries)
-        scorings += _scorings(plan, row, galleries, own)
+        there += sum(len(image_folder.manifest.images) - len(image_folder.missing()) for image_folder in image_folders)
+        scorings += _scorings(plan, row, image_folders, own)
     return Workload(every, pictures, there, scorings, list(plan.experiment.metrics), cfg)
 
 
-def _row(plan: Plan, row: RowSpec, before: Mapping[str, _Row]) -> _Row:
+def _row(plan: ExperimentRun, row: RowSpec, before: Mapping[str, _Row]) -> _Row:
     """Compose the row's trainings and look for their results. A kappa that is a share of another row's gradient is a
     number when that row is trained; until then any number stands for it."""
     if row.bound is not None:
@@ -126,7 +126,7 @@ def _row(plan: Plan, row: RowSpec, before: Mapping[str, _Row]) -> _Row:
     return _Row(row, trainings, folders)
 
 
-def _folders(plan: Plan, cfg: DictConfig) -> list[ConceptFolder]:
+def _folders(plan: ExperimentRun, cfg: DictConfig) -> list[ConceptFolder]:
     """Return its concepts' folders; none where the weights, which their names depend on, are not here."""
     if find(cfg.backbone.path, cfg.backbone.revision) is None:
         return []
@@ -134,11 +134,11 @@ def _folders(plan: Plan, cfg: DictConfig) -> list[ConceptFolder]:
     return [run.concept(name) for name in plan.concepts]
 
 
-def _galleries(plan: Plan, row: _Row, cfg: DictConfig) -> list[Gallery]:
+def _galleries(plan: ExperimentRun, row: _Row, cfg: DictConfig) -> list[ImageFolder]:
     """Return where its pictures are or would be; none while its vectors or the model's weights are not here."""
     if find(cfg.backbone.path, cfg.backbone.revision) is None or not (row.spec.bound or row.complete):
         return []
-    own, prompts, seeds, settings = deepcopy(cfg), plan.prompts(), plan.seeds(), Settings.of(cfg)
+    own, prompts, seeds, settings = deepcopy(cfg), plan.prompts(), plan.seeds(), GenerationConfig.of(cfg)
     if row.spec.bound is None:
         own.run = str(row.folders[0].seed_folder)
         return of_run(row.folders, own, prompts, seeds, settings)
@@ -146,22 +146,22 @@ def _galleries(plan: Plan, row: _Row, cfg: DictConfig) -> list[Gallery]:
     return of_text(own, prompts, seeds, settings)
 
 
-def _scorings(plan: Plan, row: _Row, galleries: Sequence[Gallery], pictures: int) -> list[Scoring]:
+def _scorings(plan: ExperimentRun, row: _Row, image_folders: Sequence[ImageFolder], pictures: int) -> list[Scoring]:
     """Return its scorings; once more with exchanged texts where a search scales its scores."""
     twice = plan.experiment.search and row.spec.bound == "class"
-    if not galleries or any(gallery.missing() for gallery in galleries):
+    if not image_folders or any(image_folder.missing() for image_folder in image_folders):
         return [Scoring(pictures, tuple(plan.experiment.metrics))] * (2 if twice else 1)
-    files = [generated(gallery.folder / NAME, plan.concepts) for gallery in galleries]
+    files = [generated(image_folder.path / NAME, plan.concepts) for image_folder in image_folders]
     return [_scoring(plan, file) for file in (*files, *(map(mismatched, files) if twice else ()))]
 
 
-def _reference_scorings(plan: Plan, backbone: str) -> list[Scoring]:
+def _reference_scorings(plan: ExperimentRun, backbone: str) -> list[Scoring]:
     root = Path(plan.runs) / backbone / "references"
     files = [real_references(c, root / name / "scores" / "real.csv") for name, c in plan.concepts.items()]
     return [_scoring(plan, file) for file in files]
 
 
-def _scoring(plan: Plan, file: ScoreFile) -> Scoring:
+def _scoring(plan: ExperimentRun, file: ScoreFile) -> Scoring:
     configs = {name: metric_config(name) for name in plan.experiment.metrics}
     return Scoring(len(file.items), tuple(file.missing(configs)))
 

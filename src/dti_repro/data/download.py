@@ -21,11 +21,11 @@ from requests.exceptions import ConnectionError, RequestException
 from rich.console import Console
 from rich.progress import track
 
-from dti_repro.concepts.photos import check_photos, list_photos
+from dti_repro.artifacts.files import atomic_write, sha256
+from dti_repro.artifacts.run_dir import check_name
+from dti_repro.data.photos import check_photos, list_photos
 from dti_repro.data.published_prompts import PromptReader
 from dti_repro.errors import InputError
-from dti_repro.results.files import atomic_write, sha256
-from dti_repro.results.run import check_name
 
 MAX_BYTES = 64 << 20  # of one file; a photo has a few MiB
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from dti_repro.artifacts.files import atomic_write
+from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
-from dti_repro.prompts import load_prompts
-from dti_repro.results.files import atomic_write
 
 Sets = Mapping[str, Mapping[str, list[str]]]  # name -> {"prompts": templates with {}, perhaps "live": others}
 DTI_KEYS = {"prompts": "object_prompts", "live": "live_prompts"}

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from dti_repro.backbones.backbone import BackboneSpec, Start
-from dti_repro.methods.method import SharedVectors
-from dti_repro.priors.prior import Prior
+from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
+from dti_repro.losses.priors import Prior
+from dti_repro.methods.base import SharedVectors
 
 
 class CrossInit(SharedVectors):
@@ -21,7 +21,7 @@ class CrossInit(SharedVectors):
         super().__init__()
         self._prior = prior
 
-    def parameters_of(self, start: Start, spec: BackboneSpec) -> nn.Module:
+    def parameters_of(self, start: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
         return nn.ParameterDict({name: start.states[name].detach().float().clone() for name in spec.encoders})
 
     def vectors_of(self, concept: int) -> dict[str, Tensor]:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dti_repro.backbones.backbone import BackboneSpec, Start
+from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
 from dti_repro.errors import InputError
-from dti_repro.methods.initial import check_init, initial_rows
-from dti_repro.methods.magnitude import check_magnitude, magnitude_for
-from dti_repro.methods.method import SharedVectors
-from dti_repro.priors.prior import Prior
+from dti_repro.losses.priors import Prior
+from dti_repro.methods.base import SharedVectors
+from dti_repro.methods.initializers import check_init, initial_rows
+from dti_repro.methods.magnitudes import check_magnitude, magnitude_for
 
 
 class _Direction(nn.Module):
@@ -50,7 +50,7 @@ class DTI(SharedVectors):
         self._prior = prior
         self._m: dict[str, float] = {}
 
-    def parameters_of(self, start: Start, spec: BackboneSpec) -> nn.Module:
+    def parameters_of(self, start: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
         self._m = {name: magnitude_for(self.magnitude, encoder) for name, encoder in spec.encoders.items()}
         directions = {
             name: normalize(initial_rows(self.init, start, name, encoder), dim=-1)

@@ -7,8 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 from dti_repro.errors import InputError
+from dti_repro.metrics.base import ImageMetric, Sample
 from dti_repro.metrics.encoders import TimmEncoder, reader_heads
-from dti_repro.metrics.metric import ImageMetric, Sample
 
 
 def read_heads(logits: Tensor, heads: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:

@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dti_repro.artifacts.files import read_yaml
+from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.metrics import checkpoints
-from dti_repro.results.files import read_yaml
 
-_CONF = Path(__file__).parents[1] / "conf" / "metric"
+_CONF = CONF / "metric"
 
 
 def metric_names() -> list[str]:

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dti_repro.metrics.base import ImageMetric, Sample
 from dti_repro.metrics.encoders import ClipEncoder, ImageEncoder, SiglipEncoder
-from dti_repro.metrics.metric import ImageMetric, Sample
 
 
 def reference_cosine(images: Tensor, references: Tensor) -> Tensor:

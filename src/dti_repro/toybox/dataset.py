@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from dti_repro.results.files import atomic_write
+from dti_repro.artifacts.files import atomic_write
 from dti_repro.toybox.drawing import SIZE, render
 from dti_repro.toybox.scene import Scene
 from dti_repro.toybox.world import world

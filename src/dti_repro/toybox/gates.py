@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from dti_repro.app import entry
+from dti_repro.launch.command import command
 
 if TYPE_CHECKING:
     from dti_repro.backbones.stable_diffusion import StableDiffusion
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 WORD = "<word>"
 
 
-@entry("toybox_gates")
+@command("toybox_gates")
 def main(cfg: DictConfig) -> None:
     import torch
 
+    from dti_repro.artifacts.files import write_json
     from dti_repro.backbones.stable_diffusion import StableDiffusion
-    from dti_repro.results.files import write_json
 
     torch.set_num_threads(cfg.threads)
     model = StableDiffusion("toybox", cfg.weights, None)
@@ -129,9 +129,9 @@ def sums(model: StableDiffusion, cfg: DictConfig) -> dict[str, Any]:
     import torch.nn.functional as F
     from PIL import Image
 
+    from dti_repro.artifacts.files import atomic_write
     from dti_repro.metrics.attributes import read_heads
     from dti_repro.metrics.encoders import TimmEncoder, reader_heads
-    from dti_repro.results.files import atomic_write
     from dti_repro.toybox.scene import CLASSES
     from dti_repro.toybox.world2.looks import NAMED
 
@@ -180,7 +180,7 @@ def naming_lowers_the_loss(model: StableDiffusion, cfg: DictConfig) -> dict[str,
     import torch
     from PIL import Image
 
-    from dti_repro.concepts.toybox import Toybox
+    from dti_repro.data.toybox import Toybox
     from dti_repro.toybox.vae import as_pixels
 
     figures: dict[str, Any] = {}

@@ -11,17 +11,17 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dti_repro.app import entry
+from dti_repro.launch.command import command
 
 
-@entry("toybox_pretrain")
+@command("toybox_pretrain")
 def main(cfg: DictConfig) -> None:
     import torch
     import torch.distributed as dist
     from omegaconf import OmegaConf
 
-    from dti_repro.configured import build
-    from dti_repro.results.files import write_json
+    from dti_repro.artifacts.files import write_json
+    from dti_repro.config import build
     from dti_repro.toybox.training import Stage, fit
 
     torch.set_num_threads(cfg.threads)

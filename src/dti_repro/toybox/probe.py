@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from dti_repro.app import entry
+from dti_repro.launch.command import command
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 WORD = "<word>"
 
 
-@entry("toybox_probe")
+@command("toybox_probe")
 def main(cfg: DictConfig) -> None:
     import torch
     from rich.progress import track
 
+    from dti_repro.artifacts.files import atomic_write, write_json
     from dti_repro.backbones.stable_diffusion import StableDiffusion
-    from dti_repro.results.files import atomic_write, write_json
     from dti_repro.toybox.scene import CLASSES
 
     torch.set_num_threads(cfg.threads)
@@ -116,10 +116,10 @@ def _text_model(model: StableDiffusion) -> nn.Module:
 
 def _pictures(model: StableDiffusion, rows: dict[str, Tensor], factor: float, cfg: DictConfig) -> dict[str, float]:
     """Mean scores of the pictures drawn with the scaled words, for the validation prompts."""
-    from dti_repro.configured import build
+    from dti_repro.config import build
+    from dti_repro.data.prompts import load_prompts
+    from dti_repro.metrics.base import ImageMetric, Sample
     from dti_repro.metrics.catalogue import metric_config
-    from dti_repro.metrics.metric import ImageMetric, Sample
-    from dti_repro.prompts import load_prompts
 
     wanted = [(prompt, seed) for prompt in load_prompts(cfg.prompts).prompts for seed in cfg.image_seeds]
     images, samples = [], []

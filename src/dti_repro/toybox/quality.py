@@ -7,20 +7,20 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dti_repro.app import entry
+from dti_repro.launch.command import command
 
 
-@entry("toybox_quality")
+@command("toybox_quality")
 def main(cfg: DictConfig) -> None:
     import numpy as np
     import torch
     from PIL import Image
     from rich.progress import track
 
+    from dti_repro.artifacts.files import atomic_write, write_json
     from dti_repro.backbones.stable_diffusion import StableDiffusion
     from dti_repro.metrics.attributes import read_heads
     from dti_repro.metrics.encoders import TimmEncoder, reader_heads
-    from dti_repro.results.files import atomic_write, write_json
     from dti_repro.toybox.world import world as world_of
 
     torch.set_num_threads(cfg.threads)

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from dti_repro.results.files import atomic_write
+from dti_repro.artifacts.files import atomic_write
 from dti_repro.toybox.drawing import render
 from dti_repro.toybox.language import template
 from dti_repro.toybox.scene import ACCESSORIES, BACKGROUNDS, COLORS, OTHERS, RELATIONS

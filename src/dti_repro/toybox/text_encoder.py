@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dti_repro.results.files import write_json
+from dti_repro.artifacts.files import write_json
 from dti_repro.toybox.scene import Scene
 from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer, word_ids
 from dti_repro.toybox.training import Stage

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dti_repro.artifacts.files import atomic_write
 from dti_repro.errors import InputError
-from dti_repro.results.files import atomic_write
 
 
 class Stage(ABC):

@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dti_repro.results.files import atomic_write, sha256
+from dti_repro.artifacts.files import atomic_write, sha256
 from dti_repro.toybox.dataset import RenderedScenes
 from dti_repro.toybox.drawing import SIZE
 from dti_repro.toybox.training import Stage

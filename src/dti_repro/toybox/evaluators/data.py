@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
-from dti_repro.results.files import atomic_write
+from dti_repro.artifacts.files import atomic_write
 from dti_repro.toybox.dataset import WORLD_VERSION
 from dti_repro.toybox.drawing import SIZE, render
 from dti_repro.toybox.scene import Instance, Scene

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dti_repro.results.files import atomic_write
+from dti_repro.artifacts.files import atomic_write
 from dti_repro.toybox.evaluators.data import ABSENT, EvaluatorScenes, augment, soften, to_pixels
 from dti_repro.toybox.evaluators.timm_stage import TimmStage
 

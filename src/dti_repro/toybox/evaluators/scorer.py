@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from dti_repro.results.files import atomic_write, write_json
+from dti_repro.artifacts.files import atomic_write, write_json
 from dti_repro.toybox.evaluators.data import (
     ABSENT,
     MEAN,

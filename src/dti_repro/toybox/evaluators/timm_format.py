@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from dti_repro.results.files import atomic_write
+from dti_repro.artifacts.files import atomic_write
 from dti_repro.toybox.drawing import SIZE
 from dti_repro.toybox.evaluators.data import MEAN, STD
 

@@ -1,1 +1,0 @@
-"""What is minimised where an adapter is trained."""

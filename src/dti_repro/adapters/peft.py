@@ -1,0 +1,104 @@
+"""What LoRA and OFT share: peft puts them into the denoiser."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import Generator, Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from dti_repro.adapters.base import Adapter
+from dti_repro.adapters.files import attached, save_weights, weights_of
+from dti_repro.adapters.folder import HEADER, adapter_folder, adapter_sha256
+from dti_repro.adapters.targets import check_targets
+from dti_repro.artifacts.embedding import write_tensors
+from dti_repro.backbones.base import Backbone
+from dti_repro.errors import InputError
+from dti_repro.losses.objectives import Objective, Reference
+
+Files = dict[str, tuple[Mapping[str, Tensor], Mapping[str, str]]]
+"""File name -> (key -> weight, header)."""
+
+
+class PeftAdapter(Adapter):
+    """float32 weights, stepped by AdamW (its betas .9 and .999), whatever the denoiser's own type.
+
+    targets: the ends of the names of the denoiser's layers that get one. lr, weight_decay: of AdamW. objective: what is
+    minimised, by the adapter and the vectors alike.
+    """
+
+    def __init__(self, targets: Sequence[str], lr: float, weight_decay: float, objective: Objective) -> None:
+        self.targets = check_targets("adapter.targets", targets)
+        self.lr = check_above("adapter.lr", lr)
+        self.weight_decay = (
+            float(weight_decay) if weight_decay == 0 else check_above("adapter.weight_decay", weight_decay)
+        )
+        self._objective = objective
+        self._model: PeftModel | None = None
+        self._part = ""
+        self._weights = nn.ParameterDict()
+
+    @abstractmethod
+    def config(self) -> PeftConfig:
+        """peft's own."""
+
+    @abstractmethod
+    def other_formats(self, weights: Mapping[str, Tensor], part: str) -> Files:
+        """Files beside peft's. weights by the denoiser's own names, part: its name in a pipeline."""
+
+    @contextmanager
+    def attached(self, backbone: Backbone, random: Generator) -> Iterator[None]:
+        what = f"adapter.targets [{', '.join(self.targets)}]"
+        with ExitStack() as stack:
+            with torch.random.fork_rng(devices=[]):  # peft draws from torch's own generator, on the CPU
+                torch.manual_seed(random.initial_seed())
+                self._model = stack.enter_context(attached(backbone.denoiser, self.config(), what))
+            self._part = backbone.DENOISER
+            named = self._model.named_parameters()
+            self._weights = nn.ParameterDict({n.replace(".", "/"): p for n, p in named if p.requires_grad})
+            yield
+
+    def objective(self, loss: Tensor, reference: Reference) -> Tensor:
+        def without(class_word: bool) -> Tensor:
+            with torch.no_grad(), self._model.disable_adapter():
+                return reference(class_word)
+
+        return self._objective(loss, without)
+
+    def optimizers(self) -> list[Optimizer]:
+        return [AdamW(self._weights.values(), lr=self.lr, weight_decay=self.weight_decay)]
+
+    def gradient_norm(self) -> float:
+        return torch.nn.utils.get_total_norm([p.grad for p in self._weights.values() if p.grad is not None]).item()
+
+    def beside(self, tokens: nn.Module) -> nn.Module:
+        return nn.ModuleDict({"tokens": tokens, "adapter": self._weights})
+
+    def save(self, embedding: Path) -> dict[str, str]:
+        folder = adapter_folder(embedding)
+        save_weights(folder, self._model)
+        weights = {name.removeprefix("base_model.model."): w for name, w in weights_of(self._model).items()}
+        for file, (tensors, header) in self.other_formats(weights, self._part).items():
+            write_tensors(folder / file, tensors, header)
+        return {HEADER: adapter_sha256(folder)}
+
+
+def check_whole(key: str, value: Any) -> int:
+    """A whole number above 0, or InputError that names the key."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{key} is {value}: a whole number above 0 is needed")
+    return value
+
+
+def check_above(key: str, value: Any) -> float:
+    """A finite number above 0, or InputError that names the key."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+        raise InputError(f"{key} is {value}: a number above 0 is needed")
+    return float(value)

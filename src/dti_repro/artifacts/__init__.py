@@ -1,0 +1,1 @@
+"""Files that one stage writes and the next one reads."""

@@ -1,0 +1,172 @@
+"""Build objects from their configuration nodes, with errors that a person can read.
+
+A configuration may come from elsewhere, and is data. The code that builds a node says which base class its `_target_`
+must have; for a node inside another one, the annotation of the constructor's parameter says it. Functions are no
+targets. (Hydra's `instantiate` is not used: it admits any function, and resolves a resolved configuration again.)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from importlib import import_module
+from operator import or_
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+
+from dti_repro.errors import InputError
+
+CONF = Path(__file__).parent / "conf"
+PACKAGES = ("dti_repro.", "torch.optim.")
+LOGGERS = tuple(
+    f"pytorch_lightning.loggers.{name}"
+    for name in ("CSVLogger", "TensorBoardLogger", "WandbLogger", "logger.DummyLogger")
+)
+LOADER = "load"  # the one class method that a target may name instead of its class
+NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+
+
+def build(node: DictConfig | Mapping[str, Any], base: type | UnionType, at: str = "", **more: Any) -> Any:
+    """Return what the node's `_target_` makes of the node's other keys and `more`.
+
+    base: the class that the target must be or inherit from. at: the node's key, for error messages; that of a
+    DictConfig is known. InputError for any other target, however deep, for settings that the constructor does not
+    take, and for values that are not of the types that it is annotated with.
+    """
+    if isinstance(node, DictConfig):
+        at = at or node._get_full_key(None)
+        node = OmegaConf.to_container(node, resolve=True)
+    return _build(node, base, at or "configuration", more)
+
+
+def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
+    make = target(node.get("_target_"), base)
+    settings = {str(key): value for key, value in node.items() if key != "_target_"}
+    if private := next((key for key in settings if key.startswith("_")), None):
+        raise InputError(f"{at}.{private}: only _target_ may begin with an underscore")
+    signature = _signature(make)
+    if "name" not in signature.parameters:
+        settings.pop("name", None)  # a label, which names run folders
+    given = {}
+    for key, value in settings.items():
+        parameter = signature.parameters.get(key)
+        hint = parameter.annotation if parameter else Any
+        given[key] = _value(value, hint, f"{at}.{key}")
+    name = node["_target_"].rpartition(".")[2] if inspect.isclass(make) else make.__self__.__name__
+    try:
+        signature.bind(**given, **more)
+    except TypeError as error:
+        raise InputError(f"no such key: {at}: {name}: {error}") from error
+    if make.__module__.startswith("dti_repro."):  # its own constructors judge their settings themselves
+        return make(**given, **more)
+    try:
+        return make(**given, **more)
+    except (TypeError, ValueError, ImportError) as error:
+        raise InputError(f"{at}: {name} does not take these settings: {' '.join(str(error).split())}") from error
+
+
+def target(name: Any, base: type | UnionType) -> Callable[..., Any]:
+    """Return the class of a `_target_`, or the class method `load` of one. InputError unless the class is, or inherits
+    from, `base` and is defined in this package, in torch.optim or in the list of loggers. What a module has only
+    imported from elsewhere is not its own."""
+    wanted = " or ".join(kind.__name__ for kind in get_args(base) or (base,))
+    refused = InputError(f"_target_ '{name}' is refused: a class of the kind {wanted} is needed")
+    if not is_dotted(name) or not (name.startswith(PACKAGES) or name in LOGGERS):
+        raise refused
+    try:
+        found = _find(name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"_target_ '{name}' cannot be found: {error}") from error
+    loads = name.endswith(f".{LOADER}") and inspect.ismethod(found)
+    kind = found.__self__ if loads else found
+    if not inspect.isclass(kind) or not issubclass(kind, base) or (inspect.isabstract(kind) and not loads):
+        raise refused
+    package = next((package for package in PACKAGES if name.startswith(package)), "pytorch_lightning.")
+    if not f"{kind.__module__}.".startswith(package):
+        raise refused
+    return found
+
+
+def is_dotted(name: Any) -> bool:
+    """Return whether this may be the name of a class: public identifiers between dots."""
+    return isinstance(name, str) and "." in name and all(p.isidentifier() and p[0] != "_" for p in name.split("."))
+
+
+def check_names(content: Any, at: str = "") -> None:
+    """InputError for a `_target_` in a resolved configuration that cannot be the name of a class."""
+    children = content.items() if isinstance(content, Mapping) else enumerate(content) if type(content) is list else ()
+    for key, child in children:
+        if key == "_target_" and not is_dotted(child):
+            raise InputError(f"{at}._target_ '{child}' is refused: the dotted name of a class is needed")
+        check_names(child, f"{at}.{key}".strip("."))
+
+
+def _find(name: str) -> Any:
+    """Return what lies at a dotted path: the longest prefix that is a module, then attributes."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError:
+        found = _find(module)
+    return getattr(found, attribute)
+
+
+def _signature(make: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(make, eval_str=True)
+    except (NameError, TypeError):  # an annotation of another library that exists for type checkers only
+        return inspect.signature(make)
+
+
+def _value(value: Any, hint: Any, at: str) -> Any:
+    """Return the value as the parameter takes it: built, if it is a node; text, if it is a number for text."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    bases = [kind for kind in options if inspect.isclass(kind) and kind.__module__.startswith("dti_repro.")]
+    if isinstance(value, Mapping) and "_target_" in value:
+        if not bases:
+            raise InputError(f"{at}: _target_ '{value['_target_']}' is refused: this key takes plain values")
+        return _build(value, reduce(or_, bases), at, {})
+    _refuse_targets(value, at)
+    fitting = [kind for kind in options if _fits(value, kind)]
+    if not fitting:
+        if str in options and type(value) in (int, float):
+            return str(value)
+        raise InputError(f"{at} is {value}: {' or '.join(map(_named, options))} is needed")
+    return value
+
+
+def _refuse_targets(value: Any, at: str) -> None:
+    """InputError for a `_target_` inside of plain values."""
+    children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        if key == "_target_":
+            raise InputError(f"{at}: _target_ '{child}' is refused: this key takes plain values")
+        _refuse_targets(child, f"{at}.{key}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a plain value is of an annotated type. What yaml cannot express is left to the constructor."""
+    kind = get_origin(hint) or hint
+    if kind in (bool, str, NoneType):
+        return isinstance(value, kind)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    if kind in (Sequence, list):
+        inner = get_args(hint)
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value if inner)
+    if inspect.isclass(kind) and issubclass(kind, Mapping):
+        return isinstance(value, Mapping)
+    return not (inspect.isclass(kind) and kind.__module__.startswith("dti_repro."))
+
+
+def _named(hint: Any) -> str:
+    kind = get_origin(hint) or hint
+    if inspect.isclass(kind) and issubclass(kind, Mapping):
+        return "a mapping"
+    if kind in (Sequence, list):
+        return "a list"
+    return NAMES.get(kind) or f"a node with a _target_ of the kind {getattr(kind, '__name__', kind)}"

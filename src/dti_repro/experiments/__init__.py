@@ -1,0 +1,1 @@
+"""Tables of several runs: what is compared, how it is computed and shown."""

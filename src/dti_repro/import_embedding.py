@@ -1,0 +1,98 @@
+"""Import an embedding made elsewhere as a run, to be drawn and scored like any other, as it is or at another norm.
+
+`python -m dti_repro.import_embedding files=[x.safetensors] backbone=sdxl initializer=dog`
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dti_repro.artifacts.files import atomic_write, sha256, write_json
+from dti_repro.artifacts.formats import check_readable, read_foreign
+from dti_repro.artifacts.lock import locked
+from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash
+from dti_repro.backbones.checkpoint import check_kind, check_words, encoder_dims, fingerprint, locate
+from dti_repro.data.concept import Concept
+from dti_repro.errors import InputError
+from dti_repro.launch.command import command
+from dti_repro.training.runs import facts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def import_embedding(cfg: DictConfig) -> ConceptFolder:
+    """Write the concept's folder below <runs>/<backbone>/imported/. InputError for what does not fit the backbone."""
+    listed = cfg.files if OmegaConf.is_list(cfg.files) else [cfg.files]
+    if not listed or not all(isinstance(file, str) for file in listed):
+        raise InputError(f"files is {cfg.files}: name one file, or a list with one for each text encoder")
+    files = [Path(file) for file in listed]
+    for file in files:
+        check_readable(file)
+    name = check_name(str(cfg.name or files[0].name.split(".")[0]), "name")
+    concept = Concept(name, f"<{name}>", str(cfg.initializer), (), property=str(cfg.property))
+    from dti_repro.methods.magnitudes import check_magnitude  # not above: it imports torch
+
+    magnitude = None if cfg.magnitude is None else check_magnitude(cfg.magnitude)
+    checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
+    check_kind(checkpoint, cfg.backbone._target_.rpartition(".")[2])
+    check_words(checkpoint, concept.initializer, concept.placeholder)
+    vectors = read_foreign(files, encoder_dims(checkpoint))
+    if magnitude is not None:
+        vectors = {encoder: _rescaled(rows, magnitude, checkpoint, encoder) for encoder, rows in vectors.items()}
+    hashed = {
+        "files": [sha256(file) for file in files],
+        "magnitude": magnitude,
+        "backbone": {"name": cfg.backbone.name, "weights": fingerprint(checkpoint)},
+    }
+    backbone = check_name(str(cfg.backbone.name), "backbone.name")
+    run = RunFolder(Path(str(cfg.runs)), backbone, "imported", config_hash(hashed), 0)
+    _write(run, concept, vectors, hashed, files)
+    return run.concept(name)
+
+
+def _rescaled(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: str) -> Tensor:
+    from torch.nn.functional import normalize
+
+    from dti_repro.backbones.base import EncoderSpec
+    from dti_repro.backbones.checkpoint import vocabulary
+    from dti_repro.methods.magnitudes import magnitude_for
+
+    norm = magnitude_for(magnitude, EncoderSpec.of(vocabulary(checkpoint, encoder)))
+    return normalize(rows.double(), dim=-1) * norm  # the norm of float32 numbers may be larger than any of them
+
+
+def _write(
+    run: RunFolder, concept: Concept, vectors: Mapping[str, Tensor], hashed: Mapping[str, Any], files: Sequence[Path]
+) -> None:
+    from dti_repro.artifacts.embedding import save_embeddings
+    from dti_repro.artifacts.provenance import provenance
+
+    folder = run.concept(concept.name)
+    header = {
+        "method": run.method,
+        "config_hash": run.config_hash,
+        "base_model": run.backbone,
+        "concept": concept.name,
+        "initializer": concept.initializer,
+    }
+    with locked(folder.lock, f"concept '{folder.name}' is being trained"):
+        with atomic_write(run.config) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed)))
+        write_json(folder.facts, facts(concept))
+        write_json(folder.provenance, {**provenance(time.time(), "cpu"), "imported": [file.name for file in files]})
+        save_embeddings(folder.embedding, concept.placeholder, vectors, header)
+
+
+@command("import_embedding")
+def main(cfg: DictConfig) -> None:
+    print(import_embedding(cfg).path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From learned vectors to pictures."""

@@ -1,0 +1,179 @@
+"""Which picture belongs where, and what it depends on.
+
+Imports no torch: what is already there is found within a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dti_repro.artifacts.manifest import Manifest, ManifestImage, generation_id
+from dti_repro.artifacts.run_dir import check_name
+from dti_repro.backbones.checkpoint import fingerprint, locate
+from dti_repro.data.prompts import Prompt, PromptSet, check_template
+from dti_repro.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+READING = ("pool", "instruction")
+"""Knobs of backbones that say how a prompt is read."""
+LONG = ("refuse", "cut")
+"""What to do with prompts that the text encoder has no room for."""
+MAX_SIDE = 4096  # pixels: what the largest text-to-image models draw
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """What a picture depends on besides its prompt, seed and vectors."""
+
+    backbone: str
+    weights: str  # fingerprint
+    sampler: str
+    sampler_options: Mapping[str, Any]
+    steps: int
+    guidance: float
+    negative_prompt: str  # a template, which may have fields
+    width: int | None
+    height: int | None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> GenerationConfig:
+        """From the keys of generate.yaml. InputError that names the key."""
+        if type(cfg.steps) is not int or cfg.steps < 1:
+            raise InputError(f"steps={cfg.steps}: a whole number of at least 1 is needed")
+        if type(cfg.guidance) not in (int, float) or not 0 <= cfg.guidance < float("inf"):
+            raise InputError(f"guidance={cfg.guidance}: a number of at least 0 is needed (1 switches guidance off)")
+        for key in ("width", "height"):
+            if cfg[key] is not None and (type(cfg[key]) is not int or not 8 <= cfg[key] <= MAX_SIDE or cfg[key] % 8):
+                raise InputError(f"{key}={cfg[key]}: a multiple of 8 is needed, at most {MAX_SIDE} pixels")
+        if (cfg.width is None) != (cfg.height is None):
+            raise InputError("width and height are given together, or neither")
+        if not isinstance(cfg.negative_prompt, str):
+            raise InputError(f"negative_prompt={cfg.negative_prompt}: a text is needed, '' for none")
+        check_template(cfg.negative_prompt, "negative_prompt")
+        if cfg.prompts_long not in LONG:
+            raise InputError(f"prompts_long={cfg.prompts_long}: {' or '.join(LONG)} is needed")
+        if not isinstance(cfg.sampler.scheduler, str) or not OmegaConf.is_dict(cfg.sampler.options):
+            raise InputError("sampler: a scheduler's name is needed, and a mapping of its options, which may be empty")
+        return cls(
+            backbone=check_name(str(cfg.backbone.name), "backbone.name"),
+            weights=fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))[:16],
+            sampler=cfg.sampler.scheduler,
+            sampler_options=OmegaConf.to_container(cfg.sampler.options),
+            steps=cfg.steps,
+            guidance=float(cfg.guidance),
+            negative_prompt=cfg.negative_prompt,
+            width=cfg.width,
+            height=cfg.height,
+            reading={key: cfg.backbone[key] for key in READING if key in cfg.backbone},
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What stands in a prompt's field: a learned word's placeholder, or just words."""
+
+    name: str
+    word: str  # as the model reads it
+    text: str  # as a text score reads it: the class word
+    embedding_sha256: str | None = None
+    live: bool = False  # a person or an animal
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The pictures of one folder `images/<id>/` and the vectors that their placeholders stand for."""
+
+    path: Path
+    manifest: Manifest
+    vectors: Mapping[str, Path] = field(default_factory=dict)  # placeholder -> embedding
+    adapter: Path | None = None  # its folder, of vectors that were learned with one
+
+    @property
+    def negative_prompt(self) -> str:
+        """As the model reads it."""
+        return self.manifest.generation["negative_prompt"]
+
+    def missing(self) -> list[ManifestImage]:
+        return self.manifest.missing(self.path)
+
+
+def image_folder(
+    images: Path,
+    subjects: Sequence[Subject],
+    prompts: PromptSet,
+    seeds: Sequence[int],
+    settings: GenerationConfig,
+    *,
+    vectors: Mapping[str, Path] | None = None,
+    snapshot: int | None = None,
+    adapter: Path | None = None,
+    avoided: Sequence[Subject] = (),
+) -> ImageFolder:
+    """The pictures of the prompts that are about exactly these subjects, below `images`/<generation id>/.
+
+    Files are p<prompt>_s<seed>.png, numbered through the whole set, so that a set's prompts keep their
+    numbers where only some of them are about these subjects. avoided: further subjects that the negative prompt names.
+    InputError for a negative prompt that names none of these.
+    """
+    names = {subject.name for subject in subjects}
+    prompts = prompts.about(live=all(subject.live for subject in subjects))
+    generation = {
+        "backbone": settings.backbone,
+        "weights": settings.weights,
+        "prompts": prompts.name,
+        "seeds": list(seeds),
+        "sampler": settings.sampler,
+        "sampler_options": dict(settings.sampler_options),
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "negative_prompt": _negative(settings.negative_prompt, subjects, avoided),
+        "width": settings.width,
+        "height": settings.height,
+        **settings.reading,
+        **({"snapshot": snapshot} if snapshot is not None else {}),
+    }
+    pictures = [
+        ManifestImage(
+            file=f"p{number:03d}_s{seed}.png",
+            prompt=prompt.fill({subject.name: subject.word for subject in subjects}),
+            template=prompt.template,
+            text=prompt.fill({subject.name: subject.text for subject in subjects}),
+            seed=seed,
+            concepts=prompt.names or tuple(names),
+            expect=_expect(prompt, subjects),
+        )
+        for number, prompt in enumerate(prompts.prompts)
+        if set(prompt.names) == names or (not prompt.names and len(subjects) == 1)
+        for seed in seeds
+    ]
+    learned = [subject for subject in (*subjects, *avoided) if subject.embedding_sha256]
+    shas = {subject.name: subject.embedding_sha256 for subject in learned}
+    folder = images / generation_id(generation, tuple(prompt.template for prompt in prompts.prompts))
+    return ImageFolder(folder, Manifest(generation, shas, tuple(pictures)), vectors or {}, adapter)
+
+
+def _negative(template: str, subjects: Sequence[Subject], avoided: Sequence[Subject]) -> str:
+    """The negative prompt with the subjects' words in its fields."""
+    fields = check_template(template, "negative_prompt")
+    words = {subject.name: subject.word for subject in (*subjects, *(avoided if any(fields) else ()))}
+    if unknown := [name for name in fields if name and name not in words]:
+        there = ", ".join(words)
+        raise InputError(f"negative_prompt: there is no concept '{unknown[0]}' here (there are: {there}; or {{}})")
+    if "" in fields and len(words) > 1:
+        raise InputError(f"negative_prompt: {{}} could be {' or '.join(words)} here: name one, {{{next(iter(words))}}}")
+    return Prompt(template).fill(words)
+
+
+def _expect(prompt: Prompt, subjects: Sequence[Subject]) -> dict[str, str] | None:
+    if prompt.expect is None or len(subjects) > 1:
+        return None if prompt.expect is None else dict(prompt.expect)
+    return {"class": subjects[0].text, **prompt.expect}

@@ -1,1 +1,0 @@
-"""Negative log priors on the learned vectors, added to the loss."""

@@ -1,1 +1,0 @@
-"""What a run leaves behind: folders, embeddings, scores, tables and figures."""
