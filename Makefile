@@ -16,7 +16,7 @@ help: ## list the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --progress-bar on --disable-pip-version-check -c constraints.txt -e '.[dev]' | grep -v 'already satisfied'
 	touch $@
 
 demo: $(STAMP) ## teach one toybox subject with TI and DTI, compare them in a picture (minutes)
@@ -28,9 +28,10 @@ test: $(STAMP) ## run the tests
 test-all: $(STAMP) ## run the tests, the slow ones included
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(TEST_ARGS) -m "slow or not slow"
 
-lint: $(STAMP) ## check style and formatting
+lint: $(STAMP) ## check style, formatting and which package imports which
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
 benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed (21 minutes from nothing on two cores)
 	$(PY) -m dti_repro.benchmark experiment=main_table $(ARGS)

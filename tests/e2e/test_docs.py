@@ -70,7 +70,8 @@ def run(command: str, folder: Path, environment: dict[str, str], monkeypatch: py
     try:
         import_module(f"dti_repro.{found[1]}").main()
     except SystemExit as end:
-        assert not end.code, command
+        if end.code:
+            pytest.fail(f"exit code {end.code}: {command}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
