@@ -16,7 +16,7 @@ help: ## list the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --progress-bar on --disable-pip-version-check -c constraints.txt -e '.[dev]' | grep -v 'already satisfied'
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: $(STAMP) ## teach one toybox subject with TI and DTI, compare them in a picture (minutes)
