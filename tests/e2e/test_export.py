@@ -273,7 +273,7 @@ def test_bad_exports_are_one_line(one: Path) -> None:
 
 
 def test_an_encoder_without_a_key_is_named() -> None:
-    from dti_repro.artifacts.formats import as_files
+    from dti_repro.artifacts.embedding import tensors_for
 
     with pytest.raises(InputError, match="text encoder 'text_encoder_3': use to=diffusers"):
-        as_files("a1111", "rex", "<rex>", {**BOTH, "text_encoder_3": torch.ones(1, 4)})
+        tensors_for("a1111", "rex", "<rex>", {**BOTH, "text_encoder_3": torch.ones(1, 4)})

@@ -14,7 +14,7 @@ from PIL import Image
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
-from dti_repro.inference.interpolation import interpolate
+from dti_repro.interpolate import interpolate
 from tests.e2e.trained import trained_run, vectors
 
 Compose = Callable[..., DictConfig]

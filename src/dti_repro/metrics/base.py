@@ -1,4 +1,4 @@
-"""What every metric is: a torchmetrics ``Metric`` that keeps one value per image, means being taken last."""
+"""What every metric is: a torchmetrics `Metric` that keeps one value per image; means are taken last."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,25 +12,21 @@ from torchmetrics import Metric
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known about a generated image: whose it is, its prompt with the class word, what it should
-    show."""
+    """What is known about a generated image."""
 
-    concept: str
-    text: str
-    expect: Mapping[str, str] | None = None
+    concept: str  # or another key of its references
+    text: str  # its prompt with the class word
+    expect: Mapping[str, str] | None = None  # what it should show
 
 
 class ImageMetric(Metric, ABC):
-    """One value per image, in the order of the updates; NaN where an image has nothing that this metric
-    reads.
+    """One value per image, in the order of the updates; NaN where an image has nothing that this metric reads.
 
-    A subclass defines ``score``. ``compute`` gives (images,), float64, and () for a single image: torchmetrics drops
-    the dimension of one element.
+    A subclass defines `score`. `compute` gives (images,), float64, and () for a single image: torchmetrics drops the
+    dimension of one element.
     """
 
-    higher_is_better = True
     reads_references = False  # whether masks of the references can change it
-    is_differentiable = False
     full_state_update = False
 
     def __init__(self) -> None:
@@ -42,7 +38,7 @@ class ImageMetric(Metric, ABC):
 
     @abstractmethod
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
-        """(images,)"""
+        """Return (images,)."""
 
     def update(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> None:
         self.values.append(self.score(images, samples).double())
