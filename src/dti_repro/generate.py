@@ -33,7 +33,7 @@ def generate(cfg: DictConfig) -> list[Path]:
         image_folders = image_folders_of_run(folders, cfg, prompts, seeds, settings)
     drawn = draw(image_folders, cfg, settings)
     total = sum(len(image_folder.manifest.images) for image_folder in image_folders)
-    print(f"{drawn} images drawn, {total - drawn} were there:")
+    print(f"{drawn} images drawn, {total - drawn} were drawn before:")
     for image_folder in image_folders:
         print(f"  {image_folder.path}")
     return [image_folder.path for image_folder in image_folders]

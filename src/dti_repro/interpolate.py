@@ -20,7 +20,7 @@ def interpolate(cfg: DictConfig) -> Path:
     grid = points.folder / f"grid_{points.image_folders[0].path.name}.png"
     _grid(points, cfg.mode).save(grid, wrap=cfg.steps)
     total = sum(len(image_folder.manifest.images) for image_folder in points.image_folders)
-    print(f"{drawn} images drawn, {total - drawn} were there")
+    print(f"{drawn} images drawn, {total - drawn} were drawn before")
     print(f"embeddings: {points.folder}/step_*/embedding*.safetensors")
     print(f"grid: {grid}")
     return points.folder

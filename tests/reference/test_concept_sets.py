@@ -178,7 +178,7 @@ def test_the_living_get_their_own_prompts(settings: Callable, tmp_path: Path) ->
     dog, vase = image_folders_of_text(cfg, simple, [0], made)
     assert templates(dog) == expected(simple, True)
     assert templates(vase) == expected(simple, False)
-    assert dog.folder.name != vase.folder.name
+    assert dog.path.name != vase.path.name
     run = trained_run(tmp_path / "runs", {"dog": vectors(0), "vase": vectors(1)})
     for concept in Collection("dreambooth", str(root), ["dog", "vase"]).load():
         (run / concept.name / "concept.json").write_text(json.dumps(facts(concept)))

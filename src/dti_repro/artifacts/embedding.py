@@ -68,7 +68,7 @@ def load_embeddings(path: Path) -> dict[str, Tensor]:
     return _of_equal_counts(path, {encoder: load_embedding(file)[1] for encoder, file in files.items()})
 
 
-def load_embedding(path: Path, dim: int | None = None) -> tuple[str, Tensor, dict[str, str]]:
+def load_embedding(path: Path) -> tuple[str, Tensor, dict[str, str]]:
     """Return (placeholder, vectors (V, dim) float32 on the CPU, header).
 
     InputError that names the file for anything else: a pickle, several keys, a wrong shape or width, numbers that are
@@ -77,10 +77,8 @@ def load_embedding(path: Path, dim: int | None = None) -> tuple[str, Tensor, dic
     tensors, header = _read_tensors(path)
     if len(tensors) != 1:
         raise InputError(f"embedding {path} has {len(tensors)} keys ({', '.join(sorted(tensors)[:4])}), one expected")
-    ((key, vectors),) = tensors.items()
-    if dim is not None and vectors.shape[1] != dim:
-        raise InputError(f"embedding {path} is {vectors.shape[1]} wide, the text encoder takes {dim}")
-    return key, vectors, header
+    ((placeholder, vectors),) = tensors.items()
+    return placeholder, vectors, header
 
 
 def for_encoders(vectors: Mapping[str, Tensor], spec: BackboneSpec, path: Path) -> dict[str, Tensor]:

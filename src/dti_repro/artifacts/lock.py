@@ -2,11 +2,9 @@
 
 Two safeguards. The kernel's lock, which a dying process drops by itself; on shared storage it reaches as far as the
 file system carries it. And the owner's name in the file, with a heartbeat (the file's modification time), for where
-the kernel does not know whether a process of another machine lives.
+the kernel does not know whether a process of another machine lives. (The filelock package would replace open and flock
+by as many calls: the name and the heartbeat need the open file anyway.)
 """
-
-# The filelock package would replace two calls (open and flock) by as many, and the name and the heartbeat need the open
-# file anyway.
 
 from __future__ import annotations
 

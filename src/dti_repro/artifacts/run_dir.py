@@ -24,11 +24,28 @@ HASH_LENGTH = 10
 NAME_LENGTH = 100  # file systems take 255 bytes, and names are joined and prefixed
 
 
+def _below(name: str) -> property:
+    """Return a property of a folder: the path of a file or folder in it."""
+    return property(lambda folder: folder.path / name)
+
+
 @dataclass(frozen=True)
 class ConceptFolder:
     """Everything about one concept of one run. Nothing is created by asking for a path."""
 
     path: Path
+
+    embedding = _below("embedding.safetensors")
+    """The learned vectors, one file for each text encoder (see `embedding_files`). They are written last: where they
+    are, the training is done."""
+    metadata = _below("concept.json")
+    """Placeholder, initializer, and the hashes of the photos that it was trained with."""
+    checkpoint = _below("last.ckpt")
+    log = _below("log.csv")
+    provenance = _below("provenance.json")
+    lock = _below("lock")
+    previews = _below("previews")
+    images = _below("images")
 
     @property
     def name(self) -> str:
@@ -41,45 +58,10 @@ class ConceptFolder:
     @property
     def config(self) -> Path:
         """The yaml of what was hashed; it lies in the hash folder."""
-        return self.path.parent.parent / "config.yaml"
-
-    @property
-    def embedding(self) -> Path:
-        """The learned vectors, one file for each text encoder (see `embedding_files`). They are written last: where
-        they are, the training is done."""
-        return self.path / "embedding.safetensors"
+        return self.path.parents[1] / "config.yaml"
 
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step_{step:06d}.safetensors"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "last.ckpt"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.csv"
-
-    @property
-    def lock(self) -> Path:
-        return self.path / "lock"
-
-    @property
-    def metadata(self) -> Path:
-        """concept.json: placeholder, initializer, and the hashes of the photos that it was trained with."""
-        return self.path / "concept.json"
-
-    @property
-    def provenance(self) -> Path:
-        return self.path / "provenance.json"
-
-    @property
-    def previews(self) -> Path:
-        return self.path / "previews"
-
-    @property
-    def images(self) -> Path:
-        return self.path / "images"
 
     def is_done(self) -> bool:
         return bool(embedding_files(self.embedding))

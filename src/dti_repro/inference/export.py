@@ -91,13 +91,14 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
             f"Learned with backbone.pool={pool}, and this program reads the pooled text vector as pool={wanted} does: "
             f"its images differ from ours. Train with backbone.pool={wanted} for it."
         )
-    source = backbone.get("path", "???")  # a Hub id; never a path of this machine
-    source = f"path/to/{model}" if source == "???" else source
+    hub_id = backbone.get("path")  # of the packaged yaml: never a path of this machine
+    source = f"path/to/{model}" if hub_id in (None, "???") else hub_id
     text = _python(source, [(file, key) for file in files for key in files[file]], placeholder, name, list(copies))
     about = f"{placeholder}: {header.get('method', 'unknown')} on {model}, {header.get('initializer', '?')}"
     comments = [f"{about}; norms: {header['norms']}", *notes, "diffusers, run in the folder of the file:"]
 
-    out = root / _run_name(folder) / program
+    run = "-".join(folder.path.resolve().parts[1:][-5:-1])  # <backbone>-<method>-<hash>-seed_<n>
+    out = root / run / program
     for file, tensors in files.items():
         write_tensors(out / file, tensors, header)
     for file, original in copies.items():
@@ -122,12 +123,6 @@ def _backbone_of_run(folder: ConceptFolder) -> dict[str, Any]:
     """Return the keys of the backbone in the run's config.yaml, {} where there are none."""
     backbone = read_yaml(folder.config).get("backbone") if folder.config.is_file() else None
     return backbone if isinstance(backbone, dict) else {}
-
-
-def _run_name(folder: ConceptFolder) -> str:
-    """Return <backbone>-<method>-<hash>-seed_<n>, from the folders above the concept's."""
-    above = [path.name for path in folder.path.resolve().parents][:4]
-    return "-".join(name.replace("=", "_") for name in reversed(above) if name)
 
 
 def _adapter_copies(name: str, adapter: Path | None) -> dict[str, Path]:

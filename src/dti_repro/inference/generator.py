@@ -42,9 +42,9 @@ def draw(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: Genera
     try:
         _print_cut_prompts(check_drawing(todo, cfg, settings))
         for k in range(0, len(todo), LOCKS):
-            with _locked(todo[k : k + LOCKS], busy) as ours:
+            with _locked(todo[k : k + LOCKS], busy) as locked_folders:
                 batches = []
-                for image_folder in ours:
+                for image_folder in locked_folders:
                     missing = image_folder.missing()
                     starts = range(0, len(missing), cfg.batch)
                     batches += [(image_folder, missing[i : i + cfg.batch]) for i in starts]
@@ -107,16 +107,16 @@ def _print_cut_prompts(lost: Mapping[str, str]) -> None:
 def _locked(image_folders: Sequence[ImageFolder], busy: list[BusyError]) -> Iterator[list[ImageFolder]]:
     """Lock the folders and remove old files from them. The errors of those that another process has go to `busy`."""
     with ExitStack() as stack:
-        ours = []
+        locked_folders = []
         for image_folder in image_folders:
             try:
                 stack.enter_context(locked(image_folder.path / "lock", f"folder {image_folder.path} is being drawn"))
             except BusyError as error:
                 busy.append(error)
                 continue
-            ours.append(image_folder)
+            locked_folders.append(image_folder)
             _remove_old(image_folder, image_folder.missing())  # another process may have drawn some meanwhile
-        yield ours
+        yield locked_folders
 
 
 def _remove_old(image_folder: ImageFolder, missing: Sequence[ManifestImage]) -> None:

@@ -112,8 +112,8 @@ class TimmEncoder(ImageEncoder):
             network = timm.create_model(resolve_weights(checkpoint), pretrained=True)
         if preprocess is not None:
             return cls(network, preprocessing(preprocess))
-        own = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
-        return cls(network, own)
+        default = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+        return cls(network, default)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network(pixels)
@@ -146,9 +146,9 @@ class ClipEncoder(ImageEncoder):
 
         with loading_weights(checkpoint):
             name = resolve_weights(checkpoint)
-            network, own = open_clip.create_model_from_pretrained(name, pretrained=pretrained, precision="fp32")
+            network, default = open_clip.create_model_from_pretrained(name, pretrained=pretrained, precision="fp32")
             tokenizer = open_clip.get_tokenizer(name)
-        return cls(network, own if preprocess is None else preprocessing(preprocess), tokenizer)
+        return cls(network, default if preprocess is None else preprocessing(preprocess), tokenizer)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network.encode_image(pixels)

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,6 @@ from dti_repro.launch.devices import check_count, run_on_devices
 from dti_repro.metrics.catalogue import metric_identity
 
 if TYPE_CHECKING:
-    from multiprocessing.queues import SimpleQueue
-
     from dti_repro.metrics.base import ImageMetric
 
 BATCH = 64  # images held in memory at once
@@ -170,11 +167,8 @@ def score(
         return 0
     print(f"score: {len(todo)} score files, {', '.join(needed)}", flush=True)
     chosen = {name: configs[name] for name in needed}
-    counts = get_context("spawn").SimpleQueue()  # from each process how many it computed
-    run_on_devices(partial(_score_files, chosen, masks, accelerator, counts), list(todo), devices, accelerator)
-    computed = 0
-    while not counts.empty():
-        computed += counts.get()
+    work = partial(_score_files, chosen, masks, accelerator)
+    computed = sum(run_on_devices(work, list(todo), devices, accelerator))
     busy = []
     for file in todo:
         if file.missing(configs, masks):
@@ -186,10 +180,8 @@ def score(
     return computed
 
 
-def _score_files(
-    configs: Configs, masks: Path | None, accelerator: str, counts: SimpleQueue, files: Sequence[ScoreFile]
-) -> None:
-    """Compute what is missing of these files, without those that another process has."""
+def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: Sequence[ScoreFile]) -> int:
+    """Compute what is missing of these files, without those that another process has; return how many columns."""
     from dti_repro.backbones.load import device_of
     from dti_repro.metrics.base import ImageMetric
 
@@ -203,7 +195,7 @@ def _score_files(
             if missing:
                 _score_file(file, missing, configs, masks, encoded, device)
             computed += len(missing)
-    counts.put(computed)
+    return computed
 
 
 def _score_file(
