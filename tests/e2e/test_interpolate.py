@@ -62,7 +62,6 @@ def test_a_second_time_draws_nothing(run: Path, compose: Compose, capsys: pytest
         ("tom", ["a=5"], "a=5: one folder is needed"),
         ("tom", ["negative_prompt='a {rex}'"], "no concept 'rex' here"),
         ("tom", ["prompts=['a {} and <sam>']"], "no vectors are given for <sam>"),
-        ("tom", ["batch=0"], "batch is 0"),
         ("tom", ["mode=cubic"], "mode=cubic"),
         ("tom", ["backbone.name=other"], "trained on stable_diffusion"),
         ("tom", ['prompts=["{rex}"]'], "use {}"),
