@@ -97,7 +97,9 @@ def for_encoders(vectors: Mapping[str, Tensor], spec: BackboneSpec, path: Path) 
     return dict(vectors)
 
 
-def tensors_for(program: str, name: str, placeholder: str, vectors: Mapping[str, Tensor]) -> dict[str, dict]:
+def tensors_for(
+    program: str, name: str, placeholder: str, vectors: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
     """Return file name -> key -> (vectors, dim), in the layout of diffusers, a1111 or comfyui.
 
     vectors: as `load_embeddings` gives them. InputError for a text encoder that the layout has no key for.

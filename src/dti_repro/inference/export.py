@@ -86,7 +86,7 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     copies = _adapter_copies(name, adapter)
     notes = [NOTES[program].format(file=next(iter(files)), name=name)]
     pool, wanted = trained_with.get("pool"), POOLS[program]
-    if pool not in (None, wanted):
+    if pool in POOLS.values() and pool != wanted:  # any other value is not written into a text that is run
         notes.append(
             f"Learned with backbone.pool={pool}, and this program reads the pooled text vector as pool={wanted} does: "
             f"its images differ from ours. Train with backbone.pool={wanted} for it."

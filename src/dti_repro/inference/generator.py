@@ -115,17 +115,14 @@ def _locked(image_folders: Sequence[ImageFolder], busy: list[BusyError]) -> Iter
                 busy.append(error)
                 continue
             locked_folders.append(image_folder)
-            _remove_old(image_folder, image_folder.missing())  # another process may have drawn some meanwhile
+            missing = image_folder.missing()  # another process may have drawn some meanwhile
+            manifest = image_folder.path / NAME
+            with writing(manifest):
+                if len(missing) == len(image_folder.manifest.images):  # the old manifest describes none of them
+                    manifest.unlink(missing_ok=True)
+                for image in missing:  # an image of other settings, which the new manifest would claim
+                    (image_folder.path / image.file).unlink(missing_ok=True)
         yield locked_folders
-
-
-def _remove_old(image_folder: ImageFolder, missing: Sequence[ManifestImage]) -> None:
-    """Remove images of other settings before the new manifest can claim them."""
-    with writing(image_folder.path / NAME):
-        if len(missing) == len(image_folder.manifest.images):  # the old manifest describes none of them
-            (image_folder.path / NAME).unlink(missing_ok=True)
-        for image in missing:
-            (image_folder.path / image.file).unlink(missing_ok=True)
 
 
 def _draw_batches(

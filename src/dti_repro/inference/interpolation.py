@@ -7,9 +7,10 @@ command says so. lerp goes straight through: the norm sinks on the way, to zero 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,6 +23,9 @@ from dti_repro.errors import InputError
 from dti_repro.inference.generator import check_drawing
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, Subject, build_image_folder
 from dti_repro.inference.selection import check_path, image_seeds, learned_subject
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MODES = ("slerp", "lerp")
 MAX_STEPS = 1000  # points on the way, each a folder of images and a column of the grid
@@ -91,7 +95,7 @@ def _end(key: str, path: str, folders: Sequence[ConceptFolder], settings: Genera
     return folder
 
 
-def _points(files: Sequence[Path], mode: str, steps: int) -> list[Mapping]:
+def _points(files: Sequence[Path], mode: str, steps: int) -> list[dict[str, Tensor]]:
     """Return text encoder -> (vectors, dim) for each of `steps` points from the first embedding to the second, both
     included."""
     from dti_repro.optim.sphere import lerp, slerp

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -26,15 +27,16 @@ class ImageMetric(Metric, ABC):
     dimension of one element.
     """
 
-    reads_references = False  # whether masks of the references can change it
+    reads_references = False  # True: `set_references` keeps those of each concept in `references`
     full_state_update = False
 
     def __init__(self) -> None:
         super().__init__()
+        self.references: dict[str, Any] = {}
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
     def set_references(self, concept: str, images: Sequence[Image.Image]) -> None:
-        """Encode a concept's references once; metrics that read none ignore them."""
+        """Encode a concept's references, once; metrics that read none ignore them."""
 
     @abstractmethod
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:

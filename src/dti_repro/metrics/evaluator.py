@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 BATCH = 64  # images held in memory at once
 Configs = Mapping[str, Mapping[str, Any]]  # metric name -> its yaml
-References = tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Item:
     seed: int
     concept: str
     expect: tuple[tuple[str, str], ...]
-    references: References
+    references: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -187,33 +186,27 @@ def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: 
 
     device = device_of(accelerator)
     metrics = {name: build(config, ImageMetric, f"metric {name}").to(device) for name, config in configs.items()}
-    encoded: set[tuple[str, References]] = set()  # a concept's references are encoded once, for all runs
     computed = 0
     for file in files:
         with suppress(BusyError), locked(file.lock, f"{file.csv} is being computed"):
             missing = {name: metrics[name] for name in file.missing(configs, masks)}  # fewer, if another computed some
             if missing:
-                _score_file(file, missing, configs, masks, encoded, device)
+                _score_file(file, missing, configs, masks, device)
             computed += len(missing)
     return computed
 
 
 def _score_file(
-    file: ScoreFile,
-    metrics: Mapping[str, ImageMetric],
-    configs: Configs,
-    masks: Path | None,
-    encoded: set[tuple[str, References]],
-    device: str,
+    file: ScoreFile, metrics: Mapping[str, ImageMetric], configs: Configs, masks: Path | None, device: str
 ) -> None:
     """Compute these metrics and write them with the rows that the file has of others, where these still hold."""
     began = time.time()
     for references, concept in {item.references: item.concept for item in file.items}.items():
-        if new := [name for name in metrics if (name, references) not in encoded]:
+        key = _key(references)
+        if new := [m for m in metrics.values() if m.reads_references and key not in m.references]:
             photos = [load_photo(p) if masks is None else masked_photo(masks, concept, p) for p in references]
-            for name in new:
-                metrics[name].set_references(_key(references), photos)
-                encoded.add((name, references))
+            for metric in new:
+                metric.set_references(key, photos)
     values, inputs = _values(file.items, metrics), file.inputs(masks)
     kept = {name: r for name, r in file.records().items() if name not in metrics and r["inputs"] == inputs}
     rows = [row for row in (read_scores(file.csv) if kept else []) if row.metric in kept]
@@ -246,7 +239,7 @@ def _values(items: Sequence[Item], metrics: Mapping[str, ImageMetric]) -> dict[s
     return values
 
 
-def _key(references: References) -> str:
+def _key(references: tuple[Path, ...]) -> str:
     return "\n".join(map(str, references))
 
 

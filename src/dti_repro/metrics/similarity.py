@@ -19,7 +19,6 @@ class ReferenceSimilarity(ImageMetric):
     def __init__(self, encoder: ImageEncoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.references: dict[str, Tensor | None] = {}
 
     def set_references(self, concept: str, images: Sequence[Image.Image]) -> None:
         self.references[concept] = normalize(self.encoder.images(images), dim=-1) if images else None
