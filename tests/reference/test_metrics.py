@@ -30,15 +30,10 @@ from transformers import (
 from dti_repro.config import build
 from dti_repro.data.masks import masked_photo
 from dti_repro.errors import InputError
+from dti_repro.metrics import catalogue
 from dti_repro.metrics.attributes import AttributeAccuracy
 from dti_repro.metrics.base import ImageMetric, Sample
-from dti_repro.metrics.catalogue import (
-    metric_config,
-    metric_identity,
-    metric_names,
-    resolve_weights,
-    weights_fingerprint,
-)
+from dti_repro.metrics.catalogue import metric_config, metric_identity, metric_names
 from dti_repro.metrics.encoders import TimmEncoder, preprocessing
 from dti_repro.metrics.similarity import ReferenceSimilarity
 
@@ -263,16 +258,16 @@ def test_weights_that_cannot_be_had_are_one_clear_line(name: str, monkeypatch: p
 
 def test_a_missing_local_folder_is_named() -> None:
     with pytest.raises(InputError, match="no folder /nowhere/at/all"):
-        resolve_weights("local-dir:/nowhere/at/all")
+        catalogue.resolve_weights("local-dir:/nowhere/at/all")
 
 
 def test_a_fingerprint_follows_the_bytes_of_the_weights(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"1")
-    before = weights_fingerprint(f"local-dir:{tmp_path}")
-    weights_fingerprint.cache_clear()
+    before = catalogue.weights_fingerprint(f"local-dir:{tmp_path}")
+    catalogue.weights_fingerprint.cache_clear()
     (tmp_path / "w").write_bytes(b"2")
-    assert weights_fingerprint(f"local-dir:{tmp_path}") != before
-    assert weights_fingerprint("facebook/dinov2-base") == "facebook/dinov2-base"
+    assert catalogue.weights_fingerprint(f"local-dir:{tmp_path}") != before
+    assert catalogue.weights_fingerprint("facebook/dinov2-base") == "facebook/dinov2-base"
 
 
 @pytest.mark.parametrize("name", metric_names())
