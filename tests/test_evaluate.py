@@ -18,15 +18,16 @@ import yaml
 from PIL import Image
 
 from dti_repro.artifacts.lock import BusyError
+from dti_repro.artifacts.manifest import Manifest, ManifestImage
 from dti_repro.artifacts.scores import ScoreRow, read_scores, write_scores
 from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
 from dti_repro.evaluate import chosen_metrics, evaluate, manifests, summary
 from dti_repro.launch.command_line import compose
 from dti_repro.metrics import evaluator
-from dti_repro.metrics.evaluator import generated, mismatched, real_references, score
-
-HEADS = {"class": ["dog", "cat"], "background": ["beach", "sky"], "relation": ["left", "right"]}
+from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references, score
+from dti_repro.metrics.similarity import ReferenceSimilarity
+from tests.reference.test_metrics import save_reader
 
 
 @pytest.fixture(scope="module")
@@ -35,34 +36,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
 
-    def picture(path: Path) -> Path:
+    def picture(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
-        return path
 
     for i in range(3):
         picture(root / "photos" / f"{i}.png")
     folder = root / "run" / "seed_42" / "rex" / "images" / "0123456789"
     prompts = [("a {} on a beach", {"class": "dog", "background": "beach"}), ("a {} in the sky", None)]
-    images = [
-        {
-            "file": picture(folder / f"p{p:03d}_s{seed}.png").name,
-            "prompt": template.replace("{}", "<rex>"),
-            "template": template,
-            "text": template.replace("{}", "dog"),
-            "seed": seed,
-            "concepts": ["rex"],
-            "expect": expect,
-        }
-        for p, (template, expect) in enumerate(prompts)
-        for seed in (0, 1)
-    ]
-    (folder / "manifest.json").write_text(json.dumps({"generation": {}, "embedding_sha256": {}, "images": images}))
-    arguments = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    torch.manual_seed(0)
-    reader = timm.create_model("vit_tiny_patch16_224", num_classes=6, **arguments)
-    timm.models.save_for_hf(reader, root / "reader", model_args=arguments, safe_serialization=True)
-    (root / "reader" / "heads.json").write_text(json.dumps(HEADS))
+    images = []
+    for p, (template, expect) in enumerate(prompts):
+        for seed in (0, 1):
+            text, name = template.replace("{}", "dog"), f"p{p:03d}_s{seed}.png"
+            images.append(ManifestImage(name, template, template, text, seed, ("rex",), expect))
+            picture(folder / name)
+    Manifest({}, {}, tuple(images)).write(folder / "manifest.json")
+    (root / "reader").mkdir()
+    save_reader(root / "reader")
     weights = f"local-dir:{root / 'reader'}"
     similarity = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity"}
     encoder = {"_target_": "dti_repro.metrics.encoders.TimmEncoder.load", "checkpoint": weights}
@@ -77,24 +67,36 @@ def concept(world: Path) -> Concept:
     return Concept("rex", "<rex>", "dog", tuple(sorted((world / "photos").glob("*.png"))))
 
 
-def test_one_picture_and_one_photo_are_scored_like_many(world: Path, concept: Concept, tmp_path: Path) -> None:
-    """torchmetrics makes a scalar of one value; and one photo has no other to be compared with."""
+@pytest.fixture
+def file(world: Path, concept: Concept, tmp_path: Path) -> ScoreFile:
+    """The run's only generation, with a score file of the test's own."""
+    return ScoreFile(tmp_path / "a.csv", items_of(world, concept))
+
+
+def items_of(world: Path, concept: Concept) -> tuple[evaluator.Item, ...]:
     (manifest,) = manifests(world / "run")
-    one = evaluator.ScoreFile(tmp_path / "one.csv", generated(manifest, {"rex": concept}).items[:1])
-    alone = real_references(replace(concept, images=concept.images[:1]), tmp_path / "real.csv")
+    return generated(manifest, {"rex": concept}).items
+
+
+def configs(world: Path, *names: str) -> dict:
+    return chosen_metrics([str(world / f"{name}.yaml") for name in names], {})
+
+
+def test_one_picture_and_one_photo_are_scored_like_many(world: Path, concept: Concept, file: ScoreFile) -> None:
+    """torchmetrics makes a scalar of one value; and one photo has no other to be compared with."""
+    one = replace(file, items=file.items[:1])
+    alone = real_references(replace(concept, images=concept.images[:1]), file.csv.with_name("real.csv"))
     assert score([one, alone], configs(world, "image", "reading")) == 4
     assert [row.metric for row in read_scores(one.csv)] == ["image", "reading"]
     assert read_scores(alone.csv) == []
     assert score([one, alone], configs(world, "image", "reading")) == 0
 
 
-def test_a_busy_score_file_holds_up_no_other(world: Path, concept: Concept, tmp_path: Path) -> None:
-    (manifest,) = manifests(world / "run")
-    items = generated(manifest, {"rex": concept}).items
-    files = [evaluator.ScoreFile(tmp_path / f"{i}.csv", items) for i in range(3)]
+def test_a_busy_score_file_holds_up_no_other(world: Path, file: ScoreFile, tmp_path: Path) -> None:
+    files = [replace(file, csv=tmp_path / f"{i}.csv") for i in range(3)]
     owner = "process 7 on elsewhere, since 2026-01-01T00:00:00Z"
-    for file in files[:2]:
-        file.lock.write_text(owner)
+    for busy in files[:2]:
+        busy.lock.write_text(owner)
     with pytest.raises(BusyError, match=rf"1 columns .* 2 score files .*0\.csv is .* by {owner}; .*1\.csv is") as error:
         score(files, configs(world, "image"))
     assert "2.csv" not in str(error.value)
@@ -104,10 +106,8 @@ def test_a_busy_score_file_holds_up_no_other(world: Path, concept: Concept, tmp_
 @pytest.mark.parametrize(
     "record", ['{"image": 3}', '{"image": {"inputs": 3}}', '{"image": {}}', "[]", '{"image": NaN}'], ids=str
 )
-def test_odd_records_beside_a_score_file_are_scored_again(
-    record: str, world: Path, concept: Concept, tmp_path: Path
-) -> None:
-    file = scores_of(world, concept, tmp_path / "a.csv", "image")[1]
+def test_odd_records_of_a_score_file_are_scored_again(record: str, world: Path, file: ScoreFile) -> None:
+    score([file], configs(world, "image"))
     digest = json.loads(file.provenance.read_text())["csv_sha256"]
     file.provenance.write_text(f'{{"csv_sha256": "{digest}", "metrics": {record}}}')
     assert file.missing(configs(world, "image")) == ["image"]
@@ -115,11 +115,11 @@ def test_odd_records_beside_a_score_file_are_scored_again(
 
 def test_the_summary_says_means_numbers_and_files(tmp_path: Path) -> None:
     rows = [ScoreRow("f", "t", "t", seed, "rex", "image", value) for seed, value in ((0, 0.25), (1, 0.5))]
-    files = [evaluator.ScoreFile(tmp_path / name / "0123456789.csv", ()) for name in ("rex", "tom")]
+    files = [ScoreFile(tmp_path / name / "0123456789.csv", ()) for name in ("rex", "tom")]
     write_scores(files[0].csv, [*rows, ScoreRow("f", "t", "t", 0, "rex", "other", 1.0)])
     write_scores(files[1].csv, [ScoreRow("f", "t", "t", 0, "tom", "text", 1.0)])
     assert summary(files, ["image", "text"]).split("\n") == [
-        "generation 0123456789, mean (number of pictures):",
+        "generation 0123456789, mean (number of images):",
         "",
         "| concept | image     | text      |",
         "| ------- | --------- | --------- |",
@@ -133,64 +133,40 @@ def test_the_summary_says_means_numbers_and_files(tmp_path: Path) -> None:
     ]
 
 
-def configs(world: Path, *names: str) -> dict:
-    return chosen_metrics([str(world / f"{name}.yaml") for name in names], {})
-
-
-def scores_of(world: Path, concept: Concept, csv: Path, *names: str) -> tuple[int, evaluator.ScoreFile]:
-    (manifest,) = manifests(world / "run")
-    file = evaluator.ScoreFile(csv, generated(manifest, {"rex": concept}).items)
-    return score([file], configs(world, *names)), file
-
-
-def test_a_row_for_each_image_and_metric_and_none_where_nothing_is_expected(
-    world: Path, concept: Concept, tmp_path: Path
-) -> None:
-    computed, file = scores_of(world, concept, tmp_path / "a.csv", "image", "reading")
-    assert computed == 2
+def test_a_row_for_each_image_and_metric_and_none_where_nothing_is_expected(world: Path, file: ScoreFile) -> None:
+    assert score([file], configs(world, "image", "reading")) == 2
     rows = read_scores(file.csv)
-    assert [r.file for r in rows if r.metric == "image"] == [
-        "p000_s0.png",
-        "p000_s1.png",
-        "p001_s0.png",
-        "p001_s1.png",
-    ]
-    assert [r.file for r in rows if r.metric == "reading"] == ["p000_s0.png", "p000_s1.png"]
+    names = ["p000_s0.png", "p000_s1.png", "p001_s0.png", "p001_s1.png"]
+    assert [r.file for r in rows if r.metric == "image"] == names
+    assert [r.file for r in rows if r.metric == "reading"] == names[:2]
     assert {r.text for r in rows} == {"a dog on a beach", "a dog in the sky"}
     assert json.loads(file.provenance.read_text())["metrics"]["image"]["versions"]["torch"] == version("torch")
 
 
-def test_only_what_is_missing_is_computed(world: Path, concept: Concept, tmp_path: Path) -> None:
-    csv = tmp_path / "a.csv"
-    assert scores_of(world, concept, csv, "image")[0] == 1
-    image_rows = read_scores(csv)
-    assert scores_of(world, concept, csv, "image", "reading")[0] == 1
-    assert [row for row in read_scores(csv) if row.metric == "image"] == image_rows
-    before = csv.read_bytes()
-    assert scores_of(world, concept, csv, "image", "reading")[0] == 0
-    assert csv.read_bytes() == before
+def test_only_what_is_missing_is_computed(world: Path, file: ScoreFile) -> None:
+    assert score([file], configs(world, "image")) == 1
+    image_rows = read_scores(file.csv)
+    assert score([file], configs(world, "image", "reading")) == 1
+    assert [row for row in read_scores(file.csv) if row.metric == "image"] == image_rows
+    before = file.csv.read_bytes()
+    assert score([file], configs(world, "image", "reading")) == 0
+    assert file.csv.read_bytes() == before
 
 
-def test_changed_references_make_scores_old(world: Path, concept: Concept, tmp_path: Path) -> None:
-    csv = tmp_path / "a.csv"
-    scores_of(world, concept, csv, "image", "reading")
-    fewer = Concept("rex", "<rex>", "dog", concept.images[:2])
-    assert scores_of(world, fewer, csv, "image")[0] == 1
-    assert {row.metric for row in read_scores(csv)} == {"image"}  # the other metric's rows were another set's
+def test_changed_references_make_scores_old(world: Path, concept: Concept, file: ScoreFile) -> None:
+    score([file], configs(world, "image", "reading"))
+    fewer = replace(file, items=items_of(world, replace(concept, images=concept.images[:2])))
+    assert score([fewer], configs(world, "image")) == 1
+    assert {row.metric for row in read_scores(file.csv)} == {"image"}  # the other metric's rows were another set's
 
 
 def test_references_are_encoded_once_for_all_runs(
-    world: Path, concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, file: ScoreFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dti_repro.metrics.similarity import ReferenceSimilarity
-
     calls = []
     original = ReferenceSimilarity.set_references
     monkeypatch.setattr(ReferenceSimilarity, "set_references", lambda *a: (calls.append(a[1]), original(*a))[1])
-    (manifest,) = manifests(world / "run")
-    items = generated(manifest, {"rex": concept}).items
-    files = [evaluator.ScoreFile(tmp_path / f"{i}.csv", items) for i in range(3)]
-    score(files, configs(world, "image"))
+    score([replace(file, csv=tmp_path / f"{i}.csv") for i in range(3)], configs(world, "image"))
     assert len(calls) == 1
 
 
@@ -207,9 +183,7 @@ def test_real_references_are_scored_against_the_others_only(world: Path, concept
     assert list(values.values()) == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_mismatched_scores_give_each_image_another_prompt(world: Path, concept: Concept) -> None:
-    (manifest,) = manifests(world / "run")
-    file = generated(manifest, {"rex": concept})
+def test_mismatched_scores_give_each_image_another_prompt(file: ScoreFile) -> None:
     shifted = mismatched(file)
     assert shifted.csv != file.csv
     assert [i.path for i in shifted.items] == [i.path for i in file.items]
@@ -228,7 +202,9 @@ def masks(concept: Concept, tmp_path: Path) -> Path:
     return tmp_path / "masks"
 
 
-def test_masks_are_of_references_only(world: Path, concept: Concept, masks: Path, tmp_path: Path) -> None:
+def test_masks_are_of_references_only(
+    world: Path, concept: Concept, file: ScoreFile, masks: Path, tmp_path: Path
+) -> None:
     """A masked score is that of references which were blackened beforehand; generations stay as they are, and each row
     says whether its references were masked."""
     black = tmp_path / "black"
@@ -237,16 +213,19 @@ def test_masks_are_of_references_only(world: Path, concept: Concept, masks: Path
         pixels = np.asarray(Image.open(photo)).copy()
         pixels[:, 20:] = 0
         Image.fromarray(pixels).save(black / photo.name)
-    blackened = Concept("rex", "<rex>", "dog", tuple(sorted(black.iterdir())))
-    _, expected = scores_of(world, blackened, tmp_path / "expected.csv", "image")
-    _, file = scores_of(world, concept, tmp_path / "a.csv", "image", "reading")
+    blackened = replace(concept, images=tuple(sorted(black.iterdir())))
+    expected = ScoreFile(tmp_path / "expected.csv", items_of(world, blackened))
+    score([expected, file], configs(world, "image", "reading"))
     plain = read_scores(file.csv)
     assert not any(row.masked for row in plain)
     assert score([file], configs(world, "image", "reading"), masks) == 2
     rows = read_scores(file.csv)
-    image = [row for row in rows if row.metric == "image"]
-    assert [row.value for row in image] == [row.value for row in read_scores(expected.csv)]
-    assert [row.value for row in image] != [row.value for row in plain if row.metric == "image"]
+
+    def image_values(rows: list[ScoreRow]) -> list[float]:
+        return [row.value for row in rows if row.metric == "image"]
+
+    assert image_values(rows) == image_values(read_scores(expected.csv))
+    assert image_values(rows) != image_values(plain)
     assert {row.metric: row.masked for row in rows} == {"image": True, "reading": False}
     assert score([file], configs(world, "image", "reading"), masks) == 0
 
@@ -264,13 +243,12 @@ def test_masks_are_of_references_only(world: Path, concept: Concept, masks: Path
     ids=["missing", "size", "black", "white", "transparent", "text"],
 )
 def test_bad_masks_are_one_line_before_weights_load(
-    spoil: Callable, words: str, world: Path, concept: Concept, masks: Path, monkeypatch: pytest.MonkeyPatch
+    spoil: Callable, words: str, world: Path, file: ScoreFile, masks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluator, "build", lambda *_: pytest.fail("a metric was loaded"))
     spoil(masks / "rex" / "1.png")
-    (manifest,) = manifests(world / "run")
     with pytest.raises(InputError, match=words) as error:
-        score([generated(manifest, {"rex": concept})], configs(world, "image"), masks)
+        score([file], configs(world, "image"), masks)
     assert "\n" not in str(error.value)
 
 

@@ -13,9 +13,9 @@ import yaml
 from scipy import stats
 
 from dti_repro.artifacts.files import write_json
+from dti_repro.artifacts.provenance import minutes_per_concept
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.artifacts.scores import ScoreRow, read_scores, subject_means, write_scores
-from dti_repro.artifacts.training_facts import minutes_per_concept
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.experiments.deviations import BY_BACKBONE

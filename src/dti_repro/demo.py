@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.artifacts.training_facts import final_norm
+from dti_repro.artifacts.run_dir import final_norm
 from dti_repro.config import CONF
 from dti_repro.data.concept import Concept
 from dti_repro.experiments.benchmark import means_of

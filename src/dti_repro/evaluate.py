@@ -1,5 +1,4 @@
-"""``python -m dti_repro.evaluate run=<folder> metrics=<set or list>``: one row per image and metric, beside
-the images."""
+"""Score images: `python -m dti_repro.evaluate run=<folder> metrics=<set or list>` writes a row per image and metric."""
 
 from __future__ import annotations
 
@@ -22,8 +21,6 @@ from dti_repro.launch.command import command
 from dti_repro.launch.devices import check_count
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, generated, score
-
-_LEVELS = ("", "*/", "seed_*/*/")  # a concept's folder, a seed's (or a text row's), a configuration's
 
 
 def chosen_metrics(metrics: str | list[str], sets: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
@@ -50,22 +47,22 @@ def check_accelerator(value: Any) -> None:
 
 
 def manifests(run: Path, generation: str | None = None) -> list[Path]:
-    """Every generation below a concept's, a seed's or a configuration's folder. InputError if there is
-    none."""
+    """Return the manifest of each generation below a concept's, a seed's or a configuration's folder. InputError if
+    there is none."""
     if not run.is_dir():
         raise InputError(f"run={run}: there is no such folder")
     if generation is not None:
         check_name(str(generation), "generation")
-    pattern = f"images/{generation or '*'}/manifest.json"
-    found = sorted({path for level in _LEVELS for path in run.glob(level + pattern)})
+    levels = ("", "*/", "seed_*/*/")  # of a concept, of a seed (or of plain words), of a configuration
+    found = sorted({path for level in levels for path in run.glob(f"{level}images/{generation or '*'}/manifest.json")})
     if not found:
         raise InputError(f"run={run}: no images{f' of generation {generation}' if generation else ''}; generate first")
     return found
 
 
 def evaluate(cfg: DictConfig) -> int:
-    """Score every generation of a run that lacks one of the metrics, and print the means; returns how many columns of
-    scores this call computed. BusyError, when all others are scored, for files that another process is at."""
+    """Compute the missing scores of a run's generations, and print the means; return how many columns of scores were
+    computed. BusyError, when all others are computed, for files that another process computes."""
     plain = OmegaConf.to_container(cfg)
     configs = chosen_metrics(plain["metrics"], plain["sets"])
     masks = None if cfg.masks is None else folder_of("masks", plain["masks"])
@@ -83,28 +80,28 @@ def evaluate(cfg: DictConfig) -> int:
         print(summary(files, list(configs)))
         raise
     print(summary(files, list(configs)))
-    print(f"{len(files)} score files, {computed} columns computed, the rest were there")
+    print(f"{len(files)} score files, {computed} columns computed, the rest were computed before")
     return computed
 
 
 def summary(files: Sequence[ScoreFile], metrics: Sequence[str]) -> str:
-    """Return a table for each generation, concept by metric: the mean over its pictures and their number, and the score
-    files that it is of."""
+    """Return a table for each generation, concept by metric: the mean over its images, their number, and the score
+    files."""
     from dti_repro.experiments.tables import markdown  # which loads scipy
 
     parts = []
     for generation in dict.fromkeys(file.csv.stem for file in files):
-        own = [file.csv for file in files if file.csv.stem == generation and file.csv.is_file()]
+        paths = [file.csv for file in files if file.csv.stem == generation and file.csv.is_file()]
         values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for row in (row for path in own for row in read_scores(path)):
+        for row in (row for path in paths for row in read_scores(path)):
             values[row.concept][row.metric].append(row.value)
         lines = [
             [concept, *(f"{fmean(found[m]):.3f} ({len(found[m])})" if found[m] else "" for m in metrics)]
             for concept, found in sorted(values.items())
         ]
         table = markdown([["concept", *metrics], *lines])
-        paths = "".join(f"  {path}\n" for path in own)
-        parts.append(f"generation {generation}, mean (number of pictures):\n\n{table}\nscore files:\n{paths}")
+        listed = "".join(f"  {path}\n" for path in paths)
+        parts.append(f"generation {generation}, mean (number of images):\n\n{table}\nscore files:\n{listed}")
     return "\n".join(parts)
 
 

@@ -1,7 +1,7 @@
-"""Draw pictures of learned concepts: `python -m dti_repro.generate run=<folder> prompts=<set, list or file>`.
+"""Draw images of learned concepts: `python -m dti_repro.generate run=<folder> prompts=<set, list or file>`.
 
 `text=class|description` draws the concepts' own words instead, the bounds that learned words are compared with. Each
-folder of pictures has a manifest that says what they are.
+image folder has a manifest that says what its images are.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.generator import draw
 from dti_repro.inference.image_folder import GenerationConfig
-from dti_repro.inference.selection import check_path, image_seeds, of_run, of_text
+from dti_repro.inference.selection import check_path, image_folders_of_run, image_folders_of_text, image_seeds
 from dti_repro.launch.command import command
 
 
 def generate(cfg: DictConfig) -> list[Path]:
-    """Draw what is missing; returns the folders of pictures, each with its manifest.json."""
+    """Draw what is missing; return the image folders, each with its manifest.json."""
     if (cfg.run is None) == (cfg.text is None):
         raise InputError("give either run=<folder> or text=class|description")
     check_path("runs", cfg.runs)
     folders = None if cfg.run is None else parse(check_path("run", cfg.run))
     values = OmegaConf.to_container(cfg)
     prompts, seeds, settings = load_prompts(values["prompts"]), image_seeds(values["seeds"]), GenerationConfig.of(cfg)
-    image_folders = (
-        of_text(cfg, prompts, seeds, settings) if folders is None else of_run(folders, cfg, prompts, seeds, settings)
-    )
+    if folders is None:
+        image_folders = image_folders_of_text(cfg, prompts, seeds, settings)
+    else:
+        image_folders = image_folders_of_run(folders, cfg, prompts, seeds, settings)
     drawn = draw(image_folders, cfg, settings)
-    total = sum(len(target.manifest.images) for target in image_folders)
-    print(f"{drawn} images drawn, {total - drawn} were there:")
-    for target in image_folders:
-        print(f"  {target.path}")
-    return [target.path for target in image_folders]
+    total = sum(len(image_folder.manifest.images) for image_folder in image_folders)
+    print(f"{drawn} images drawn, {total - drawn} were drawn before:")
+    for image_folder in image_folders:
+        print(f"  {image_folder.path}")
+    return [image_folder.path for image_folder in image_folders]
 
 
 @command("generate")

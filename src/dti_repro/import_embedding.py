@@ -1,4 +1,4 @@
-"""Import an embedding made elsewhere as a run, to be drawn and scored like any other, as it is or at another norm.
+"""Import an embedding of another program as a run, as it is or at another norm, to draw and score it like others.
 
 `python -m dti_repro.import_embedding files=[x.safetensors] backbone=sdxl initializer=dog`
 """
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dti_repro.artifacts.embedding import check_file, load_any_layout, save_embeddings
 from dti_repro.artifacts.files import atomic_write, sha256, write_json
-from dti_repro.artifacts.formats import check_readable, read_foreign
 from dti_repro.artifacts.lock import locked
+from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash
 from dti_repro.backbones.checkpoint import check_kind, check_words, encoder_dims, fingerprint, locate
 from dti_repro.data.concept import Concept
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
 
 
 def import_embedding(cfg: DictConfig) -> ConceptFolder:
-    """Write the concept's folder below <runs>/<backbone>/imported/. InputError for what does not fit the backbone."""
+    """Write the concept's folder below <runs>/<backbone>/imported/; return it. InputError for what does not fit the
+    backbone."""
     listed = cfg.files if OmegaConf.is_list(cfg.files) else [cfg.files]
     if not listed or not all(isinstance(file, str) for file in listed):
         raise InputError(f"files is {cfg.files}: name one file, or a list with one for each text encoder")
     files = [Path(file) for file in listed]
     for file in files:
-        check_readable(file)
+        check_file(file)
     name = check_name(str(cfg.name or files[0].name.split(".")[0]), "name")
     concept = Concept(name, f"<{name}>", str(cfg.initializer), (), property=str(cfg.property))
     from dti_repro.methods.magnitudes import check_magnitude  # not above: it imports torch
@@ -42,9 +44,9 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
     check_kind(checkpoint, cfg.backbone._target_.rpartition(".")[2])
     check_words(checkpoint, concept.initializer, concept.placeholder)
-    vectors = read_foreign(files, encoder_dims(checkpoint))
+    vectors = load_any_layout(files, encoder_dims(checkpoint))
     if magnitude is not None:
-        vectors = {encoder: _rescaled(rows, magnitude, checkpoint, encoder) for encoder, rows in vectors.items()}
+        vectors = {encoder: _rescale(rows, magnitude, checkpoint, encoder) for encoder, rows in vectors.items()}
     hashed = {
         "files": [sha256(file) for file in files],
         "magnitude": magnitude,
@@ -56,7 +58,7 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
     return run.concept(name)
 
 
-def _rescaled(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: str) -> Tensor:
+def _rescale(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: str) -> Tensor:
     from torch.nn.functional import normalize
 
     from dti_repro.backbones.base import EncoderSpec
@@ -70,9 +72,6 @@ def _rescaled(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: s
 def _write(
     run: RunFolder, concept: Concept, vectors: Mapping[str, Tensor], hashed: Mapping[str, Any], files: Sequence[Path]
 ) -> None:
-    from dti_repro.artifacts.embedding import save_embeddings
-    from dti_repro.artifacts.provenance import provenance
-
     folder = run.concept(concept.name)
     header = {
         "method": run.method,
@@ -84,7 +83,7 @@ def _write(
     with locked(folder.lock, f"concept '{folder.name}' is being trained"):
         with atomic_write(run.config) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed)))
-        write_json(folder.facts, facts(concept))
+        write_json(folder.metadata, facts(concept))
         write_json(folder.provenance, {**provenance(time.time(), "cpu"), "imported": [file.name for file in files]})
         save_embeddings(folder.embedding, concept.placeholder, vectors, header)
 

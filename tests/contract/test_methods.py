@@ -107,7 +107,7 @@ def test_interrupted_is_uninterrupted_to_the_byte(
 @pytest.mark.parametrize("name", METHODS)
 def test_an_embedding_reads_back_as_what_was_learned(name: str, training: Training) -> None:
     folder = train(training(f"method={name}"))[0]
-    placeholder, vectors, header = load_embedding(folder.embedding, DIM)
+    placeholder, vectors, header = load_embedding(folder.embedding)
     assert placeholder == "<ann>"
     assert vectors.shape == (1, DIM)
     assert header["method"] == name

@@ -18,7 +18,7 @@ from dti_repro.backbones.load import load_backbone
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
-from dti_repro.inference.interpolation import interpolate
+from dti_repro.interpolate import interpolate
 from dti_repro.training.runs import train
 
 Training = Callable[..., DictConfig]

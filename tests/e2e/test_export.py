@@ -261,6 +261,12 @@ def test_where_a_program_pools_at_another_place_it_is_said(
         assert (advice in capsys.readouterr().err) == differs
 
 
+def test_a_pool_that_is_not_known_is_not_written_into_a_text_that_is_run(two: Path, tmp_path: Path) -> None:
+    (two.parent / "config.yaml").write_text('backbone: {name: sdxl, pool: "eos\\nimport os"}')
+    *_, text = export(config("export", f"run={two}", "to=diffusers", f"out={tmp_path / 'out'}"))
+    assert "import os" not in text.read_text()
+
+
 def test_bad_exports_are_one_line(one: Path) -> None:
     with pytest.raises(InputError, match=r"to=\['a1111'\]: diffusers"):
         export(config("export", f"run={one}", "to=[a1111]"))
@@ -273,7 +279,7 @@ def test_bad_exports_are_one_line(one: Path) -> None:
 
 
 def test_an_encoder_without_a_key_is_named() -> None:
-    from dti_repro.artifacts.formats import as_files
+    from dti_repro.artifacts.embedding import tensors_for
 
     with pytest.raises(InputError, match="text encoder 'text_encoder_3': use to=diffusers"):
-        as_files("a1111", "rex", "<rex>", {**BOTH, "text_encoder_3": torch.ones(1, 4)})
+        tensors_for("a1111", "rex", "<rex>", {**BOTH, "text_encoder_3": torch.ones(1, 4)})

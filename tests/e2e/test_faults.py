@@ -70,7 +70,7 @@ def full_after(size: int) -> Iterator[None]:
 
 def test_a_full_disk_is_one_line_and_what_was_written_stays(training: Training, tmp_path: Path) -> None:
     whole = train(training(f"runs={tmp_path / 'whole'}"))[0]
-    full = r"cannot be written \(File too large\): see to its folder"
+    full = r"cannot be written \(File too large\): check its folder"
     with full_after(1500), pytest.raises(InputError, match=rf"last\.ckpt {full}"):  # what comes before is smaller
         train(training("trainer.checkpoint_every=2"))
     assert content(train(training())[0].path) == content(whole.path)

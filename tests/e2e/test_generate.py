@@ -19,7 +19,7 @@ from dti_repro.errors import InputError
 from dti_repro.generate import generate
 from dti_repro.inference.generator import draw
 from dti_repro.inference.image_folder import GenerationConfig
-from dti_repro.inference.selection import of_run
+from dti_repro.inference.selection import image_folders_of_run
 from tests.e2e.trained import trained_run, vectors
 
 Compose = Callable[..., DictConfig]
@@ -104,7 +104,7 @@ def test_a_folder_that_is_asked_for_twice_is_drawn_once(run: Path, compose: Comp
     """As by two rows of a table that are one training."""
     cfg = compose("generate", *request(run, "prompts=x"))
     settings = GenerationConfig.of(cfg)
-    image_folders = of_run(parse(run), cfg, PromptSet("x", (Prompt("a {}"),)), [0], settings)
+    image_folders = image_folders_of_run(parse(run), cfg, PromptSet("x", (Prompt("a {}"),)), [0], settings)
     assert draw([*image_folders, *image_folders], cfg, settings) == 2
     assert draw([*image_folders, *image_folders], cfg, settings) == 0
 

@@ -14,7 +14,7 @@ from PIL import Image
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
-from dti_repro.inference.interpolation import interpolate
+from dti_repro.interpolate import interpolate
 from tests.e2e.trained import trained_run, vectors
 
 Compose = Callable[..., DictConfig]
@@ -47,7 +47,7 @@ def test_the_ends_are_the_words_themselves_and_their_pictures(run: Path, compose
 def test_a_second_time_draws_nothing(run: Path, compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = compose("interpolate", *request(run, "tom", "steps=2", "mode=lerp"))
     assert interpolate(cfg) == interpolate(cfg)
-    assert "0 images drawn, 2 were there" in capsys.readouterr().out
+    assert "0 images drawn, 2 were drawn before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,7 @@ def test_a_second_time_draws_nothing(run: Path, compose: Compose, capsys: pytest
         ("tom", ["steps=1000000000"], "steps=1000000000: a whole number from 2"),
         ("tom", ["a=5"], "a=5: one folder is needed"),
         ("tom", ["negative_prompt='a {rex}'"], "no concept 'rex' here"),
+        ("tom", ["prompts=['a {} and <sam>']"], "no vectors are given for <sam>"),
         ("tom", ["mode=cubic"], "mode=cubic"),
         ("tom", ["backbone.name=other"], "trained on stable_diffusion"),
         ("tom", ['prompts=["{rex}"]'], "use {}"),
@@ -73,6 +74,7 @@ def test_no_answer_is_one_clear_line(
     with pytest.raises(InputError) as error:
         interpolate(compose("interpolate", *request(run, b, *more)))
     assert complaint in str(error.value)
+    assert not list(run.parents[3].glob("*/interpolate"))
 
 
 def test_lerp_goes_through_zero_between_opposite_words(run: Path, compose: Compose) -> None:

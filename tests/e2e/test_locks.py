@@ -57,7 +57,7 @@ def test_a_lock_of_another_machine_holds_while_its_heart_beats(tmp_path: Path, m
 def test_a_heart_beats_while_a_lock_is_held_and_what_a_dead_owner_left_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "BEAT", 0.01)
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
     file, left = tmp_path / "lock", tmp_path / ".last.elsewhere.7.tmp.ckpt"
     left.write_text("half")
     with locked(file, "it"):

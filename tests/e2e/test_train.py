@@ -257,7 +257,7 @@ def test_what_is_missing_of_a_run_is_made_again(training: Training) -> None:
     whole = content(folder.seed_folder.parent)
     zeros = safetensors.numpy.save({"<ann>": np.full((1, 32), np.nan, np.float32)})
     for path, damage in [
-        (folder.facts, None),
+        (folder.metadata, None),
         (folder.config, None),
         (folder.config, b""),
         (folder.log, None),

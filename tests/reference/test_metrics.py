@@ -30,11 +30,11 @@ from transformers import (
 from dti_repro.config import build
 from dti_repro.data.masks import masked_photo
 from dti_repro.errors import InputError
-from dti_repro.metrics import checkpoints, encoders
+from dti_repro.metrics import catalogue
 from dti_repro.metrics.attributes import AttributeAccuracy
 from dti_repro.metrics.base import ImageMetric, Sample
 from dti_repro.metrics.catalogue import metric_config, metric_identity, metric_names
-from dti_repro.metrics.preprocess import Preprocess
+from dti_repro.metrics.encoders import TimmEncoder, preprocessing
 from dti_repro.metrics.similarity import ReferenceSimilarity
 
 TEXTS = ["a dog on a beach", "a red dog left of a mug", "a mug"]
@@ -222,7 +222,7 @@ def test_an_attribute_that_the_reader_lacks_is_named(tmp_path: Path) -> None:
 
 
 def test_each_image_is_compared_to_its_own_concepts_references(vit_folder: Path) -> None:
-    metric = ReferenceSimilarity(encoders.TimmEncoder.load(f"local-dir:{vit_folder}"))
+    metric = ReferenceSimilarity(TimmEncoder.load(f"local-dir:{vit_folder}"))
     metric.set_references("a", IMAGES[:1])
     metric.set_references("b", IMAGES[1:2])
     metric.update(IMAGES[:2], [Sample("a", ""), Sample("b", "")])
@@ -258,16 +258,16 @@ def test_weights_that_cannot_be_had_are_one_clear_line(name: str, monkeypatch: p
 
 def test_a_missing_local_folder_is_named() -> None:
     with pytest.raises(InputError, match="no folder /nowhere/at/all"):
-        checkpoints.resolve("local-dir:/nowhere/at/all")
+        catalogue.resolve_weights("local-dir:/nowhere/at/all")
 
 
 def test_a_fingerprint_follows_the_bytes_of_the_weights(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"1")
-    before = checkpoints.fingerprint(f"local-dir:{tmp_path}")
-    checkpoints.fingerprint.cache_clear()
+    before = catalogue.weights_fingerprint(f"local-dir:{tmp_path}")
+    catalogue.weights_fingerprint.cache_clear()
     (tmp_path / "w").write_bytes(b"2")
-    assert checkpoints.fingerprint(f"local-dir:{tmp_path}") != before
-    assert checkpoints.fingerprint("facebook/dinov2-base") == "facebook/dinov2-base"
+    assert catalogue.weights_fingerprint(f"local-dir:{tmp_path}") != before
+    assert catalogue.weights_fingerprint("facebook/dinov2-base") == "facebook/dinov2-base"
 
 
 @pytest.mark.parametrize("name", metric_names())
@@ -279,7 +279,7 @@ def test_every_metric_yaml_has_exactly_its_constructors_keys(name: str) -> None:
     weights = config.get("encoder", config)
     assert weights["checkpoint"]
     if weights["preprocess"] is not None:
-        Preprocess(**weights["preprocess"])
+        preprocessing(weights["preprocess"])
 
 
 def test_an_image_without_a_prompt_has_no_text_score(clip_folder: Path) -> None:

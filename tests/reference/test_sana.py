@@ -17,7 +17,7 @@ from dti_repro.backbones.sana import LENGTH, Sana
 from dti_repro.config import CONF
 from dti_repro.data.prompts import Prompt, PromptSet
 from dti_repro.errors import InputError
-from dti_repro.inference.image_folder import GenerationConfig, Subject, image_folder
+from dti_repro.inference.image_folder import GenerationConfig, Subject, build_image_folder
 from tests.tiny_flow import DIM, SIDE
 
 PROMPT = "a <x> next to a Red mug"
@@ -85,7 +85,7 @@ def test_pictures_of_another_instruction_have_a_place_of_their_own(sana_checkpoi
         )
     rex = [Subject("rex", "dog", "dog")]
     prompts = PromptSet("ours", (Prompt("a {}"),))
-    folders = {image_folder(Path("images"), rex, prompts, [0], settings).folder for settings in (one, other)}
+    folders = {build_image_folder(Path("images"), rex, prompts, [0], settings).path for settings in (one, other)}
     assert len(folders) == 2
 
 

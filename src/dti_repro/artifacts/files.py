@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and their hashes."""
+"""Write files that are whole or absent, and read files that may come from elsewhere."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import yaml
 
 from dti_repro.errors import InputError
 
-MAX_JSON = 64 << 20  # bytes; a manifest of 100,000 pictures is smaller
+MAX_JSON = 64 << 20  # bytes; a manifest of 100,000 images is smaller
 MAX_YAML = 1 << 20  # bytes; an index of 10,000 concepts is smaller
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on an exception it is
-    removed.
+    """Yield a temporary path in the folder of `path`, which is made. On success it replaces `path`, on an exception it
+    is removed.
 
-    The folder is made. A process killed inside the block leaves `path` as it was; so does a machine that loses its
-    power, as the content is on the disk before the name points to it.
+    A process that is killed inside the block leaves `path` as it was; so does a machine that loses its power, as the
+    content is on the disk before the name points to it.
     """
     # The suffix stays last, as writers choose their format by it.
     writer = f"{socket.gethostname()}.{os.getpid()}"  # storage may be shared, and process ids are not
@@ -44,24 +44,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A full disk or a folder that cannot be written becomes one line that names the file."""
+    """Turn a full disk, or a folder that cannot be written, into an InputError that names the file."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror or error}): see to its folder, then give the same command "
+            f"{path} cannot be written ({error.strerror or error}): check its folder, then give the same command "
             "again; what is finished is kept"
         ) from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Sorted keys and no times of their own: equal content is equal bytes."""
+    """Write json with sorted keys: equal content is equal bytes."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """A file that write_json wrote: a mapping. InputError that names the file and gives the advice otherwise."""
+    """Return the mapping that write_json wrote. InputError that names the file and gives the advice for anything
+    else."""
     try:
         content = json.loads(read_regular(path, MAX_JSON))
     except FileNotFoundError as error:
@@ -69,8 +70,8 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): {advice}") from error
     except (ValueError, RecursionError) as error:
-        found = error if isinstance(error, InputError) else f"{path} is damaged"
-        raise InputError(f"{found}: {advice}") from error
+        reason = error if isinstance(error, InputError) else f"{path} is damaged"
+        raise InputError(f"{reason}: {advice}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: {advice}")
     return content
@@ -89,14 +90,14 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def refuse_links(*folders: Path) -> None:
-    """InputError for a folder that is a symbolic link: whoever made a run folder could so choose where we write."""
+    """Raise InputError for a symbolic link: whoever made a run folder could choose with it where we write."""
     for folder in folders:
         if folder.is_symlink():
             raise InputError(f"{folder} is a symbolic link, and nothing is written through one: put a folder there")
 
 
 class WithoutAliases:
-    """A part of a yaml loader: a few lines of aliases can stand for billions of values."""
+    """Refuse aliases in a yaml loader: a few lines of them can stand for billions of values."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -109,23 +110,21 @@ class _SafeLoader(WithoutAliases, yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
-    """Return the mapping in a small yaml file without aliases; an empty file is an empty one. InputError that names
-    the file for anything else."""
+    """Return the mapping in a small yaml file without aliases; {} for an empty file. InputError that names the file for
+    anything else."""
     try:
         content = yaml.load(read_regular(path, MAX_YAML).decode("utf-8-sig"), _SafeLoader)
+    except InputError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is no yaml ({' '.join(str(error).split())})") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
+    if content is not None and not isinstance(content, dict):
         raise InputError(f"{path} is no mapping: lines such as `key: value` are needed")
-    return content
+    return content or {}
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes. InputError that names the file if it cannot be read."""
+    """Return the hex digest of a file's bytes. InputError that names the file if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,20 +1,30 @@
-"""Where and with what something was computed; kept apart from results, so that equal results are equal bytes."""
+"""Where, when and with what something was computed; apart from results, so that equal results are equal bytes."""
 
 from __future__ import annotations
 
 import os
 import platform
 import socket
+import statistics
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+from dti_repro.artifacts.files import read_json
+from dti_repro.artifacts.run_dir import ConceptFolder
 
 PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "peft", "timm", "open_clip_torch", "dti-repro")
 
 
 def provenance(began: float, device: str) -> dict[str, Any]:
-    """began: time.time() at the start (seconds); device: `cpu` or `cuda`. Times are UTC, `seconds` is wall clock."""
+    """Return the record of a computation that ends now.
+
+    began: time.time() at the start (seconds); device: `cpu` or `cuda`. Times are UTC, `seconds` is wall clock.
+    """
     import torch
 
     return {
@@ -28,3 +38,37 @@ def provenance(began: float, device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "versions": {package: version(package) for package in PACKAGES},
     }
+
+
+def minutes_per_concept(folders: Sequence[ConceptFolder]) -> float | None:
+    """Return the mean over concepts of their training's wall time, divided by the number of concepts in its pack.
+
+    Vectors that were only derived from another run's took that run's time. None where a provenance file is missing.
+    """
+    packs: dict[Path, Counter[tuple[str, str]]] = {}  # seed folder -> training -> number of its concepts
+    minutes = []
+    for folder in folders:
+        record = _read(folder)
+        if record is not None and "source" in record:
+            folder = ConceptFolder(Path(record["source"]))
+            record = _read(folder)
+        if record is None:
+            return None
+        if folder.seed_folder not in packs:
+            records = map(_read, map(ConceptFolder, folder.seed_folder.iterdir()))
+            packs[folder.seed_folder] = Counter((r["host"], r["began"]) for r in records if r is not None)
+        minutes.append(record["seconds"] / 60 / packs[folder.seed_folder][record["host"], record["began"]])
+    return statistics.fmean(minutes)
+
+
+def machines(folders: Sequence[ConceptFolder], scores: Sequence[Path]) -> list[str]:
+    """Return where the concepts were trained and the scores (their .json) were computed: "host: device", each once."""
+    records = [record for record in map(_read, folders) if record is not None]
+    for path in scores:
+        records += read_json(path, "remove it to score again")["metrics"].values()
+    return sorted({f"{record['host']}: {record['device']}" for record in records})
+
+
+def _read(folder: ConceptFolder) -> dict[str, Any] | None:
+    advice = "remove it; only its times are lost"
+    return read_json(folder.provenance, advice) if folder.provenance.is_file() else None

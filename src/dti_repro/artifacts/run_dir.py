@@ -1,17 +1,18 @@
-"""Where results lie: `<runs>/<backbone>/<method>/<hash>/seed_<n>/<concept>/`, the only interface between
-stages.
+"""Where results lie: `<runs>/<backbone>/<method>/<hash>/seed_<n>/<concept>/`, the only interface between stages.
 
-The hash covers whatever can change a vector and nothing else, so that a re-run, a requeue, a bigger pack and
-a resume all find their place. No torch here: that a run is done must be said within a second.
+The hash covers whatever can change a vector and nothing else, so that a run that is repeated, requeued, resumed or
+trained in a bigger pack finds its place. No torch here: that a run is done must be said within a second.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,28 @@ HASH_LENGTH = 10
 NAME_LENGTH = 100  # file systems take 255 bytes, and names are joined and prefixed
 
 
+def _below(name: str) -> property:
+    """Return a property of a folder: the path of a file or folder in it."""
+    return property(lambda folder: folder.path / name)
+
+
 @dataclass(frozen=True)
 class ConceptFolder:
     """Everything about one concept of one run. Nothing is created by asking for a path."""
 
     path: Path
+
+    embedding = _below("embedding.safetensors")
+    """The learned vectors, one file for each text encoder (see `embedding_files`). They are written last: where they
+    are, the training is done."""
+    metadata = _below("concept.json")
+    """Placeholder, initializer, and the hashes of the photos that it was trained with."""
+    checkpoint = _below("last.ckpt")
+    log = _below("log.csv")
+    provenance = _below("provenance.json")
+    lock = _below("lock")
+    previews = _below("previews")
+    images = _below("images")
 
     @property
     def name(self) -> str:
@@ -40,60 +58,17 @@ class ConceptFolder:
     @property
     def config(self) -> Path:
         """The yaml of what was hashed; it lies in the hash folder."""
-        return self.path.parent.parent / "config.yaml"
-
-    @property
-    def embedding(self) -> Path:
-        """The learned vectors; of several text encoders a file each (see `embedding_files`). Their presence means
-        that the training is done."""
-        return self.path / "embedding.safetensors"
+        return self.path.parents[1] / "config.yaml"
 
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step_{step:06d}.safetensors"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "last.ckpt"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.csv"
-
-    @property
-    def lock(self) -> Path:
-        return self.path / "lock"
-
-    @property
-    def facts(self) -> Path:
-        """concept.json: initializer, placeholder and the hashes of the images it was taught with."""
-        return self.path / "concept.json"
-
-    @property
-    def provenance(self) -> Path:
-        """provenance.json: times, hosts, versions; kept apart so that equal results are equal bytes."""
-        return self.path / "provenance.json"
-
-    @property
-    def previews(self) -> Path:
-        return self.path / "previews"
-
-    @property
-    def images(self) -> Path:
-        return self.path / "images"
-
-    @property
-    def scores(self) -> Path:
-        return self.path / "scores"
 
     def is_done(self) -> bool:
         return bool(embedding_files(self.embedding))
 
     def logged(self) -> int:
-        """Steps of which log.csv has a whole row."""
+        """Return the number of steps of which log.csv has a whole row."""
         return max(0, self.log.read_bytes().count(b"\n") - 1) if self.log.is_file() else 0
-
-    def has_snapshot(self, step: int) -> bool:
-        return bool(embedding_files(self.snapshot(step)))
 
 
 @dataclass(frozen=True)
@@ -107,116 +82,36 @@ class RunFolder:
     seed: int
 
     @property
-    def hash_folder(self) -> Path:
-        return self.root / self.backbone / self.method / self.config_hash
-
-    @property
     def path(self) -> Path:
-        return self.hash_folder / f"seed_{self.seed}"
+        return self.root / self.backbone / self.method / self.config_hash / f"seed_{self.seed}"
 
     @property
     def config(self) -> Path:
-        return self.hash_folder / "config.yaml"
+        return self.path.parent / "config.yaml"
 
     def concept(self, name: str) -> ConceptFolder:
         return ConceptFolder(self.path / name)
 
-    def concepts(self) -> list[ConceptFolder]:
-        """The finished ones, by name."""
-        return _finished(self.path)
-
 
 def parse(path: str | Path) -> list[ConceptFolder]:
-    """The finished concepts of what a user may call a run: a hash folder, a seed folder or a concept folder.
+    """Return the finished concepts of a hash folder, a seed folder or a concept folder, sorted by path.
 
-    Sorted by path. InputError if there is no such folder, or nothing finished in it.
+    InputError if there is no such folder, or nothing finished in it.
     """
     folder = Path(str(path))
     if not folder.is_dir():
         raise InputError(f"run folder {folder} does not exist")
-    itself = ConceptFolder(folder)
-    if itself.is_done():
-        return [itself]
-    if folder.name.startswith("seed_"):
-        found = _finished(folder)
-    else:
-        found = [concept for seed in sorted(folder.glob("seed_*")) for concept in _finished(seed)]
+    below = folder.glob("*" if folder.name.startswith("seed_") else "seed_*/*")
+    found = [concept for concept in map(ConceptFolder, (folder, *sorted(below))) if concept.is_done()]
     if not found:
         raise InputError(f"run folder {folder} holds no finished concept (hash, seed or concept folder expected)")
     return found
 
 
 def config_hash(hashed: Mapping[str, Any]) -> str:
-    """Ten hex digits of plain nested content; 5, 5.0 and the order of keys make no difference."""
+    """Return ten hex digits for plain nested content; 5, 5.0 and the order of keys make no difference."""
     text = json.dumps(_canonical(hashed), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
-
-
-def encoder_file(path: Path, encoder: str, encoders: int) -> Path:
-    """Where the vectors of one of several text encoders lie: one key a file, as diffusers' loader wants."""
-    return path if encoders == 1 else path.with_suffix(f".{encoder}{path.suffix}")
-
-
-def embedding_files(path: Path) -> dict[str, Path]:
-    """Text encoder -> file of the embedding at `path`, which is its only file ({"": path}) or stands for one
-    per encoder. Empty unless all are there: each file's header names the encoders."""
-    if path.is_file():
-        return {"": path}
-    first = next(iter(sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))), None)
-    if first is None:
-        return {}
-    names = [name for name in read_header(first).get("encoders", "").split() if name.isidentifier()]
-    files = {name: encoder_file(path, name, len(names)) for name in names}
-    return files if len(files) > 1 and all(file.is_file() for file in files.values()) else {}
-
-
-def has_content(path: Path) -> bool:
-    """Whether the file is there and not empty."""
-    return path.is_file() and path.stat().st_size > 0
-
-
-def is_whole(path: Path) -> bool:
-    """Whether all files of the embedding at `path` are there and can be read, and hold finite numbers."""
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = [load_file(file) for file in embedding_files(path).values()]
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return False
-    return bool(tensors) and all(own and all(np.isfinite(v).all() for v in own.values()) for own in tensors)
-
-
-def read_header(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; empty if it has none or is none."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError):
-        return {}
-
-
-def embedding_sha256(path: Path) -> str:
-    """Hex digest of the embedding at `path`: of its only file, or of its files' digests in the encoders' order."""
-    digests = [sha256(file) for file in embedding_files(path).values()]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def check_name(name: str, what: str) -> str:
-    """A name that is safe as a file name everywhere, or InputError."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise InputError(f"{what} '{name}' cannot be a file name: use letters, digits, '-' and '_' only")
-    if len(name) > NAME_LENGTH:
-        raise InputError(f"{what} '{name[:20]}...' is {len(name)} characters long: at most {NAME_LENGTH} are taken")
-    return name
-
-
-def _finished(seed_folder: Path) -> list[ConceptFolder]:
-    children = sorted(p for p in seed_folder.glob("*") if p.is_dir()) if seed_folder.is_dir() else []
-    return [folder for folder in map(ConceptFolder, children) if folder.is_done()]
 
 
 def _canonical(value: Any) -> Any:
@@ -229,3 +124,94 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def check_name(name: str, what: str) -> str:
+    """Return the name. InputError, which says `what` it is, unless it is safe as a file name everywhere."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise InputError(f"{what} '{name}' cannot be a file name: use letters, digits, '-' and '_' only")
+    if len(name) > NAME_LENGTH:
+        raise InputError(f"{what} '{name[:20]}...' is {len(name)} characters long: at most {NAME_LENGTH} are taken")
+    return name
+
+
+def has_content(path: Path) -> bool:
+    """Return whether the file is there and not empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def encoder_file(path: Path, encoder: str, encoders: int) -> Path:
+    """Return where the vectors of one of `encoders` text encoders lie: one key a file, as diffusers' loader wants."""
+    return path if encoders == 1 else path.with_suffix(f".{encoder}{path.suffix}")
+
+
+def embedding_files(path: Path) -> dict[str, Path]:
+    """Return text encoder -> file of the embedding at `path`; {"": path} where there is one text encoder.
+
+    Empty unless all files are there: the header of each names the encoders.
+    """
+    if path.is_file():
+        return {"": path}
+    first = min(path.parent.glob(f"{path.stem}.*{path.suffix}"), default=None)
+    names = read_header(first).get("encoders", "").split() if first else []
+    files = {name: encoder_file(path, name, len(names)) for name in names if name.isidentifier()}
+    return files if len(files) > 1 and all(file.is_file() for file in files.values()) else {}
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file; empty if it has none or is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether all files of the embedding at `path` are there and can be read, and hold finite numbers."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        files = [load_file(file) for file in embedding_files(path).values()]
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return False
+    return bool(files) and all(file and all(np.isfinite(rows).all() for rows in file.values()) for file in files)
+
+
+def embedding_sha256(path: Path) -> str:
+    """Return the hex digest of the embedding at `path`: of its only file, or of its files' digests in order."""
+    digests = [sha256(file) for file in embedding_files(path).values()]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def final_norm(folders: Sequence[ConceptFolder]) -> float:
+    """Return the mean over concepts of the mean norm of their learned vectors, in the text encoder's own units."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    means = []
+    for folder in folders:
+        rows = [rows for file in embedding_files(folder.embedding).values() for rows in load_file(file).values()]
+        means.append(np.concatenate([np.linalg.norm(r.astype(np.float64), axis=-1) for r in rows]).mean())
+    return float(statistics.fmean(means))
+
+
+def gradient_norm(folders: Sequence[ConceptFolder]) -> float | None:
+    """Return the mean over concepts of the median over steps of the gradient's norm; None where a log is missing.
+
+    The gradient is with respect to what the optimizer steps (for DTI the unit direction), the prior included.
+    """
+    medians = []
+    for log in (folder.log for folder in folders):
+        if not log.is_file():
+            return None
+        with log.open(newline="") as file:
+            try:
+                medians.append(statistics.median(float(row["grad_norm"]) for row in csv.DictReader(file)))
+            except (KeyError, TypeError, ValueError) as error:  # statistics' own error is a ValueError
+                raise InputError(f"{log} has no usable column grad_norm; train this concept again") from error
+    return statistics.fmean(medians)

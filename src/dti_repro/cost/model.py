@@ -24,7 +24,7 @@ from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.config import build
 from dti_repro.cost.measure import META, AsOnDevice, Cost, measure, recomputing
 from dti_repro.errors import InputError
-from dti_repro.metrics import checkpoints
+from dti_repro.metrics import catalogue
 
 PUBLISHED = Path(backbones.__file__).parent / "published"
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -260,10 +260,10 @@ def _network(checkpoint: str) -> tuple[nn.Module, int, int]:
     import timm
     from transformers import AutoConfig, AutoModel
 
-    published = yaml.safe_load((Path(checkpoints.__file__).with_name("published.yaml")).read_text())
+    published = yaml.safe_load((Path(catalogue.__file__).with_name("published.yaml")).read_text())
     if checkpoint in published:
         return AutoModel.from_config(AutoConfig.for_model(**published[checkpoint])), 0, 0
-    folder = checkpoints.folder(checkpoint)
+    folder = catalogue.weights_folder(checkpoint)
     file = None if folder is None else folder / "open_clip_config.json"
     clip = (
         json.loads(file.read_text())["model_cfg"] if file and file.is_file() else open_clip.get_model_config(checkpoint)
@@ -272,7 +272,7 @@ def _network(checkpoint: str) -> tuple[nn.Module, int, int]:
         text = {key: value for key, value in clip["text_cfg"].items() if key != "hf_tokenizer_name"}
         network = open_clip.CLIP(clip["embed_dim"], clip["vision_cfg"], text)
         return network, clip["vision_cfg"]["image_size"], text["context_length"]
-    network = timm.create_model(checkpoints.resolve(checkpoint), pretrained=False)
+    network = timm.create_model(catalogue.resolve_weights(checkpoint), pretrained=False)
     return network, timm.data.resolve_model_data_config(network)["input_size"][-1], 0
 
 

@@ -11,13 +11,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.manifest import NAME
-from dti_repro.artifacts.run_dir import ConceptFolder, config_hash
-from dti_repro.artifacts.training_facts import gradient_norm
+from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, gradient_norm
 from dti_repro.backbones.checkpoint import find
 from dti_repro.experiments.runner import ExperimentRun
 from dti_repro.experiments.spec import RowSpec
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
-from dti_repro.inference.selection import of_run, of_text
+from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references
 from dti_repro.training.runs import HASHED_TRAINER, check, is_complete, run_folder, source_config
@@ -141,9 +140,9 @@ def _galleries(plan: ExperimentRun, row: _Row, cfg: DictConfig) -> list[ImageFol
     own, prompts, seeds, settings = deepcopy(cfg), plan.prompts(), plan.seeds(), GenerationConfig.of(cfg)
     if row.spec.bound is None:
         own.run = str(row.folders[0].seed_folder)
-        return of_run(row.folders, own, prompts, seeds, settings)
+        return image_folders_of_run(row.folders, own, prompts, seeds, settings)
     own.text = row.spec.bound
-    return of_text(own, prompts, seeds, settings)
+    return image_folders_of_text(own, prompts, seeds, settings)
 
 
 def _scorings(plan: ExperimentRun, row: _Row, image_folders: Sequence[ImageFolder], pictures: int) -> list[Scoring]:

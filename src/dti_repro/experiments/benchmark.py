@@ -15,10 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import read_json, sha256, write_json
-from dti_repro.artifacts.provenance import provenance
-from dti_repro.artifacts.run_dir import check_name
+from dti_repro.artifacts.provenance import machines, minutes_per_concept, provenance
+from dti_repro.artifacts.run_dir import check_name, final_norm, gradient_norm
 from dti_repro.artifacts.scores import read_scores, subject_means
-from dti_repro.artifacts.training_facts import final_norm, gradient_norm, machines, minutes_per_concept
 from dti_repro.config import CONF
 from dti_repro.data.masks import check_masks
 from dti_repro.errors import InputError

@@ -19,8 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.artifacts.files import read_json, write_json
 from dti_repro.artifacts.manifest import NAME
-from dti_repro.artifacts.run_dir import ConceptFolder, config_hash
-from dti_repro.artifacts.training_facts import gradient_norm
+from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, gradient_norm
 from dti_repro.config import build
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.prompts import PromptSet, load_prompts
@@ -28,7 +27,7 @@ from dti_repro.errors import InputError
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.inference.generator import draw
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
-from dti_repro.inference.selection import image_seeds, of_run, of_text
+from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text, image_seeds
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
 from dti_repro.launch.key_types import check_types
@@ -175,10 +174,10 @@ def draw_rows(plan: ExperimentRun, states: Sequence[RowState]) -> int:
         own = deepcopy(cfg)
         if state.spec.bound is None:
             own.run = str(state.folders[0].seed_folder)
-            state.image_folders = of_run(state.folders, own, prompts, seeds, settings)
+            state.image_folders = image_folders_of_run(state.folders, own, prompts, seeds, settings)
         elif state.spec.bound != "references":
             own.text = state.spec.bound
-            state.image_folders = of_text(own, prompts, seeds, settings)
+            state.image_folders = image_folders_of_text(own, prompts, seeds, settings)
     image_folders = [image_folder for state in states for image_folder in state.image_folders]
     missing = sum(len(image_folder.missing()) for image_folder in image_folders)
     if not missing:

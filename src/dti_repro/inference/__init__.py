@@ -1,1 +1,1 @@
-"""From learned vectors to pictures."""
+"""From learned vectors to images."""

@@ -1,14 +1,14 @@
-"""Which picture belongs where, and what it depends on.
+"""Which image belongs into which folder, and what it depends on.
 
-Imports no torch: what is already there is found within a second.
+Imports no torch: what is drawn already is found within a second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,12 +18,8 @@ from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.data.prompts import Prompt, PromptSet, check_template
 from dti_repro.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
-
 READING = ("pool", "instruction")
-"""Knobs of backbones that say how a prompt is read."""
+"""Keys of backbones that say how a prompt is read."""
 LONG = ("refuse", "cut")
 """What to do with prompts that the text encoder has no room for."""
 MAX_SIDE = 4096  # pixels: what the largest text-to-image models draw
@@ -31,7 +27,7 @@ MAX_SIDE = 4096  # pixels: what the largest text-to-image models draw
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What a picture depends on besides its prompt, seed and vectors."""
+    """What an image depends on besides its prompt, seed and vectors."""
 
     backbone: str
     weights: str  # fingerprint
@@ -76,10 +72,15 @@ class GenerationConfig:
             reading={key: cfg.backbone[key] for key in READING if key in cfg.backbone},
         )
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The arguments of a backbone's `generate` that its `check_drawing` can check."""
+        return {key: getattr(self, key) for key in ("steps", "sampler", "sampler_options", "height", "width")}
+
 
 @dataclass(frozen=True)
 class Subject:
-    """What stands in a prompt's field: a learned word's placeholder, or just words."""
+    """What stands in a prompt's field: a learned word's placeholder, or plain words."""
 
     name: str
     word: str  # as the model reads it
@@ -90,12 +91,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The pictures of one folder `images/<id>/` and the vectors that their placeholders stand for."""
+    """The images of one folder `images/<id>/` and the vectors that their placeholders stand for."""
 
     path: Path
     manifest: Manifest
     vectors: Mapping[str, Path] = field(default_factory=dict)  # placeholder -> embedding
-    adapter: Path | None = None  # its folder, of vectors that were learned with one
+    adapter: Path | None = None  # its folder, where the vectors were learned with one
 
     @property
     def negative_prompt(self) -> str:
@@ -106,7 +107,7 @@ class ImageFolder:
         return self.manifest.missing(self.path)
 
 
-def image_folder(
+def build_image_folder(
     images: Path,
     subjects: Sequence[Subject],
     prompts: PromptSet,
@@ -116,32 +117,26 @@ def image_folder(
     vectors: Mapping[str, Path] | None = None,
     snapshot: int | None = None,
     adapter: Path | None = None,
-    avoided: Sequence[Subject] = (),
+    negative_subjects: Sequence[Subject] = (),
 ) -> ImageFolder:
-    """The pictures of the prompts that are about exactly these subjects, below `images`/<generation id>/.
+    """Return the images of the prompts that are about exactly these subjects, below `images`/<generation id>/.
 
-    Files are p<prompt>_s<seed>.png, numbered through the whole set, so that a set's prompts keep their
-    numbers where only some of them are about these subjects. avoided: further subjects that the negative prompt names.
-    InputError for a negative prompt that names none of these.
+    Files are p<prompt>_s<seed>.png, numbered through the whole set, so that a set's prompts keep their numbers where
+    only some of them are about these subjects. negative_subjects: others that the negative prompt may name. InputError
+    for a negative prompt that names none of these.
     """
     names = {subject.name for subject in subjects}
     prompts = prompts.about(live=all(subject.live for subject in subjects))
     generation = {
-        "backbone": settings.backbone,
-        "weights": settings.weights,
+        **asdict(settings),
         "prompts": prompts.name,
         "seeds": list(seeds),
-        "sampler": settings.sampler,
-        "sampler_options": dict(settings.sampler_options),
-        "steps": settings.steps,
-        "guidance": settings.guidance,
-        "negative_prompt": _negative(settings.negative_prompt, subjects, avoided),
-        "width": settings.width,
-        "height": settings.height,
-        **settings.reading,
-        **({"snapshot": snapshot} if snapshot is not None else {}),
+        "negative_prompt": _fill_negative_prompt(settings.negative_prompt, subjects, negative_subjects),
     }
-    pictures = [
+    generation |= generation.pop("reading")
+    if snapshot is not None:
+        generation["snapshot"] = snapshot
+    manifest_images = [
         ManifestImage(
             file=f"p{number:03d}_s{seed}.png",
             prompt=prompt.fill({subject.name: subject.word for subject in subjects}),
@@ -155,25 +150,27 @@ def image_folder(
         if set(prompt.names) == names or (not prompt.names and len(subjects) == 1)
         for seed in seeds
     ]
-    learned = [subject for subject in (*subjects, *avoided) if subject.embedding_sha256]
-    shas = {subject.name: subject.embedding_sha256 for subject in learned}
-    folder = images / generation_id(generation, tuple(prompt.template for prompt in prompts.prompts))
-    return ImageFolder(folder, Manifest(generation, shas, tuple(pictures)), vectors or {}, adapter)
+    learned = [subject for subject in (*subjects, *negative_subjects) if subject.embedding_sha256]
+    manifest = Manifest(
+        generation, {subject.name: subject.embedding_sha256 for subject in learned}, tuple(manifest_images)
+    )
+    path = images / generation_id(generation, tuple(prompt.template for prompt in prompts.prompts))
+    return ImageFolder(path, manifest, vectors or {}, adapter)
 
 
-def _negative(template: str, subjects: Sequence[Subject], avoided: Sequence[Subject]) -> str:
-    """The negative prompt with the subjects' words in its fields."""
+def _fill_negative_prompt(template: str, subjects: Sequence[Subject], others: Sequence[Subject]) -> str:
     fields = check_template(template, "negative_prompt")
-    words = {subject.name: subject.word for subject in (*subjects, *(avoided if any(fields) else ()))}
+    words = {subject.name: subject.word for subject in (*subjects, *(others if any(fields) else ()))}
     if unknown := [name for name in fields if name and name not in words]:
-        there = ", ".join(words)
-        raise InputError(f"negative_prompt: there is no concept '{unknown[0]}' here (there are: {there}; or {{}})")
+        known = ", ".join(words)
+        raise InputError(f"negative_prompt: there is no concept '{unknown[0]}' here (there are: {known}; or {{}})")
     if "" in fields and len(words) > 1:
         raise InputError(f"negative_prompt: {{}} could be {' or '.join(words)} here: name one, {{{next(iter(words))}}}")
     return Prompt(template).fill(words)
 
 
 def _expect(prompt: Prompt, subjects: Sequence[Subject]) -> dict[str, str] | None:
-    if prompt.expect is None or len(subjects) > 1:
-        return None if prompt.expect is None else dict(prompt.expect)
-    return {"class": subjects[0].text, **prompt.expect}
+    """Return what an attribute reader should see; of a single subject also its class."""
+    if prompt.expect is None:
+        return None
+    return {**({"class": subjects[0].text} if len(subjects) == 1 else {}), **prompt.expect}

@@ -1,14 +1,13 @@
-"""From one learned word to another.
+"""Interpolate between two learned words.
 
-slerp turns each vector's direction at constant speed along the great circle and lets its norm change
-linearly, so unequal norms are never mixed up with meaning. Between antipodal directions there is no single
-shortest way, and the command says so. lerp goes straight through: the norm sinks on the way, to zero
-halfway between opposite vectors.
+slerp turns each vector's direction at constant speed along the great circle and lets its norm change linearly, so that
+unequal norms are never mixed up with meaning. Between antipodal directions there is no single shortest way, and the
+command says so. lerp goes straight through: the norm sinks on the way, to zero halfway between opposite vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,34 +18,32 @@ from dti_repro.adapters.folder import adapter_of
 from dti_repro.artifacts.embedding import load_embeddings, save_embeddings
 from dti_repro.artifacts.files import refuse_links
 from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, embedding_files, embedding_sha256, parse
-from dti_repro.data.photos import load_photo
-from dti_repro.data.prompts import PromptSet, load_prompts
+from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
-from dti_repro.experiments.figures import Grid
-from dti_repro.inference.generator import draw
-from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, Subject, image_folder
+from dti_repro.inference.generator import check_drawing
+from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, Subject, build_image_folder
 from dti_repro.inference.selection import check_path, image_seeds, learned_subject
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MODES = ("slerp", "lerp")
-MAX_STEPS = 1000  # points on the way, each a folder of pictures and a column of the grid
+MAX_STEPS = 1000  # points on the way, each a folder of images and a column of the grid
 
 
 @dataclass(frozen=True)
-class End:
-    """One end of the way."""
+class Interpolation:
+    """The points between two words, both ends included, whose embeddings lie below `folder`, and their images."""
 
-    folder: ConceptFolder
-    subject: Subject
+    folder: Path
+    ends: tuple[str, str]  # names of the concepts
+    image_folders: list[ImageFolder]  # one for each point
+    settings: GenerationConfig
 
 
-def interpolate(cfg: DictConfig) -> Path:
-    """Write the embeddings on the way, their pictures and a grid of these; returns the folder.
-
-    Prompts are rows of the grid, points on the way are columns. InputError for what cannot be interpolated.
-    """
+def prepare_interpolation(cfg: DictConfig) -> Interpolation:
+    """Write the embeddings of the points. InputError, and nothing is written, for what cannot be interpolated or
+    drawn."""
     if cfg.mode not in MODES:
         raise InputError(f"mode={cfg.mode}: slerp or lerp is needed")
     if type(cfg.steps) is not int or not 2 <= cfg.steps <= MAX_STEPS:
@@ -60,36 +57,32 @@ def interpolate(cfg: DictConfig) -> Path:
     if any(prompt.names for prompt in prompts.prompts):
         raise InputError("prompts: one word stands in each prompt here; use {} instead of names")
     settings = GenerationConfig.of(OmegaConf.merge(cfg, {"steps": cfg.sampling_steps}))
-    ends = [_end(key, cfg[key], folders, settings) for key, folders in found.items()]
-    shas = [end.subject.embedding_sha256 for end in ends]
-    name = config_hash({"embeddings": shas, "mode": cfg.mode, "steps": cfg.steps})
-    folder = Path(cfg.out or Path(cfg.runs) / settings.backbone / "interpolate") / name
+    ends = {key: _end(key, cfg[key], folders, settings) for key, folders in found.items()}
+    subjects = [learned_subject(end, end.embedding) for end in ends.values()]
+    digests = [subject.embedding_sha256 for subject in subjects]
+    hashed = config_hash({"embeddings": digests, "mode": cfg.mode, "steps": cfg.steps})
+    folder = Path(cfg.out or Path(cfg.runs) / settings.backbone / "interpolate") / hashed
     files = [folder / f"step_{k:02d}" / "embedding.safetensors" for k in range(cfg.steps)]
     refuse_links(folder, *(file.parent for file in files))
+    name = "-".join(end.name for end in ends.values())
+
+    def images_of(images: Path, embedding: Path) -> ImageFolder:
+        live = all(subject.live for subject in subjects)
+        point = Subject(name, f"<{name}>", subjects[0].text, embedding_sha256(embedding), live)
+        return build_image_folder(images, [point], prompts, seeds, settings, vectors={point.word: embedding})
+
     if not all(embedding_files(file) for file in files):
-        _write_embeddings(ends, cfg.mode, files)
-    image_folders = [_gallery(file, ends, prompts, seeds, settings) for file in files]
-    drawn = draw(image_folders, cfg, settings)
-    grid = folder / f"grid_{image_folders[0].path.name}.png"
-    _grid(image_folders, ends, cfg.mode).save(grid, wrap=cfg.steps)
-    total = sum(len(target.manifest.images) for target in image_folders)
-    print(f"{drawn} images drawn, {total - drawn} were there")
-    print(f"embeddings: {folder}/step_*/embedding*.safetensors")
-    print(f"grid: {grid}")
-    return folder
+        points = _points([end.embedding for end in ends.values()], cfg.mode, cfg.steps)
+        check_drawing([images_of(folder / "images", ends["a"].embedding)], cfg, settings)  # points are of its shape
+        header = {"method": cfg.mode, "concept": name, "initializer": subjects[0].text}
+        header |= dict(zip("ab", digests, strict=True))
+        for k, (file, vectors) in enumerate(zip(files, points, strict=True)):
+            save_embeddings(file, f"<{name}>", vectors, {**header, "step": f"{k}/{cfg.steps - 1}"})
+    image_folders = [images_of(file.parent / "images", file) for file in files]
+    return Interpolation(folder, (ends["a"].name, ends["b"].name), image_folders, settings)
 
 
-def between(a: Tensor, b: Tensor, mode: str, steps: int) -> list[Tensor]:
-    """`steps` points from a to b, both (vectors, dim), ends included, each vector by itself. ValueError as
-    sphere.slerp.
-    """
-    from dti_repro.optim.sphere import lerp, slerp
-
-    move = slerp if mode == "slerp" else lerp
-    return [move(a, b, k / (steps - 1)) for k in range(steps)]
-
-
-def _end(key: str, path: str, folders: Sequence[ConceptFolder], settings: GenerationConfig) -> End:
+def _end(key: str, path: str, folders: Sequence[ConceptFolder], settings: GenerationConfig) -> ConceptFolder:
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"{key}={path} has several concepts ({names}): name one concept's folder")
@@ -99,52 +92,24 @@ def _end(key: str, path: str, folders: Sequence[ConceptFolder], settings: Genera
         raise InputError(f"{key}={path} was trained on {trained_on}: add backbone={trained_on}")
     if adapter_of(folder.embedding) is not None:
         raise InputError(f"{key}={path} was learned with an adapter: only words without one can be interpolated")
-    return End(folder, learned_subject(folder, folder.embedding))
+    return folder
 
 
-def _write_embeddings(ends: Sequence[End], mode: str, files: Sequence[Path]) -> None:
-    a, b = (load_embeddings(end.folder.embedding) for end in ends)
-    shapes = [{name: tuple(rows.shape) for name, rows in end.items()} for end in (a, b)]
-    if shapes[0] != shapes[1]:
+def _points(files: Sequence[Path], mode: str, steps: int) -> list[dict[str, Tensor]]:
+    """Return text encoder -> (vectors, dim) for each of `steps` points from the first embedding to the second, both
+    included."""
+    from dti_repro.optim.sphere import lerp, slerp
+
+    a, b = map(load_embeddings, files)
+    shapes = [" and ".join(str(tuple(rows.shape)) for rows in vectors.values()) for vectors in (a, b)]
+    if a.keys() != b.keys() or shapes[0] != shapes[1]:
         raise InputError(
-            f"{ends[0].folder.embedding} has shape {_shape(shapes[0])}, {ends[1].folder.embedding} has "
-            f"{_shape(shapes[1])}: only words of equally many vectors can be interpolated"
+            f"{files[0]} has shape {shapes[0]}, {files[1]} has {shapes[1]}: only words of equally many vectors can be "
+            "interpolated"
         )
+    move = {"slerp": slerp, "lerp": lerp}[mode]
     try:
-        points = {encoder: between(a[encoder], b[encoder], mode, len(files)) for encoder in a}
+        return [{encoder: move(a[encoder], b[encoder], k / (steps - 1)) for encoder in a} for k in range(steps)]
     except ValueError as error:
-        paths = " and ".join(str(end.folder.path) for end in ends)
+        paths = " and ".join(str(file.parent) for file in files)
         raise InputError(f"mode={mode} between {paths}: {error}") from error
-    name = _name(ends)
-    header = {"method": mode, "concept": name, "initializer": ends[0].subject.text}
-    header |= {key: end.subject.embedding_sha256 or "" for key, end in zip("ab", ends, strict=True)}
-    for k, file in enumerate(files):
-        rows = {encoder: way[k] for encoder, way in points.items()}
-        save_embeddings(file, f"<{name}>", rows, {**header, "step": f"{k}/{len(files) - 1}"})
-
-
-def _gallery(
-    file: Path, ends: Sequence[End], prompts: PromptSet, seeds: Sequence[int], settings: GenerationConfig
-) -> ImageFolder:
-    name = _name(ends)
-    live = all(end.subject.live for end in ends)
-    subject = Subject(name, f"<{name}>", ends[0].subject.text, embedding_sha256(file), live)
-    return image_folder(file.parent / "images", [subject], prompts, seeds, settings, vectors={subject.word: file})
-
-
-def _shape(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return " and ".join(str(shape) for shape in shapes.values())
-
-
-def _name(ends: Sequence[End]) -> str:
-    return "-".join(end.subject.name for end in ends)
-
-
-def _grid(image_folders: Sequence[ImageFolder], ends: Sequence[End], mode: str) -> Grid:
-    share = [f"{k / (len(image_folders) - 1):.2f}" for k in range(len(image_folders))]
-    share[0], share[-1] = (end.subject.name for end in ends)
-    rows = {}
-    for i, image in enumerate(image_folders[0].manifest.images):
-        pictures = [load_photo(g.path / g.manifest.images[i].file) for g in image_folders]
-        rows[f"{image.template}, seed {image.seed}"] = pictures
-    return Grid(share, rows, title=f"{mode}: {ends[0].subject.name} to {ends[1].subject.name}")

@@ -1,45 +1,101 @@
-"""The metrics that exist (one yaml each in ``conf/metric``), and what identifies one. Imports no torch."""
+"""The metrics that exist (one yaml each in `conf/metric`) and the weights that they name. Imports no torch.
+
+Weights are a name on a hub, `local-dir:<folder>`, or `toybox:<name>` for those that the toybox ships.
+"""
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dti_repro.artifacts.files import read_yaml
+from dti_repro.artifacts.files import read_yaml, sha256
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.metrics import checkpoints
 
-_CONF = CONF / "metric"
+LOCAL = "local-dir:"
+TOYBOX = "toybox:"
+TOYBOX_WEIGHTS = Path(__file__).parents[1] / "toybox" / "weights"
 
 
 def metric_names() -> list[str]:
-    """Names of conf/metric, sorted."""
-    return sorted(path.stem for path in _CONF.glob("*.yaml"))
+    """Return the names of conf/metric, sorted."""
+    return sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
 
 
 def metric_config(name: str) -> dict[str, Any]:
     """Return the yaml of a metric: a name of conf/metric, or the path of a yaml of one's own. InputError for an unknown
     name and for a yaml without a checkpoint."""
-    path = Path(name) if name.endswith(".yaml") else _CONF / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else CONF / "metric" / f"{name}.yaml"
     if not path.is_file():
         raise InputError(f"metric '{name}' is unknown; there are {', '.join(metric_names())}")
     config = read_yaml(path)
     if "_target_" not in config:
         raise InputError(f"metric {path} has no _target_: name the metric's class")
-    if not isinstance(_weights(config), str):
+    if not isinstance(_checkpoint(config), str):
         raise InputError(f"metric {path} has no checkpoint: name the evaluator's weights, in it or in its encoder")
     return config
 
 
 def metric_identity(config: dict[str, Any]) -> str:
-    """What must be equal for a stored score to be this metric's: its configuration and the weights' bytes or
-    name."""
-    weights = checkpoints.fingerprint(_weights(config))
+    """Return what a stored score must have to be this metric's: a digest of its configuration and its weights."""
+    weights = weights_fingerprint(_checkpoint(config))
     return hashlib.sha256(json.dumps([config, weights], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _weights(config: dict[str, Any]) -> Any:
-    """The name of the checkpoint; None if there is none."""
+def _checkpoint(config: dict[str, Any]) -> Any:
+    """Return the name of the weights, None if there is none."""
     encoder = config.get("encoder", config)
     return encoder.get("checkpoint") if isinstance(encoder, dict) else None
+
+
+def resolve_weights(checkpoint: str) -> str:
+    """Return the name that timm and open_clip understand: `toybox:reader` becomes `local-dir:<folder>/reader`.
+
+    InputError where a named folder does not exist.
+    """
+    if checkpoint.startswith(TOYBOX):
+        checkpoint = f"{LOCAL}{TOYBOX_WEIGHTS / checkpoint.removeprefix(TOYBOX)}"
+    if checkpoint.startswith(LOCAL) and not Path(checkpoint.removeprefix(LOCAL)).is_dir():
+        raise InputError(f"evaluator weights: there is no folder {checkpoint.removeprefix(LOCAL)}")
+    return checkpoint
+
+
+def weights_folder(checkpoint: str) -> Path | None:
+    """Return the folder that a name stands for, None for a name on a hub."""
+    name = resolve_weights(checkpoint)
+    return Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else None
+
+
+@lru_cache
+def weights_fingerprint(checkpoint: str) -> str:
+    """Return a digest of the bytes in a local folder, or the name of a checkpoint on a hub."""
+    folder = weights_folder(checkpoint)
+    if folder is None:
+        return checkpoint
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder)}\0".encode())
+        digest.update(bytes.fromhex(sha256(file)))
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def loading_weights(checkpoint: str) -> Iterator[None]:
+    """Turn the libraries' several errors for missing weights into one InputError.
+
+    timm, open_clip and transformers raise OSError, RuntimeError, ValueError or huggingface_hub errors (an OSError) for
+    weights that are neither cached nor reachable, and ImportError for a tokenizer whose backend is not installed.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"evaluator weights '{checkpoint}' cannot be loaded: fetch them once with network access (and "
+            f"HF_HUB_OFFLINE unset) or name a local folder in the metric's yaml; the library says: {reason}"
+        ) from error

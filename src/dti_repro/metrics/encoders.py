@@ -1,7 +1,7 @@
-"""Frozen evaluators behind two calls: ``images(list) -> features`` and ``texts(list) -> features``.
+"""Frozen evaluators with two methods: `images(list) -> features` and `texts(list) -> features`.
 
-Each is a function of a checkpoint's name and a preprocessing, so that the real checkpoints and the toybox's
-evaluators differ by a yaml only. Loading is cached: metrics that name the same weights share one model.
+Each is a function of a checkpoint's name and a preprocessing, so that the real checkpoints and the toybox's evaluators
+differ by a yaml only.
 """
 
 from __future__ import annotations
@@ -9,29 +9,73 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from dti_repro.errors import InputError
-from dti_repro.metrics import checkpoints
-from dti_repro.metrics.preprocess import Preprocess, stack
+from dti_repro.metrics.catalogue import loading_weights, resolve_weights, weights_folder
 
-Images = Sequence[Image.Image]
-_CHUNK = 64  # images per forward pass: bounds memory, changes nothing else
+BATCH = 64  # images of one forward pass: bounds memory, changes nothing else
+
+
+def preprocessing(keys: Mapping[str, Any]) -> v2.Compose:
+    """Return the transform of these keys: a PIL image in RGB -> (3, height, width), float32.
+
+    resize: the shorter side in pixels afterwards, or [height, width] to give up proportions. crop: side of the centre
+    crop in pixels; null keeps everything. mean, std: for each channel, in units of the [0, 1] pixel range.
+    interpolation: a name of torchvision's InterpolationMode, with antialiasing. InputError for other keys or values.
+    """
+    try:
+        return _transform(**keys)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"metric preprocess: {error}") from error
+
+
+def _transform(
+    resize: int | Sequence[int],
+    crop: int | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bicubic",
+) -> v2.Compose:
+    steps = [v2.Resize(resize, interpolation=v2.InterpolationMode(interpolation), antialias=True)]
+    if crop is not None:
+        steps.append(v2.CenterCrop(crop))
+    return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def _kept(load: Callable[..., Any]) -> classmethod:
+    """Keep what a `load` returns: metrics that name the same weights and preprocessing share one model."""
+    encoders: dict[str, Any] = {}
+
+    @wraps(load)
+    def load_once(*arguments: Any, **keys: Any) -> Any:
+        key = repr((arguments, sorted(keys.items())))
+        if key not in encoders:
+            encoders[key] = load(*arguments, **keys)
+        return encoders[key]
+
+    return classmethod(load_once)
 
 
 class ImageEncoder(nn.Module, ABC):
-    """A frozen network over images. ``preprocess`` maps a PIL image to (3, height, width)."""
+    """A frozen network over images. `preprocess` maps a PIL image to (3, height, width)."""
 
-    def __init__(self, network: nn.Module, preprocess: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Callable[[Image.Image], Tensor],
+        tokenizer: Any = None,
+    ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
-        self.preprocess = preprocess
-        self._last: tuple[Images, Tensor] | None = None
+        self.preprocess, self.tokenizer = preprocess, tokenizer
+        self._last: tuple[Sequence[Image.Image], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -42,15 +86,16 @@ class ImageEncoder(nn.Module, ABC):
         """(images, 3, height, width) to (images, features)."""
 
     @torch.inference_mode()
-    def images(self, images: Images) -> Tensor:
-        """(images, features), float32, on the CPU.
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return (images, features), float32, on the CPU.
 
-        The result for the last list is kept, as several metrics in turn read the same list object with one
-        encoder.
+        The result for the last list is kept, as several metrics in turn read the same list with one encoder.
         """
         if self._last is None or self._last[0] is not images:
-            chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
-            features = [self.encode(stack(c, self.preprocess).to(self.device)).float().cpu() for c in chunks]
+            features = []
+            for i in range(0, len(images), BATCH):
+                pixels = torch.stack([self.preprocess(image) for image in images[i : i + BATCH]])
+                features.append(self.encode(pixels.to(self.device)).float().cpu())
             self._last = (images, torch.cat(features))
         return self._last[1]
 
@@ -58,10 +103,17 @@ class ImageEncoder(nn.Module, ABC):
 class TimmEncoder(ImageEncoder):
     """timm's own output: the pooled embedding where the checkpoint has no classes, else the class logits."""
 
-    @classmethod
+    @_kept
     def load(cls, checkpoint: str, preprocess: Mapping | None = None) -> TimmEncoder:
-        """Load a timm name, ``local-dir:<folder>`` or ``toybox:<name>``; preprocess None takes the checkpoint's own."""
-        return _timm(checkpoint, _preprocess(preprocess))
+        """Load a timm name, `local-dir:<folder>` or `toybox:<name>`; preprocess None takes the checkpoint's own."""
+        import timm
+
+        with loading_weights(checkpoint):
+            network = timm.create_model(resolve_weights(checkpoint), pretrained=True)
+        if preprocess is not None:
+            return cls(network, preprocessing(preprocess))
+        default = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+        return cls(network, default)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network(pixels)
@@ -71,10 +123,14 @@ class Dinov2Encoder(ImageEncoder):
     """The CLS token after the final LayerNorm of transformers' Dinov2 (timm's default of 518 px resizes position
     embeddings differently)."""
 
-    @classmethod
+    @_kept
     def load(cls, checkpoint: str, preprocess: Mapping) -> Dinov2Encoder:
         """Load a name or a folder that transformers takes."""
-        return _dinov2(checkpoint, _preprocess(preprocess))
+        from transformers import Dinov2Model
+
+        with loading_weights(checkpoint):
+            network = Dinov2Model.from_pretrained(checkpoint, dtype=torch.float32)
+        return cls(network, preprocessing(preprocess))
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network(pixel_values=pixels).last_hidden_state[:, 0]
@@ -83,46 +139,48 @@ class Dinov2Encoder(ImageEncoder):
 class ClipEncoder(ImageEncoder):
     """An open_clip model's two projections, not normalised."""
 
-    def __init__(self, network: nn.Module, preprocess: Callable[[Image.Image], Tensor], tokenizer: Any) -> None:
-        super().__init__(network, preprocess)
-        self.tokenizer = tokenizer
-
-    @classmethod
+    @_kept
     def load(cls, checkpoint: str, preprocess: Mapping | None = None, pretrained: str | None = None) -> ClipEncoder:
-        """Load an open_clip architecture and tag (``ViT-B-32-quickgelu``, ``openai``), or one folder as TimmEncoder."""
-        return _clip(checkpoint, _preprocess(preprocess), pretrained)
+        """Load an open_clip architecture and tag (`ViT-B-32-quickgelu`, `openai`), or one folder as TimmEncoder."""
+        import open_clip
+
+        with loading_weights(checkpoint):
+            name = resolve_weights(checkpoint)
+            network, default = open_clip.create_model_from_pretrained(name, pretrained=pretrained, precision="fp32")
+            tokenizer = open_clip.get_tokenizer(name)
+        return cls(network, default if preprocess is None else preprocessing(preprocess), tokenizer)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network.encode_image(pixels)
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """(texts, features), float32, on the CPU."""
+        """Return (texts, features), float32, on the CPU."""
         return self.network.encode_text(self.tokenizer(list(texts)).to(self.device)).float().cpu()
 
 
 class SiglipEncoder(ImageEncoder):
-    """A transformers SiglipModel; texts are padded to ``padding`` tokens, as it was trained."""
+    """A transformers SiglipModel; texts are padded to `padding` tokens, as it was trained."""
 
-    def __init__(self, network: nn.Module, preprocess: Preprocess, tokenizer: Any, padding: int) -> None:
-        super().__init__(network, preprocess)
-        self.tokenizer, self.padding = tokenizer, padding
-
-    @classmethod
+    @_kept
     def load(cls, checkpoint: str, preprocess: Mapping, padding: int = 64) -> SiglipEncoder:
         """Load a name or a folder that transformers takes; the real tokenizer needs the sentencepiece package."""
-        return _siglip(checkpoint, _preprocess(preprocess), padding)
+        from transformers import AutoTokenizer, SiglipModel
+
+        with loading_weights(checkpoint):
+            network = SiglipModel.from_pretrained(checkpoint, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        length = {"padding": "max_length", "truncation": True, "max_length": padding}
+        return cls(network, preprocessing(preprocess), partial(tokenizer, return_tensors="pt", **length))
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network.vision_model(pixel_values=pixels).pooler_output
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """(texts, features), float32, on the CPU."""
-        ids = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.padding, return_tensors="pt"
-        )["input_ids"]
-        return self.network.text_model(input_ids=ids.to(self.device)).pooler_output.float().cpu()
+        """Return (texts, features), float32, on the CPU."""
+        ids = self.tokenizer(list(texts))["input_ids"].to(self.device)
+        return self.network.text_model(input_ids=ids).pooler_output.float().cpu()
 
     @property
     def scale_and_bias(self) -> tuple[float, float]:
@@ -131,54 +189,9 @@ class SiglipEncoder(ImageEncoder):
 
 
 def reader_heads(checkpoint: str) -> dict[str, list[str]]:
-    """``heads.json`` beside a reader's weights: label names by attribute, in the order of the concatenated
-    logits."""
-    path = checkpoints.folder(checkpoint)
-    if path is None or not (path / "heads.json").is_file():
-        raise InputError(f"attribute reader '{checkpoint}': there is no heads.json beside its weights")
-    return json.loads((path / "heads.json").read_text())
-
-
-def _preprocess(config: Mapping | None) -> Preprocess | None:
-    return None if config is None else Preprocess(**config)
-
-
-@lru_cache
-def _timm(checkpoint: str, preprocess: Preprocess | None) -> TimmEncoder:
-    import timm
-
-    with checkpoints.one_clear_line(checkpoint):
-        network = timm.create_model(checkpoints.resolve(checkpoint), pretrained=True)
-    if preprocess is None:
-        preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
-    return TimmEncoder(network, preprocess)
-
-
-@lru_cache
-def _dinov2(checkpoint: str, preprocess: Preprocess) -> Dinov2Encoder:
-    from transformers import Dinov2Model
-
-    with checkpoints.one_clear_line(checkpoint):
-        network = Dinov2Model.from_pretrained(checkpoint, dtype=torch.float32)
-    return Dinov2Encoder(network, preprocess)
-
-
-@lru_cache
-def _clip(checkpoint: str, preprocess: Preprocess | None, pretrained: str | None) -> ClipEncoder:
-    import open_clip
-
-    with checkpoints.one_clear_line(checkpoint):
-        name = checkpoints.resolve(checkpoint)
-        network, own = open_clip.create_model_from_pretrained(name, pretrained=pretrained, precision="fp32")
-        tokenizer = open_clip.get_tokenizer(name)
-    return ClipEncoder(network, preprocess or own, tokenizer)
-
-
-@lru_cache
-def _siglip(checkpoint: str, preprocess: Preprocess, padding: int) -> SiglipEncoder:
-    from transformers import AutoTokenizer, SiglipModel
-
-    with checkpoints.one_clear_line(checkpoint):
-        network = SiglipModel.from_pretrained(checkpoint, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    return SiglipEncoder(network, preprocess, tokenizer, padding)
+    """Return label names by attribute, in the order of the reader's logits, from `heads.json` in the folder of its
+    weights."""
+    folder = weights_folder(checkpoint)
+    if folder is None or not (folder / "heads.json").is_file():
+        raise InputError(f"attribute reader '{checkpoint}': there is no heads.json in the folder of its weights")
+    return json.loads((folder / "heads.json").read_text())

@@ -1,4 +1,4 @@
-"""Score files on disk: which images belong to one, which of its metrics are missing, and computing those.
+"""Score files: which images belong to one, which of its metrics are missing, and computing these.
 
 Imports no torch until a value is missing.
 """
@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +30,9 @@ from dti_repro.launch.devices import check_count, run_on_devices
 from dti_repro.metrics.catalogue import metric_identity
 
 if TYPE_CHECKING:
-    from multiprocessing.queues import SimpleQueue
-
     from dti_repro.metrics.base import ImageMetric
 
-_BATCH = 64  # images held in memory at once
+BATCH = 64  # images held in memory at once
 Configs = Mapping[str, Mapping[str, Any]]  # metric name -> its yaml
 
 
@@ -54,7 +51,7 @@ class Item:
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """The score rows of ``items`` lie in ``csv``; what they were computed with lies beside it, as json."""
+    """The score rows of `items` lie in `csv`; what they were computed with lies in the json of the same name."""
 
     csv: Path
     items: tuple[Item, ...]
@@ -68,41 +65,49 @@ class ScoreFile:
         return self.csv.with_suffix(".lock")
 
     def inputs(self, masks: Path | None) -> str:
-        """Digest of everything a metric is given (images, texts, expectations, references, masks), and of the columns,
-        so that rows of other columns are computed again."""
+        """Return a digest of everything a metric is given (images, texts, expectations, references, masks), and of the
+        columns, so that rows of other columns are computed again."""
         digest = hashlib.sha256(json.dumps(COLUMNS).encode())
         for item in self.items:
-            photos = [(p.name, _file_digest(p), _mask_digest(item, p, masks)) for p in item.references]
-            row = [_file_digest(item.path), item.text, item.expect, item.concept, photos]
-            digest.update(json.dumps(row).encode())
+            photos = [
+                (p.name, _digest(p), None if masks is None else _digest(mask_path(masks, item.concept, p)))
+                for p in item.references
+            ]
+            digest.update(json.dumps([_digest(item.path), item.text, item.expect, item.concept, photos]).encode())
         return digest.hexdigest()[:16]
 
     def missing(self, configs: Configs, masks: Path | None = None) -> list[str]:
-        """Names of the metrics whose values are not there, or belong to other images, texts or weights."""
-        done = self._done()
-        inputs = self.inputs(masks)
+        """Return the metrics whose values are not there, or belong to other images, texts or weights."""
+        records, inputs = self.records(), self.inputs(masks)
         wanted = {name: {"identity": metric_identity(config), "inputs": inputs} for name, config in configs.items()}
-        return [name for name, key in wanted.items() if not key.items() <= done.get(name, {}).items()]
+        return [name for name, key in wanted.items() if not key.items() <= records.get(name, {}).items()]
 
-    def _done(self) -> dict[str, dict[str, Any]]:
-        """What is known of each metric whose rows are in the csv; nothing if the two files do not belong together, as
-        after a crash between them or a damage to one: all is then computed again."""
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return metric -> what its rows in the csv were computed with.
+
+        Empty if the two files do not belong together, as after a crash between them or a damage to one: all is then
+        computed again.
+        """
         if not (self.csv.is_file() and self.provenance.is_file()):
             return {}
         try:
-            record = read_json(self.provenance, "scored again")
+            content = read_json(self.provenance, "scored again")
         except InputError:
             return {}
-        metrics = record.get("metrics")
-        whole = record.get("csv_sha256") == _file_digest(self.csv) and isinstance(metrics, dict)
-        return metrics if whole and all(map(_is_record, metrics.values())) else {}
+        metrics, keys = content.get("metrics"), ("inputs", "identity", "host", "device")
+        whole = (
+            content.get("csv_sha256") == _digest(self.csv)
+            and isinstance(metrics, dict)
+            and all(isinstance(r, dict) and all(isinstance(r.get(key), str) for key in keys) for r in metrics.values())
+        )
+        return metrics if whole else {}
 
 
 def generated(manifest: Path, concepts: Mapping[str, Concept]) -> ScoreFile:
-    """The scores of one generation: ``<concept>/images/<id>/manifest.json`` to ``<concept>/scores/<id>.csv``.
+    """Return the scores of one generation: of `<concept>/images/<id>/manifest.json` in `<concept>/scores/<id>.csv`.
 
-    An image of several concepts is compared with the references of each, and has a row for each. InputError
-    for a concept that ``concepts`` does not have.
+    An image of several concepts is compared with the references of each, and has a row for each. InputError for a
+    concept that `concepts` does not have.
     """
     folder = manifest.parent
     items = []
@@ -110,25 +115,16 @@ def generated(manifest: Path, concepts: Mapping[str, Concept]) -> ScoreFile:
         for name in image.concepts:
             if name not in concepts:
                 raise InputError(f"{manifest}: concept '{name}' is not in this concept set; choose another concepts=")
-            items.append(
-                Item(
-                    path=folder / image.file,
-                    template=image.template,
-                    text=image.text,
-                    seed=image.seed,
-                    concept=name,
-                    expect=tuple(sorted((image.expect or {}).items())),
-                    references=concepts[name].images,
-                )
-            )
+            expect = tuple(sorted((image.expect or {}).items()))
+            references = concepts[name].images
+            items.append(Item(folder / image.file, image.template, image.text, image.seed, name, expect, references))
     return ScoreFile(folder.parents[1] / "scores" / f"{folder.name}.csv", tuple(items))
 
 
 def mismatched(scores: ScoreFile) -> ScoreFile:
-    """The same images, each with the text of the next template: what a picture that ignores its prompt
-    scores."""
-    templates = list(dict.fromkeys(item.template for item in scores.items))
+    """Return the same images, each with the text of the next template: what an image that ignores its prompt scores."""
     of_template = {item.template: item for item in scores.items}
+    templates = list(dict.fromkeys(item.template for item in scores.items))
     following = dict(zip(templates, [*templates[1:], templates[0]], strict=True))
     items = []
     for item in scores.items:
@@ -138,20 +134,12 @@ def mismatched(scores: ScoreFile) -> ScoreFile:
 
 
 def real_references(concept: Concept, csv: Path) -> ScoreFile:
-    """Each reference against the others: what an image score gives the subject itself. No text is scored, and nothing
-    where there is no other photo."""
-    items = [
-        Item(
-            path=photo,
-            template="",
-            text="",
-            seed=0,
-            concept=concept.name,
-            expect=(),
-            references=tuple(other for other in concept.images if other != photo),
-        )
-        for photo in concept.images
-    ]
+    """Return each reference against the others: what an image score gives the subject itself. No text is scored, and
+    nothing where there is no other photo."""
+    items = []
+    for photo in concept.images:
+        others = tuple(other for other in concept.images if other != photo)
+        items.append(Item(photo, "", "", 0, concept.name, (), others))
     return ScoreFile(csv, tuple(items))
 
 
@@ -162,11 +150,11 @@ def score(
     accelerator: str = "auto",
     devices: int = 1,
 ) -> int:
-    """Compute what is missing; returns how many (file, metric) pairs this call computed, 0 without importing torch.
+    """Compute what is missing; return how many (file, metric) pairs were computed, 0 without importing torch.
 
-    ``masks`` is a folder of masks of the references (see concepts.masks); with it, every reference needs one.
-    InputError for masks that cannot be used, before a metric's weights are loaded; BusyError, when all others are
-    computed, that names the files that another process is at.
+    `masks` is a folder of masks of the references (see data.masks); with it, every reference needs one. InputError for
+    masks that cannot be used, before a metric's weights are loaded; BusyError, when all others are computed, that names
+    the files that another process computes.
     """
     check_count("devices", devices)
     if masks is not None:
@@ -178,82 +166,69 @@ def score(
         return 0
     print(f"score: {len(todo)} score files, {', '.join(needed)}", flush=True)
     chosen = {name: configs[name] for name in needed}
-    counts = get_context("spawn").SimpleQueue()  # from each process how many it computed
-    run_on_devices(partial(_score_files, chosen, masks, accelerator, counts), list(todo), devices, accelerator)
-    computed = 0
-    while not counts.empty():
-        computed += counts.get()
-    if left := [file for file in todo if file.missing(configs, masks)]:
-        raise BusyError(f"{computed} columns of scores are computed, {len(left)} score files are not: {_busy(left)}")
+    work = partial(_score_files, chosen, masks, accelerator)
+    computed = sum(run_on_devices(work, list(todo), devices, accelerator))
+    busy = []
+    for file in todo:
+        if file.missing(configs, masks):
+            owner = file.lock.read_text(encoding="utf-8", errors="replace").strip()
+            busy.append(f"{file.csv} is being computed by {owner or 'another process'}")
+    if busy:
+        line = f"{computed} columns of scores are computed, {len(busy)} score files are not"
+        raise BusyError(f"{line}: {'; '.join(busy)}")
     return computed
 
 
-def _busy(files: Sequence[ScoreFile]) -> str:
-    owners = [file.lock.read_text(encoding="utf-8", errors="replace").strip() for file in files]
-    return "; ".join(
-        f"{file.csv} is being computed by {owner or 'another process'}"
-        for file, owner in zip(files, owners, strict=True)
-    )
-
-
-def _score_files(
-    configs: Configs, masks: Path | None, accelerator: str, counts: SimpleQueue, files: Sequence[ScoreFile]
-) -> None:
-    """Compute what is missing of these files, without those that another process is at."""
+def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: Sequence[ScoreFile]) -> int:
+    """Compute what is missing of these files, without those that another process has; return how many columns."""
     from dti_repro.backbones.load import device_of
     from dti_repro.metrics.base import ImageMetric
 
     device = device_of(accelerator)
     metrics = {name: build(config, ImageMetric, f"metric {name}").to(device) for name, config in configs.items()}
-    known: set[tuple[str, tuple[Path, ...]]] = set()
     computed = 0
     for file in files:
         with suppress(BusyError), locked(file.lock, f"{file.csv} is being computed"):
-            names = file.missing(configs, masks)  # another process may have computed some meanwhile
-            if names:
-                _score_file(file, {name: metrics[name] for name in names}, configs, masks, known, device)
-            computed += len(names)
-    counts.put(computed)
+            missing = {name: metrics[name] for name in file.missing(configs, masks)}  # fewer, if another computed some
+            if missing:
+                _score_file(file, missing, configs, masks, device)
+            computed += len(missing)
+    return computed
 
 
 def _score_file(
-    file: ScoreFile,
-    metrics: Mapping[str, ImageMetric],
-    configs: Configs,
-    masks: Path | None,
-    known: set[tuple[str, tuple[Path, ...]]],
-    device: str,
+    file: ScoreFile, metrics: Mapping[str, ImageMetric], configs: Configs, masks: Path | None, device: str
 ) -> None:
-    start = time.time()
-    for references in dict.fromkeys(item.references for item in file.items):
-        new = [name for name in metrics if (name, references) not in known]
-        if new:  # a concept's references are encoded once, however many runs are scored
-            photos = _references(file, references, masks)
-            for name in new:
-                metrics[name].set_references(_key(references), photos)
-                known.add((name, references))
-    values = _values(file.items, metrics)
-    inputs, done = file.inputs(masks), file._done()
-    kept = {n: p for n, p in done.items() if n not in metrics and p["inputs"] == inputs}
+    """Compute these metrics and write them with the rows that the file has of others, where these still hold."""
+    began = time.time()
+    for references, concept in {item.references: item.concept for item in file.items}.items():
+        key = _key(references)
+        if new := [m for m in metrics.values() if m.reads_references and key not in m.references]:
+            photos = [load_photo(p) if masks is None else masked_photo(masks, concept, p) for p in references]
+            for metric in new:
+                metric.set_references(key, photos)
+    values, inputs = _values(file.items, metrics), file.inputs(masks)
+    kept = {name: r for name, r in file.records().items() if name not in metrics and r["inputs"] == inputs}
     rows = [row for row in (read_scores(file.csv) if kept else []) if row.metric in kept]
-    for name in metrics:
-        masked = masks is not None and metrics[name].reads_references
+    for name, metric in metrics.items():
+        masked = masks is not None and metric.reads_references
         rows += [
             ScoreRow(i.path.name, i.template, i.text, i.seed, i.concept, name, value, masked)
             for i, value in zip(file.items, values[name], strict=True)
             if not math.isnan(value)
         ]
     write_scores(file.csv, sorted(rows, key=lambda row: row.metric))
-    about = {**provenance(start, device), "inputs": inputs, "masks": str(masks) if masks else None}
+    about = {**provenance(began, device), "inputs": inputs, "masks": str(masks) if masks else None}
     added = {n: {**about, "identity": metric_identity(configs[n]), "config": configs[n]} for n in metrics}
-    write_json(file.provenance, {"csv_sha256": _file_digest(file.csv), "metrics": {**kept, **added}})
+    write_json(file.provenance, {"csv_sha256": _digest(file.csv), "metrics": {**kept, **added}})
 
 
 def _values(items: Sequence[Item], metrics: Mapping[str, ImageMetric]) -> dict[str, list[float]]:
+    """Return metric -> the value of each item."""
     from dti_repro.metrics.base import Sample
 
-    for begin in range(0, len(items), _BATCH):
-        batch = items[begin : begin + _BATCH]
+    for begin in range(0, len(items), BATCH):
+        batch = items[begin : begin + BATCH]
         images = [load_photo(item.path) for item in batch]
         samples = [Sample(_key(item.references), item.text, dict(item.expect)) for item in batch]
         for metric in metrics.values():
@@ -264,34 +239,18 @@ def _values(items: Sequence[Item], metrics: Mapping[str, ImageMetric]) -> dict[s
     return values
 
 
-def _references(file: ScoreFile, references: Sequence[Path], masks: Path | None) -> list:
-    if masks is None:
-        return [load_photo(path) for path in references]
-    concept = next(item.concept for item in file.items if item.references == references)
-    return [masked_photo(masks, concept, path) for path in references]
-
-
-def _is_record(value: Any) -> bool:
-    """Whether this is what `_score_file` writes about a metric."""
-    keys = ("inputs", "identity", "host", "device")
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in keys)
-
-
-def _mask_digest(item: Item, photo: Path, masks: Path | None) -> str | None:
-    return None if masks is None else _file_digest(mask_path(masks, item.concept, photo))
-
-
-def _key(references: Sequence[Path]) -> str:
+def _key(references: tuple[Path, ...]) -> str:
     return "\n".join(map(str, references))
 
 
-def _file_digest(path: Path) -> str:
+def _digest(path: Path) -> str:
+    """Return the digest of a file's bytes, read once as long as the file does not change."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: generate or fetch it again")
     stat = path.stat()
-    return _digest(path, stat.st_mtime_ns, stat.st_size)
+    return _digest_of_version(path, stat.st_mtime_ns, stat.st_size)
 
 
 @cache
-def _digest(path: Path, modified_ns: int, size: int) -> str:
+def _digest_of_version(path: Path, modified_ns: int, size: int) -> str:
     return sha256(path)

@@ -1,5 +1,4 @@
-"""Cosine of images to references (CLIP-I, DINO, DINOv2) and to prompts (CLIP-T), and SigLIP's sigmoid
-score."""
+"""Cosine of images to references (CLIP-I, DINO, DINOv2) and to prompts (CLIP-T), and SigLIP's sigmoid score."""
 
 from collections.abc import Sequence
 
@@ -12,43 +11,25 @@ from dti_repro.metrics.base import ImageMetric, Sample
 from dti_repro.metrics.encoders import ClipEncoder, ImageEncoder, SiglipEncoder
 
 
-def reference_cosine(images: Tensor, references: Tensor) -> Tensor:
-    """Mean over references of the cosine to each: (images, d), (references, d) to (images,)."""
-    return (normalize(images, dim=-1) @ normalize(references, dim=-1).T).mean(dim=1)
-
-
-def paired_cosine(images: Tensor, texts: Tensor) -> Tensor:
-    """Cosine of image i and text i: (images, d), (images, d) to (images,)."""
-    return (normalize(images, dim=-1) * normalize(texts, dim=-1)).sum(dim=-1)
-
-
-def sigmoid_score(images: Tensor, texts: Tensor, scale: float, bias: float) -> Tensor:
-    """SigLIP's probability that image i and text i belong together, sigmoid(scale cos + bias): (images,)."""
-    return torch.sigmoid(scale * paired_cosine(images, texts) + bias)
-
-
 class ReferenceSimilarity(ImageMetric):
-    """Likeness to the concept's references, which are encoded once per concept; NaN for a concept without any."""
+    """Mean over the concept's references of the cosine to each; NaN for a concept without references."""
 
     reads_references = True
 
     def __init__(self, encoder: ImageEncoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.references: dict[str, Tensor | None] = {}
 
     def set_references(self, concept: str, images: Sequence[Image.Image]) -> None:
-        self.references[concept] = self.encoder.images(images) if images else None
+        self.references[concept] = normalize(self.encoder.images(images), dim=-1) if images else None
 
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
-        features = self.encoder.images(images)
+        features = normalize(self.encoder.images(images), dim=-1)
         values = features.new_full((len(samples),), float("nan"))
         for concept in {sample.concept for sample in samples}:
-            references = self.references[concept]
-            if references is None:
-                continue
-            rows = torch.tensor([i for i, sample in enumerate(samples) if sample.concept == concept])
-            values[rows] = reference_cosine(features[rows], references)
+            if (references := self.references[concept]) is not None:
+                rows = torch.tensor([i for i, sample in enumerate(samples) if sample.concept == concept])
+                values[rows] = (features[rows] @ references.T).mean(dim=1)
         return values
 
 
@@ -61,11 +42,12 @@ class TextSimilarity(ImageMetric):
 
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
         texts = self.encoder.texts([sample.text for sample in samples])
-        return _prompted(paired_cosine(self.encoder.images(images), texts), samples)
+        return _nan_without_text(_paired_cosine(self.encoder.images(images), texts), samples)
 
 
 class SigmoidTextScore(ImageMetric):
-    """The DTI paper's text score (Kim et al. 2025): the prompt with the class word, plus ``suffix``."""
+    """The DTI paper's text score (Kim et al. 2025): SigLIP's probability that an image and its prompt belong together,
+    sigmoid(scale cos + bias). The prompt has the class word, and `suffix` at its end."""
 
     def __init__(self, encoder: SiglipEncoder, suffix: str = ".") -> None:
         super().__init__()
@@ -73,10 +55,16 @@ class SigmoidTextScore(ImageMetric):
 
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
         texts = self.encoder.texts([sample.text + self.suffix for sample in samples])
-        scores = sigmoid_score(self.encoder.images(images), texts, *self.encoder.scale_and_bias)
-        return _prompted(scores, samples)
+        scale, bias = self.encoder.scale_and_bias
+        logits = scale * _paired_cosine(self.encoder.images(images), texts) + bias
+        return _nan_without_text(torch.sigmoid(logits), samples)
 
 
-def _prompted(values: Tensor, samples: Sequence[Sample]) -> Tensor:
-    """NaN where there is no prompt to score: a photo has none."""
+def _paired_cosine(images: Tensor, texts: Tensor) -> Tensor:
+    """Return the cosine of image i and text i: (images, d), (images, d) to (images,)."""
+    return (normalize(images, dim=-1) * normalize(texts, dim=-1)).sum(dim=-1)
+
+
+def _nan_without_text(values: Tensor, samples: Sequence[Sample]) -> Tensor:
+    """Put NaN where there is no prompt to score: a photo has none."""
     return values.masked_fill(torch.tensor([not sample.text for sample in samples]), float("nan"))

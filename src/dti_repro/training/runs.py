@@ -135,7 +135,7 @@ def is_complete(cfg: DictConfig, folder: ConceptFolder) -> bool:
     none of them: only times are lost with it."""
     learned = [folder.embedding, *(folder.snapshot(step) for step in cfg.trainer.snapshots)]
     logged = "source" in cfg.method or folder.logged() == cfg.trainer.steps
-    there = folder.facts.is_file() and has_content(folder.config) and logged and all(map(is_whole, learned))
+    there = folder.metadata.is_file() and has_content(folder.config) and logged and all(map(is_whole, learned))
     return there and (not _adapts(cfg) or all(map(has_own_adapter, learned)))
 
 
@@ -156,9 +156,9 @@ def _taught(concept: Concept) -> dict[str, Any]:
 
 def check_metadata(folder: ConceptFolder, concept: Concept) -> None:
     """InputError if the folder was taught with other photos or another word than the concept has now."""
-    if not folder.facts.is_file():
+    if not folder.metadata.is_file():
         return
-    before, now = read_json(folder.facts, "remove that folder to train again"), _taught(concept)
+    before, now = read_json(folder.metadata, "remove that folder to train again"), _taught(concept)
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise InputError(

@@ -105,9 +105,9 @@ def _owned(
                 temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
         free = [concept for concept in ours if not is_complete(cfg, run.concept(concept.name))]
         for concept in free:
-            if not run.concept(concept.name).facts.is_file():  # nobody can say what the state there was taught with
+            if not run.concept(concept.name).metadata.is_file():  # nobody can say what the state there was taught with
                 run.concept(concept.name).checkpoint.unlink(missing_ok=True)
-            write_json(run.concept(concept.name).facts, facts(concept))
+            write_json(run.concept(concept.name).metadata, facts(concept))
         yield free
 
 
