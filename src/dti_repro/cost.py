@@ -67,12 +67,11 @@ class Device:
 
     def __post_init__(self) -> None:
         values = {f"peak_tflops.{dtype}": self.peak_tflops.get(dtype) for dtype in BYTES}
-        values |= {
-            "utilisation": self.utilisation,
-            "memory_gib": math.inf if self.memory_gib is None else self.memory_gib,
-        }
+        values["utilisation"] = self.utilisation
+        if self.memory_gib is not None:
+            values["memory_gib"] = self.memory_gib
         for key, value in values.items():
-            if not isinstance(value, int | float) or not value > 0:
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise InputError(f"device.{key} is {value}: a number above 0 is needed")
         if self.utilisation > 1:
             raise InputError(f"device.utilisation is {self.utilisation}: a share of the peak is needed, at most 1")
@@ -346,7 +345,7 @@ def _network(checkpoint: str) -> tuple[nn.Module, int]:
 
 
 class Estimate:
-    """Add up what trainings, pictures and scores cost, from nothing, whether some of them are done or not.
+    """Add up what trainings, pictures and scores cost, whether some of them are done or not.
 
     cfg: a configuration of train or generate, whose backbone and precision are counted. data: FLOPs, hours, and bytes
     of memory and disk, as plain data.
@@ -365,11 +364,11 @@ class Estimate:
             "stages": [],
             "memory": [],
             "disk": {"weights": model.stored_bytes},
-            "uncounted": [],
+            "uncounted": ["texts of metrics, reading and saving files, the gaps of the memory allocator"],
         }
 
     def add_trainings(self, trainings: Sequence[DictConfig], concepts: int, photos: int) -> None:
-        """Add trainings of so many concepts, which have so many photos together; all count with this model."""
+        """Add trainings of the same concepts. photos: of all concepts together."""
         model, samples, at_once = self._model, 0, 0
         for trainer in (cfg.trainer for cfg in trainings):
             samples += concepts * trainer.steps * trainer.batch * trainer.accumulate
@@ -388,7 +387,7 @@ class Estimate:
             self.data["uncounted"].append(text)
 
     def add_pictures(self, cfg: DictConfig, pictures: int, png_bytes_per_pixel: float) -> None:
-        """Add so many pictures, drawn with the keys of generate.yaml."""
+        """Add pictures that a configuration of generate draws."""
         model = self._model
         height, width = (cfg.height, cfg.width) if cfg.height and cfg.width else model.picture_size()
         latents, decoding = model.picture(height, width, cfg.steps, cfg.guidance)
@@ -401,8 +400,7 @@ class Estimate:
         self._add_memory("draw", "pictures", max(latents.peak, decoding.peak), min(cfg.batch, pictures))
 
     def add_scores(self, metrics: Mapping[str, Mapping[str, Any]], images: int) -> None:
-        """Add the scores of so many images by metrics, name -> yaml, of which those with one network share its passes.
-        They run in float32."""
+        """Add the scores of images. metrics: name -> yaml; those with the same network share its passes, in float32."""
         networks = {}
         for name, config in metrics.items():
             try:
@@ -425,7 +423,7 @@ class Estimate:
         self.data["memory"].append({"name": name, "unit": unit, **counts, "fitting": fitting})
 
     def report(self) -> str:
-        """Return aligned lines, and what was assumed."""
+        """Return the data as aligned lines of text, with what is assumed."""
         return "\n".join(f"{name:<12} {text}" for name, text in self._lines())
 
     def _lines(self) -> Iterator[tuple[str, str]]:
@@ -449,11 +447,12 @@ class Estimate:
             each = f"{entry['at_once']} {entry['unit']} x {entry['each'] / GIB:.3g}"
             text = f"{entry['total'] / GIB:.3g} GiB to {entry['name']} = weights {entry['weights'] / GIB:.3g} + {each}"
             fits = entry["fitting"] is None or entry["at_once"] <= entry["fitting"]
-            yield "memory", text if fits else f"{text}: DOES NOT FIT, {entry['fitting']} {entry['unit']} would"
+            limit = f"{USABLE:.0%} of {device.memory_gib} GiB, {entry['fitting']} {entry['unit']} would"
+            yield "memory", text if fits else f"{text}: DOES NOT FIT into {limit}"
         yield "disk", ", ".join(f"{name} {size / GIB:.3g} GiB" for name, size in data["disk"].items())
         peaks = ", ".join(f"{peak:g} TFLOP/s in {dtype}" for dtype, peak in device.peak_tflops.items())
         yield "assumed", f"{device.name}: {peaks}, of which {device.utilisation:.0%} is reached (device.utilisation)"
-        yield "counted", "matrix products, convolutions and attention, from nothing: what is done already, too"
+        yield "counted", "everything, done or not; FLOPs of matrix products, convolutions and attention"
         yield from (("not counted", text) for text in data["uncounted"])
 
 

@@ -40,19 +40,21 @@ def plan(cfg: DictConfig, overrides: Sequence[str], name: str | None) -> str:
     setup = [override for key, override in typed if key in SHARED]
     train = [override for key, override in typed if key not in SHARED | ({*cfg, "experiment", "hydra"} - TRAIN)]
     run = ExperimentRun(experiment, "runs", (*cfg.setup, *setup), (*cfg.train, *train), tuple(cfg.generate))
-    report, data = estimate(run.choose_concepts(cfg.subjects), cfg.device, cfg.png_bytes_per_pixel)
+    report, data = estimate_run(run.choose_concepts(cfg.subjects), cfg.device, cfg.png_bytes_per_pixel)
     if cfg.out is not None:
         assumed = {"device": OmegaConf.to_container(cfg.device), "png_bytes_per_pixel": cfg.png_bytes_per_pixel}
         write_json(Path(cfg.out), {"title": experiment.title, "assumed": assumed, **data})
     return f"{experiment.title}\n\n{report}"
 
 
-def estimate(run: ExperimentRun, device: Mapping[str, Any], png_bytes_per_pixel: float) -> tuple[str, dict[str, Any]]:
+def estimate_run(
+    run: ExperimentRun, device: Mapping[str, Any], png_bytes_per_pixel: float
+) -> tuple[str, dict[str, Any]]:
     """Return the report and the data of the whole experiment, of which all rows count with the backbone and precision
     of the first one. device: a node of conf/device."""
     metrics = {name: metric_config(name) for name in run.experiment.metrics}
     trainings: dict[str, DictConfig] = {}  # rows may share one
-    sets: dict[str, int] = {}  # of pictures, which rows may share: how many trainings draw them
+    sets: dict[str, int] = {}  # of pictures, which rows may share, too: the number of trainings that draw each
     for row in run.experiment.rows:
         cfgs = [] if row.bound else run.train_configs(row)
         sets[row.bound or f"{row.kappa} {cfgs}"] = len(cfgs) or 1
@@ -63,18 +65,18 @@ def estimate(run: ExperimentRun, device: Mapping[str, Any], png_bytes_per_pixel:
     cfg = run.generate_config()
     from dti_repro.cost import Device, Estimate  # imports torch
 
-    found = Estimate(next(iter(trainings.values()), cfg), build(device, Device, "device"))
+    estimate = Estimate(next(iter(trainings.values()), cfg), build(device, Device, "device"))
     concepts, photos = len(run.concepts), sum(len(concept.images) for concept in run.concepts.values())
     if trainings:
-        found.add_trainings(list(trainings.values()), concepts, photos)
+        estimate.add_trainings(list(trainings.values()), concepts, photos)
     if not OmegaConf.is_missing(cfg, "prompts"):
         # A prompt with {} is drawn for each concept, one that names concepts once.
         prompts = [set(p.names) <= set(run.concepts) if p.names else concepts for p in run.prompts().prompts]
         pictures, references = sum(prompts) * len(run.seeds()), photos * sets.pop("references", 0)
-        found.add_pictures(cfg, pictures * sum(sets.values()), png_bytes_per_pixel)
+        estimate.add_pictures(cfg, pictures * sum(sets.values()), png_bytes_per_pixel)
         # A search scores the pictures of the class row with other prompts, too.
-        found.add_scores(metrics, pictures * (sum(sets.values()) + run.experiment.search) + references)
-    return found.report(), found.data
+        estimate.add_scores(metrics, pictures * (sum(sets.values()) + run.experiment.search) + references)
+    return estimate.report(), estimate.data
 
 
 def _single(cfg: DictConfig) -> Experiment:

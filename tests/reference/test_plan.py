@@ -23,7 +23,7 @@ from dti_repro.experiments.runner import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.launch.failures import choices
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.plan import estimate
+from dti_repro.plan import estimate_run
 from dti_repro.training.runs import train
 from tests.tiny_flow import build_tiny_sana, build_tiny_wan
 
@@ -167,7 +167,7 @@ def test_rows_share_trainings_and_pictures_are_counted_before_there_are_any(
     rows = (RowSpec("ti", "TI", ("method=ti",)), RowSpec("rescaled", "TI-rescaled", ("method=ti_rescaled",)), bound)
     experiment = Experiment("x", "X", (), {"clip_t": "CLIP-T"}, "", (), rows, generate=generate)
     run = ExperimentRun(experiment, str(tmp_path), names[:4], names[4:]).choose_concepts(None)
-    report, plan = estimate(run, DEVICE, 1.5)
+    report, plan = estimate_run(run, DEVICE, 1.5)
     train, draw, score = plan["stages"]
     photos = 6 * plan["model"]["photo"]["forward"]
     sample = plan["model"]["sample"]["forward"] + plan["model"]["sample"]["backward"]
@@ -185,13 +185,13 @@ def test_rows_share_trainings_and_pictures_are_counted_before_there_are_any(
 
 def test_memory_says_how_many_would_fit(training: Callable[..., DictConfig]) -> None:
     cfg = training("method=ti", "trainer.batch=4096", "trainer.pack=2")
-    found = Estimate(cfg, build({**DEVICE, "memory_gib": 0.01}, Device, "device"))
-    found.add_trainings([cfg], concepts=3, photos=9)
-    (memory,) = found.data["memory"]
+    estimate = Estimate(cfg, build({**DEVICE, "memory_gib": 0.01}, Device, "device"))
+    estimate.add_trainings([cfg], concepts=3, photos=9)
+    (memory,) = estimate.data["memory"]
     room = 0.9 * 0.01 * 2**30 - memory["weights"]
     assert (memory["at_once"], memory["total"]) == (8192, memory["weights"] + 8192 * memory["each"])
     assert memory["fitting"] * memory["each"] <= room < (memory["fitting"] + 1) * memory["each"]
-    assert f"DOES NOT FIT, {memory['fitting']} samples would" in found.report()
+    assert f"DOES NOT FIT into 90% of 0.01 GiB, {memory['fitting']} samples would" in estimate.report()
 
 
 @pytest.mark.parametrize(
