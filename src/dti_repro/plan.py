@@ -1,86 +1,92 @@
-"""`python -m dti_repro.plan experiment=<name>` (or `backbone=... method=...`): the cost before a run is started.
-
-Counted at real widths on the meta device, where nothing is computed or allocated; nothing is downloaded.
-"""
+"""`python -m dti_repro.plan experiment=<name>` (or `backbone=... method=...`): the cost before a run is started."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.artifacts.files import write_json
+from dti_repro.artifacts.files import read_yaml, write_json
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.config import CONF, build
-from dti_repro.cost.device import Device
-from dti_repro.cost.workload import workload
 from dti_repro.errors import InputError
 from dti_repro.experiments.runner import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.launch.command import command
 from dti_repro.launch.sweep import typed_overrides
 from dti_repro.metrics.catalogue import metric_config
+from dti_repro.training.runs import check, source_config
 
-SHARED = ("backbone", "concepts", "templates")  # groups that train and generate both have
+SHARED = {"backbone", "concepts", "templates"}  # groups that train and generate both have
+TRAIN = {*SHARED, "optim", "method", "adapter", "trainer", "seed"}  # keys of plan.yaml that train has, too
 
 
-def plan(cfg: DictConfig, overrides: list[str], name: str | None) -> str:
-    """Return the report, and write it as json if asked for. overrides: the call's own; name: of the experiment, None
-    for a single run. InputError for anything that train, generate or the plan itself does not take."""
-    device = build(cfg.device, Device)
-    per_pixel = cfg.png_bytes_per_pixel
-    if isinstance(per_pixel, bool) or not isinstance(per_pixel, int | float) or not 0 < per_pixel < 100:
-        raise InputError(f"png_bytes_per_pixel is {per_pixel}: a number above 0 is needed")
+def plan(cfg: DictConfig, overrides: Sequence[str], name: str | None) -> str:
+    """Return the report, and write it as json where `out` names a file. overrides: as typed; name: of the experiment,
+    None for a single run. InputError for anything that train, generate or the plan itself does not take."""
     if cfg.out is not None and Path(cfg.out).suffix != ".json":
         raise InputError(f"out={cfg.out}: the name of a .json file is needed")
-    experiment = _single(cfg) if name is None else _experiment(cfg, name)
-    groups = [(key, override) for override in overrides if (key := _root(override)) not in _own(cfg)]
-    shared = tuple(override for key, override in groups if key in SHARED)
-    trained = tuple(override for key, override in groups if key not in SHARED)
-    made = ExperimentRun(
-        experiment, cfg.runs, (*cfg.setup, *shared), (*cfg.train, *trained), tuple(cfg.generate)
-    ).choose_concepts(cfg.subjects)
-    work = workload(made)
-    from dti_repro.cost.estimate import estimate
-    from dti_repro.cost.report import report
-
-    found = estimate(work, device, per_pixel)
+    if name is None:
+        experiment = _single(cfg)
+    else:
+        searched = Path(cfg.searched) if cfg.searched else CONF / "experiment" / "searched.yaml"
+        content = OmegaConf.to_container(cfg.experiment, resolve=True)
+        experiment = parse_experiment(check_name(name, "experiment"), content, searched)
+    typed = [(re.split(r"[.@=/]", override.lstrip("+~"), maxsplit=1)[0], override) for override in overrides]
+    setup = [override for key, override in typed if key in SHARED]
+    train = [override for key, override in typed if key not in SHARED | ({*cfg, "experiment", "hydra"} - TRAIN)]
+    run = ExperimentRun(experiment, "runs", (*cfg.setup, *setup), (*cfg.train, *train), tuple(cfg.generate))
+    report, data = estimate_run(run.choose_concepts(cfg.subjects), cfg.device, cfg.png_bytes_per_pixel)
     if cfg.out is not None:
-        assumed = {"device": OmegaConf.to_container(cfg.device, resolve=True), "png_bytes_per_pixel": per_pixel}
-        write_json(Path(cfg.out), {"title": experiment.title, "assumed": assumed, **found.as_json()})
-    return report(experiment.title, found, device)
+        assumed = {"device": OmegaConf.to_container(cfg.device), "png_bytes_per_pixel": cfg.png_bytes_per_pixel}
+        write_json(Path(cfg.out), {"title": experiment.title, "assumed": assumed, **data})
+    return f"{experiment.title}\n\n{report}"
 
 
-def _experiment(cfg: DictConfig, name: str) -> Experiment:
-    searched = Path(cfg.searched) if cfg.searched else CONF / "experiment" / "searched.yaml"
-    content = OmegaConf.to_container(cfg.experiment, resolve=True)
-    return parse_experiment(check_name(name, "experiment"), content, searched)
+def estimate_run(
+    run: ExperimentRun, device: Mapping[str, Any], png_bytes_per_pixel: float
+) -> tuple[str, dict[str, Any]]:
+    """Return the report and the data of the whole experiment, of which all rows count with the backbone and precision
+    of the first one. device: a node of conf/device."""
+    metrics = {name: metric_config(name) for name in run.experiment.metrics}
+    trainings: dict[str, DictConfig] = {}  # rows may share one
+    sets: dict[str, int] = {}  # of pictures, which rows may share, too: the number of trainings that draw each
+    for row in run.experiment.rows:
+        cfgs = [] if row.bound else run.train_configs(row)
+        sets[row.bound or f"{row.kappa} {cfgs}"] = len(cfgs) or 1
+        for cfg in cfgs:
+            check(cfg)
+            trained = source_config(cfg) if "source" in cfg.method else cfg
+            trainings[f"{row.kappa} {trained}"] = trained
+    cfg = run.generate_config()
+    from dti_repro.cost import Device, Estimate  # imports torch
+
+    estimate = Estimate(next(iter(trainings.values()), cfg), build(device, Device, "device"))
+    concepts, photos = len(run.concepts), sum(len(concept.images) for concept in run.concepts.values())
+    if trainings:
+        estimate.add_trainings(list(trainings.values()), concepts, photos)
+    if not OmegaConf.is_missing(cfg, "prompts"):
+        # A prompt with {} is drawn for each concept, one that names concepts once.
+        prompts = [set(p.names) <= set(run.concepts) if p.names else concepts for p in run.prompts().prompts]
+        pictures, references = sum(prompts) * len(run.seeds()), photos * sets.pop("references", 0)
+        estimate.add_pictures(cfg, pictures * sum(sets.values()), png_bytes_per_pixel)
+        # A search scores the pictures of the class row with other prompts, too.
+        estimate.add_scores(metrics, pictures * (sum(sets.values()) + run.experiment.search) + references)
+    return estimate.report(), estimate.data
 
 
 def _single(cfg: DictConfig) -> Experiment:
-    """One setting, of which the call's own overrides say everything."""
-    sets = yaml.safe_load((CONF / "evaluate.yaml").read_text())["sets"]
-    given = OmegaConf.to_container(cfg.metrics) if OmegaConf.is_list(cfg.metrics) else cfg.metrics
-    metrics = given if isinstance(given, list) else sets.get(given, [given])
-    for metric in metrics:
-        metric_config(metric)
+    """Return an experiment of one row, which the typed overrides describe."""
+    metrics = OmegaConf.to_container(cfg)["metrics"]
+    if isinstance(metrics, str):
+        metrics = read_yaml(CONF / "evaluate.yaml")["sets"].get(metrics, [metrics])
     choices = HydraConfig.get().runtime.choices
     title = f"{choices['method']} on {choices['backbone']}"
-    row = RowSpec("run", title)
-    return Experiment("plan", title, (), {metric: metric for metric in metrics}, "", (), (row,))
-
-
-def _own(cfg: DictConfig) -> set[str]:
-    """Keys of the plan itself, which are no keys of train."""
-    train = {"concepts", "templates", "optim", "backbone", "method", "adapter", "trainer", "seed"}
-    return {str(key) for key in cfg} - train | {"experiment", "hydra"}
-
-
-def _root(override: str) -> str:
-    return re.split(r"[.@=/]", override.lstrip("+~"), maxsplit=1)[0]
+    return Experiment("plan", title, (), dict(zip(metrics, metrics, strict=True)), "", (), (RowSpec("run", title),))
 
 
 @command("plan")

@@ -17,16 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dti_repro.backbones.base import Backbone
 from dti_repro.config import CONF, build
-from dti_repro.cost.device import Device
-from dti_repro.cost.estimate import Memory, estimate
-from dti_repro.cost.measure import META, measure
-from dti_repro.cost.model import ModelCost, evaluator
-from dti_repro.cost.report import report
-from dti_repro.cost.workload import workload
+from dti_repro.cost import META, Device, Estimate, ModelCost, evaluator_cost, measure
 from dti_repro.errors import InputError
 from dti_repro.experiments.runner import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.launch.failures import choices
+from dti_repro.metrics.catalogue import metric_config
+from dti_repro.plan import estimate_run
 from dti_repro.training.runs import train
 from tests.tiny_flow import build_tiny_sana, build_tiny_wan
 
@@ -38,7 +35,14 @@ PUBLISHED = {  # millions of parameters, from the models' papers and cards
     "sana_4800m": {"text_encoder": 2614.34, "denoiser": 4800, "vae": 312.25},
     "wan_1300m": {"text_encoder": 5680.9, "denoiser": 1419.0, "vae": 126.9},
 }
-DEVICE = Device("one", {"float32": 1.0, "bfloat16": 2.0}, 8, 0.5, True)
+DEVICE = {
+    "_target_": "dti_repro.cost.Device",
+    "name": "one",
+    "peak_tflops": {"float32": 1.0, "bfloat16": 2.0},
+    "memory_gib": 8,
+    "utilisation": 0.5,
+    "fused": True,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +64,7 @@ def test_models_have_the_published_numbers_of_parameters(name: str) -> None:
     for part, millions in PUBLISHED[name].items():
         assert cost.parameters[part] / 1e6 == pytest.approx(millions, rel=0.02 if millions == 4800 else 1e-4), part
     if name == "sdxl":
-        assert (cost.resolution, cost.size) == (768, (1024, 1024))
+        assert (cost.resolution, cost.picture_size()) == (768, (1024, 1024))
         assert cost.denoiser.forward / 1e12 == pytest.approx(3.64, rel=0.005)
         assert cost.denoiser.flops / 1e12 == pytest.approx(7.52, rel=0.005)
         assert cost.photo.flops / 1e12 == pytest.approx(2.61, rel=0.005)
@@ -108,7 +112,7 @@ def test_generation_does_what_the_plan_counts(name: str, whole: Mapping[str, Pat
     settings = node(name, path=str(whole[name]), resolution=side, dtype="float32")
     settings.pop("generation")
     backbone = build(settings, Backbone)
-    cost = ModelCost(settings, "fp32", side, side)
+    cost = ModelCost(settings)
     rows = {n: torch.randn(1, 1, 1, e.dim, requires_grad=True) for n, e in backbone.spec.encoders.items()}
     tokens = backbone.tokenize(["a photo of a <x>"], {"<x>": 1})
     shape = backbone.encode_images(torch.zeros(1, 3, side, side)).mean.shape
@@ -121,8 +125,10 @@ def test_generation_does_what_the_plan_counts(name: str, whole: Mapping[str, Pat
     vectors = {"<x>": {n: row.detach()[0, 0] for n, row in rows.items()}}
     size = {"height": side, "width": side}
     drawn = counted(lambda: backbone.generate(["a <x>"] * 2, vectors, [0, 1], steps=2, guidance=5.0, **size))
-    negative = ModelCost({**settings, **({"instruction": "none"} if "instruction" in settings else {})}, "fp32").prompt
-    assert drawn == 2 * cost.picture(2, 5.0) + negative.flops
+    latents, decoding = cost.picture(side, side, 2, 5.0)
+    plain = ModelCost({**settings, **({"instruction": "none"} if "instruction" in settings else {})})
+    negative = 2 * plain.picture(side, side, 1, 1.0)[0].flops - plain.picture(side, side, 2, 1.0)[0].flops
+    assert drawn == 2 * (latents.flops + decoding.flops) + negative
 
 
 def test_peaks_are_what_is_alive_at_once() -> None:
@@ -145,55 +151,47 @@ def test_peaks_are_what_is_alive_at_once() -> None:
 
 @pytest.mark.parametrize(("metric", "millions"), [("dinov2", 86.58), ("siglip", 203.8), ("clip_t", 151.28)])
 def test_evaluators_have_the_published_numbers_of_parameters(metric: str, millions: float) -> None:
-    found = evaluator(yaml.safe_load((CONF / "metric" / f"{metric}.yaml").read_text()))
-    assert found.parameters / 1e6 == pytest.approx(millions, rel=1e-3)
+    found = evaluator_cost(metric_config(metric))
+    assert found["parameters"] / 1e6 == pytest.approx(millions, rel=1e-3)
 
 
-def test_what_is_trained_is_done_and_what_a_row_is_derived_from_is_trained_once(
+def test_rows_share_trainings_and_pictures_are_counted_before_there_are_any(
     checkpoint: Path, subjects: Path, tmp_path: Path
 ) -> None:
-    runs = str(tmp_path / "runs")
+    """TI-rescaled is derived from TI, which is trained once. A prompt with {} is drawn for each concept, one that names
+    concepts once; both with every seed. A photo is scored where there is a row of references."""
     setup = ("backbone=stable_diffusion", f"backbone.path={checkpoint}", f"concepts.root={subjects}")
-    short = ("trainer.steps=2", "trainer.batch=1", "trainer.progress=false", "trainer.threads=1")
-    rows = (RowSpec("ti", "TI", ("method=ti",)), RowSpec("rescaled", "TI-rescaled", ("method=ti_rescaled",)))
-    experiment = Experiment("x", "X", (), {}, "", (), rows)
-    plan = ExperimentRun(experiment, runs, (*setup, "concepts.names=[ann,bob]"), short).choose_concepts(None)
-    (todo,) = workload(plan).trainings
-    assert todo.photos == {"ann": 3, "bob": 3}
-    assert todo.samples == 2
-    before = estimate(workload(plan), DEVICE, 1.0).stages[0]
-    (cfg,) = plan.train_configs(rows[0])
-    cfg.concepts.names = ["ann"]
-    train(cfg)
-    (left,) = workload(plan).trainings
-    assert left.done == {"ann"}
-    after = estimate(workload(plan), DEVICE, 1.0)
-    assert (before.done, after.stages[0].done, after.stages[0].total) == (0, 1, 2)
-    assert after.stages[0].flops * 2 == before.flops
-    assert after.stages[0].hours == pytest.approx(after.stages[0].flops / 0.5e12 / 3600)
-    assert "DOES NOT FIT" not in report("X", after, DEVICE)
-
-
-def test_pictures_are_counted_before_there_are_any(checkpoint: Path, subjects: Path, tmp_path: Path) -> None:
-    """A prompt with {} is drawn for each concept, one that names concepts once; both with every seed."""
-    setup = ("backbone=stable_diffusion", f"backbone.path={checkpoint}", f"concepts.root={subjects}")
+    names = (*setup, "concepts.names=[ann,bob]", "trainer.steps=3", "trainer.batch=2", "trainer.accumulate=2")
     generate = ('prompts=["a {}","{ann} beside {bob}"]', "seeds=[0,1]")
-    rows = (RowSpec("ti", "TI", ("method=ti",)), RowSpec("dti", "DTI", ("method=dti",)))
-    experiment = Experiment("x", "X", (), {}, "", (), rows, generate=generate)
-    plan = ExperimentRun(experiment, str(tmp_path), (*setup, "concepts.names=[ann,bob]")).choose_concepts(None)
-    work = workload(plan)
-    assert (work.pictures, work.generated) == (2 * (2 + 1) * 2, 0)
-    drawing = estimate(work, DEVICE, 1.5)
-    assert drawing.stages[1].flops == work.pictures * drawing.picture["flops"]
-    assert drawing.picture["seconds"] == pytest.approx(drawing.picture["flops"] / 0.5e12)
-    assert drawing.disk["pictures"] == work.pictures * 16 * 16 * 1.5
+    bound = RowSpec("references", "References", bound="references")
+    rows = (RowSpec("ti", "TI", ("method=ti",)), RowSpec("rescaled", "TI-rescaled", ("method=ti_rescaled",)), bound)
+    experiment = Experiment("x", "X", (), {"clip_t": "CLIP-T"}, "", (), rows, generate=generate)
+    run = ExperimentRun(experiment, str(tmp_path), names[:4], names[4:]).choose_concepts(None)
+    report, plan = estimate_run(run, DEVICE, 1.5)
+    train, draw, score = plan["stages"]
+    photos = 6 * plan["model"]["photo"]["forward"]
+    sample = plan["model"]["sample"]["forward"] + plan["model"]["sample"]["backward"]
+    assert (train["total"], train["flops"]) == (2, 2 * 3 * 4 * sample + photos)
+    assert train["hours"] == pytest.approx(train["flops"] / 0.5e12 / 3600)
+    assert plan["step"]["flops"] == 4 * sample
+    assert draw["total"] == 2 * (2 + 1) * 2
+    assert draw["flops"] == draw["total"] * plan["picture"]["flops"]
+    assert plan["picture"]["seconds"] == pytest.approx(plan["picture"]["flops"] / 0.5e12)
+    assert plan["disk"]["pictures"] == draw["total"] * 16 * 16 * 1.5
+    assert score["total"] == draw["total"] + 6
+    assert score["flops"] == score["total"] * plan["evaluators"][0]["image"]
+    assert "DOES NOT FIT" not in report
 
 
-def test_memory_says_how_many_would_fit() -> None:
-    memory = Memory("training", weights=10, each=5, at_once=4, unit="samples")
-    assert memory.total == 30
-    assert memory.fitting(26) == 3
-    assert memory.fitting(9) == 0
+def test_memory_says_how_many_would_fit(training: Callable[..., DictConfig]) -> None:
+    cfg = training("method=ti", "trainer.batch=4096", "trainer.pack=2")
+    estimate = Estimate(cfg, build({**DEVICE, "memory_gib": 0.01}, Device, "device"))
+    estimate.add_trainings([cfg], concepts=3, photos=9)
+    (memory,) = estimate.data["memory"]
+    room = 0.9 * 0.01 * 2**30 - memory["weights"]
+    assert (memory["at_once"], memory["total"]) == (8192, memory["weights"] + 8192 * memory["each"])
+    assert memory["fitting"] * memory["each"] <= room < (memory["fitting"] + 1) * memory["each"]
+    assert f"DOES NOT FIT into 90% of 0.01 GiB, {memory['fitting']} samples would" in estimate.report()
 
 
 @pytest.mark.parametrize(
@@ -218,7 +216,7 @@ def test_every_device_can_be_planned_for(name: str) -> None:
 
 def test_a_model_that_is_nowhere_is_one_clear_line(tmp_path: Path, checkpoint: Path) -> None:
     settings = node("stable_diffusion", path="someone/else", name="mine")
-    with pytest.raises(InputError, match="no architecture ships as 'mine'"):
+    with pytest.raises(InputError, match=r"backbones/published has no mine\.yaml"):
         ModelCost(settings, "fp32")
     with pytest.raises(InputError, match="no model_index"):
         ModelCost({**settings, "path": str(tmp_path)}, "fp32")

@@ -1,1 +1,0 @@
-"""Count what a run will cost, before it starts."""
