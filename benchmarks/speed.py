@@ -31,9 +31,8 @@ from dti_repro.backbones import load
 from dti_repro.backbones.checkpoint import PACKAGED
 from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
 from dti_repro.config import CONF
-from dti_repro.data.concept import Concept
+from dti_repro.data.concept import Concept, Toybox
 from dti_repro.data.photos import centre_crop, load_photo
-from dti_repro.data.toybox import Toybox
 from dti_repro.metrics.base import Sample
 from dti_repro.metrics.encoders import TimmEncoder
 from dti_repro.metrics.similarity import ReferenceSimilarity

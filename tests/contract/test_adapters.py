@@ -23,7 +23,7 @@ from dti_repro.artifacts.embedding import load_embedding, save_embedding
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.load import load_backbone
 from dti_repro.config import CONF
-from dti_repro.data.collection import PUBLISHED
+from dti_repro.data.concept import PUBLISHED
 from dti_repro.errors import DivergedError, InputError
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate

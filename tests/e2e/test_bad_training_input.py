@@ -78,7 +78,7 @@ def test_a_run_folder_that_cannot_be_written(training: Training, tmp_path: Path)
 
 
 def own(cfg: DictConfig, path: Path, **concept: str) -> DictConfig:
-    node = {"_target_": "dti_repro.data.folder.Folder", "path": str(path), "initializer": "cat", **concept}
+    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(path), "initializer": "cat", **concept}
     cfg.concepts = OmegaConf.create(node)
     return cfg
 

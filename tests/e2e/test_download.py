@@ -18,8 +18,9 @@ import yaml
 from PIL import Image
 
 from dti_repro import download as command
+from dti_repro.config import CONF
 from dti_repro.data import download
-from dti_repro.data.collection import Collection
+from dti_repro.data.concept import Collection
 from dti_repro.data.download import Files, Pictures
 from dti_repro.data.prompts import load_prompts
 from dti_repro.data.published_prompts import DreamBoothPrompts, DTIPrompts
@@ -175,7 +176,7 @@ def test_a_file_that_cannot_come_is_named_and_the_rest_is_kept(
 def test_a_host_that_does_not_answer_is_named_once(files: Files, host: Host, missing: Callable) -> None:
     files.base = "http://127.0.0.1:9"
     (line,) = missing(files)
-    assert re.match(r"missing: 127\.0\.0\.1:9 cannot be reached \(.*refused.*\): see to the connection", line)
+    assert re.match(r"missing: 127\.0\.0\.1:9 cannot be reached \(.*refused.*\): check the connection", line)
 
 
 @pytest.mark.parametrize("name", ["../up.jpg", "/etc/up.jpg", "dog/../../up.jpg"])
@@ -200,7 +201,7 @@ def test_pictures_without_hashes_are_checked_by_decoding(host: Host, missing: Ca
     refused = ["page", "half", "bitmap", "absent"]
     lines = missing(source)
     assert [re.match(r"missing: (\w+): ", line)[1] for line in lines] == refused
-    assert all(re.search(r"; or save the picture by hand in \S+/$", line) for line in lines)
+    assert all(re.search(r"; or save the photo by hand in \S+/$", line) for line in lines)
     assert sorted(p.name for p in tmp_path.glob("*/*")) == ["00.png", "00.webp", "mine.jpg"]
     for name in refused:
         (tmp_path / name).mkdir()
@@ -231,7 +232,7 @@ def test_the_command_says_what_a_person_has_to_save(run: Callable, tmp_path: Pat
     folder = tmp_path / "data/textual_inversion"
     *_, line, last = said.splitlines()
     assert code == 2
-    assert f"{folder}/thin_bird does not exist; save the photos that are offered at https://drive" in line
+    assert f"{folder}/thin_bird does not exist; save the photos of https://drive" in line
     assert last.startswith(f"error: {folder} is not complete")
     for name in Collection("textual_inversion", ".").names():
         (folder / name).mkdir(parents=True)
@@ -296,12 +297,11 @@ def test_a_prompts_file_of_another_form_is_named(text: str, tmp_path: Path) -> N
 
 
 def test_every_source_has_its_concepts_where_they_are_looked_for() -> None:
-    conf = Path(command.__file__).parents[1] / "conf"
-    root = yaml.safe_load((conf / "download.yaml").read_text())["root"]
+    root = yaml.safe_load((CONF / "download.yaml").read_text())["root"]
     for name in ("dreambooth", "styledrop", "textual_inversion"):
-        source = yaml.safe_load((conf / "source" / f"{name}.yaml").read_text())
+        source = yaml.safe_load((CONF / "source" / f"{name}.yaml").read_text())
         parts = source.get("links") or {path.split("/")[0] for path in source["files"] if path.endswith(".jpg")}
         assert sorted(parts) == Collection(name, ".").names()
-        concepts = yaml.safe_load((conf / "concepts" / f"{name}.yaml").read_text())
+        concepts = yaml.safe_load((CONF / "concepts" / f"{name}.yaml").read_text())
         assert concepts["root"] == f"{root}/{name}"
         assert concepts["index"] == name

@@ -197,7 +197,7 @@ def test_prompts_and_placeholders_are_text_and_never_a_path(
     Image.new("RGB", (16, 16)).save(photos / "a.png")
     word = "<../../" + "x" * 300 + "\u732b>"
     cfg = training(f"runs={tmp_path / 'deep' / 'runs'}", "trainer.steps=1")
-    node = {"_target_": "dti_repro.data.folder.Folder", "path": str(photos), "name": "rex", "initializer": "cat"}
+    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(photos), "name": "rex", "initializer": "cat"}
     cfg.concepts = {**node, "placeholder": word}
     (folder,) = train(cfg)
     assert load_embedding(folder.embedding)[0] == word

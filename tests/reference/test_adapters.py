@@ -34,9 +34,9 @@ from dti_repro.backbones.sdxl import StableDiffusionXL
 from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
 from dti_repro.backbones.wan import Wan
 from dti_repro.config import CONF
+from dti_repro.data.concept import Toybox
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.randomness import generator
-from dti_repro.data.toybox import Toybox
 from dti_repro.losses.objectives import DCO, DiffusionLoss, Objective
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.runs import train

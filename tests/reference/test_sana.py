@@ -85,7 +85,7 @@ def test_pictures_of_another_instruction_have_a_place_of_their_own(sana_checkpoi
         )
     rex = [Subject("rex", "dog", "dog")]
     prompts = PromptSet("ours", (Prompt("a {}"),))
-    folders = {image_folder(Path("images"), rex, prompts, [0], settings).folder for settings in (one, other)}
+    folders = {image_folder(Path("images"), rex, prompts, [0], settings).path for settings in (one, other)}
     assert len(folders) == 2
 
 

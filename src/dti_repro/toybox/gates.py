@@ -180,7 +180,7 @@ def naming_lowers_the_loss(model: StableDiffusion, cfg: DictConfig) -> dict[str,
     import torch
     from PIL import Image
 
-    from dti_repro.data.toybox import Toybox
+    from dti_repro.data.concept import Toybox
     from dti_repro.toybox.vae import as_pixels
 
     figures: dict[str, Any] = {}

@@ -31,7 +31,7 @@ from dti_repro.backbones.checkpoint import check_words, commit, locate
 from dti_repro.backbones.load import load_backbone
 from dti_repro.config import build, target
 from dti_repro.data.concept import Concept
-from dti_repro.data.latent_cache import LatentCache, own_folder
+from dti_repro.data.latent_cache import LatentCache, make_private_folder
 from dti_repro.data.randomness import generator
 from dti_repro.errors import InputError, OutOfMemoryError, is_out_of_memory
 from dti_repro.methods.base import DerivedMethod, TokenMethod
@@ -56,7 +56,7 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
         return _derive(cfg, run, concepts, method)
     _check_optimizer(cfg, method)
     if cfg.trainer.latents:
-        own_folder(Path(cfg.trainer.latents))
+        make_private_folder(Path(cfg.trainer.latents))
     trained = 0
     busy: list[BusyError] = []
     for k in range(0, len(concepts), cfg.trainer.pack):
