@@ -72,7 +72,7 @@ def plain_training(checkpoint: Path, concepts: Sequence[Concept], steps: int, ba
     """Textual Inversion as the usual script does it: a model for each concept, photos encoded at each step."""
     for concept in concepts:
         backbone = StableDiffusion("plain", str(checkpoint), None)
-        start = backbone.start(concept.name, concept.initializer, 0)
+        start = backbone.embed_initializer(concept.name, concept.initializer, 0)
         word = torch.nn.Parameter(start.rows[ENCODER].clone())
         optimizer = torch.optim.AdamW([word], lr=0.02, weight_decay=0.01)
         random = torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from dti_repro.artifacts.embedding import save_embedding
 from dti_repro.artifacts.run_dir import RunFolder
-from dti_repro.backbones.base import Asked, EncoderSpec
+from dti_repro.backbones.base import EncoderSpec, PromptGroup
 from dti_repro.backbones.checkpoint import check_words, encoder_dims, vocabulary
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.sana import Sana
@@ -59,7 +59,7 @@ def test_a_placeholder_with_a_words_rows_is_that_word(backbone: FlowMatching) ->
     in capitals (`<Ann>`); one token and several (`axolotl`)."""
     for prompt in ("a photo of a {}", "{} on the grass", "a {} left of a {}"):
         for words in ("cat", "red car", "axolotl"):
-            rows = backbone.start("x", words, 0).rows[ENCODER]
+            rows = backbone.embed_initializer("x", words, 0).rows[ENCODER]
             tokens = backbone.tokenize([prompt.replace("{}", "<Ann>")], {"<Ann>": len(rows)})
             placed = [position for position in tokens.positions[ENCODER][0].tolist() if position >= 0]
             assert placed == list(range(len(rows))) * prompt.count("{}")
@@ -121,11 +121,11 @@ def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(load: Callabl
     backbone = load(dtype="bfloat16")
     assert {p.dtype for p in backbone.text_encoders.parameters()} == {backbone.denoiser.dtype} == {torch.bfloat16}
     assert {p.dtype for p in backbone.vae.parameters()} == {torch.float32}
-    start = backbone.start("x", "cat", 0)
-    assert start.rows[ENCODER].dtype == start.states[ENCODER].dtype == torch.float32
+    initializer = backbone.embed_initializer("x", "cat", 0)
+    assert initializer.rows[ENCODER].dtype == initializer.states[ENCODER].dtype == torch.float32
     latents = latents_of(backbone)[:1]
     assert latents.dtype == torch.float32
-    vectors = start.rows[ENCODER][None, None].clone().requires_grad_()
+    vectors = initializer.rows[ENCODER][None, None].clone().requires_grad_()
     tokens = backbone.tokenize(["a photo of a <x>"], {"<x>": 1})
     conditioning = backbone.encode_text(tokens, {ENCODER: vectors})
     word = backbone.encode_text(backbone.tokenize(["a photo of a cat"], {}))
@@ -135,7 +135,7 @@ def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(load: Callabl
     loss.sum().backward()
     assert vectors.grad.dtype == torch.float32
     assert bool(vectors.grad.isfinite().all())
-    learned = {"<x>": {ENCODER: start.rows[ENCODER]}}
+    learned = {"<x>": {ENCODER: initializer.rows[ENCODER]}}
     assert len(backbone.generate(["a <x>"], learned, [0], steps=1, guidance=4.5, height=SIDE, width=SIDE)) == 1
 
 
@@ -155,8 +155,8 @@ def test_what_cannot_be_is_refused_before_weights_are_read(
         raise AssertionError("weights were read")
 
     def check(**changes: Any) -> None:
-        drawing = {"steps": 2, "sampler_options": {}, "height": 64, "width": 64, **changes}
-        CLASSES[kind].check_drawing(checkpoint, **drawing)
+        settings = {"steps": 2, "sampler_options": {}, "height": 64, "width": 64, **changes}
+        CLASSES[kind].check_generation(checkpoint, **settings)
 
     monkeypatch.setattr("dti_repro.backbones.diffusers_base.TextEncoder", fail)
     with pytest.raises(InputError, match="multiple of"):
@@ -176,8 +176,8 @@ def test_words_beyond_the_context_are_named(kind: str, checkpoint: Path) -> None
     """The instruction before a prompt takes no room from it."""
     room = {"sana": 299, "wan": 511}[kind]
     fits, long = ["cat"] * room, ["cat"] * room + ["dog"]
-    asked = [Asked([" ".join(fits), " ".join(long)], "", {})]
-    assert CLASSES[kind].lost_words(checkpoint, asked) == {" ".join(long): "dog"}
+    groups = [PromptGroup([" ".join(fits), " ".join(long)], "", {})]
+    assert CLASSES[kind].truncated_words(checkpoint, groups) == {" ".join(long): "dog"}
 
 
 def test_a_prompt_that_cuts_the_placeholder_off_is_refused(backbone: FlowMatching) -> None:

@@ -69,9 +69,9 @@ def test_the_instruction_is_the_same_in_training_and_generation_but_as_published
     sana_checkpoint: Path, backbone: Sana
 ) -> None:
     own = "\n".join(INSTRUCTION)
-    assert (backbone.training_lead, backbone.generation_lead) == (own, own)
+    assert (backbone.training_prefix, backbone.generation_prefix) == (own, own)
     published = Sana("sana", str(sana_checkpoint), None, instruction="as_published")
-    assert (published.training_lead, published.generation_lead) == ("", own)
+    assert (published.training_prefix, published.generation_prefix) == ("", own)
     asked = published.encode_text(published.tokenize(["a cat"], {}))
     assert not torch.equal(asked.hidden, backbone.encode_text(backbone.tokenize(["a cat"], {})).hidden)
 
@@ -94,7 +94,7 @@ def test_the_initializers_states_are_gemmas_last(backbone: Sana, pipeline: SanaP
     ids = pipeline.tokenizer(" cat", return_tensors="pt").input_ids
     with torch.no_grad():
         states = pipeline.text_encoder(ids).last_hidden_state[0, 1:]
-    torch.testing.assert_close(backbone.start("x", "cat", 0).states[ENCODER], states)
+    torch.testing.assert_close(backbone.embed_initializer("x", "cat", 0).states[ENCODER], states)
 
 
 @pytest.mark.parametrize(("instruction", "negative"), [("pipeline", ""), ("as_published", "snow"), ("none", "")])

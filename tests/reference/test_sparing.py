@@ -38,7 +38,7 @@ def test_checkpointing_keeps_less_for_the_way_back(checkpoint: Path) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            backbone.unet(torch.randn(1, 4, 16, 16), 500, hidden)
+            backbone.denoiser(torch.randn(1, 4, 16, 16), 500, hidden)
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 2
 

@@ -24,9 +24,9 @@ def test_a_placeholder_with_a_words_row_encodes_to_the_same_bits_as_the_word(bac
     """Everything after the embedding is then the model's own. First, second and several places, repeats, two words."""
     for prompt in ("a photo of a {}", "{} on the grass", "a {} left of a {}"):
         for words in ("cat", "red car"):
-            start = backbone.start("x", words, 0)
-            positions = backbone.tokenize([prompt.replace("{}", "<x>")], {"<x>": len(start.rows[ENCODER])})
-            injected = backbone.encode_text(positions, {ENCODER: start.rows[ENCODER][None, None]}).hidden
+            initializer = backbone.embed_initializer("x", words, 0)
+            tokens = backbone.tokenize([prompt.replace("{}", "<x>")], {"<x>": len(initializer.rows[ENCODER])})
+            injected = backbone.encode_text(tokens, {ENCODER: initializer.rows[ENCODER][None, None]}).hidden
             plain = backbone.encode_text(backbone.tokenize([prompt.replace("{}", words)], {})).hidden
             assert torch.equal(injected, plain)
 
@@ -56,7 +56,7 @@ def test_the_loss_is_the_diffusion_loss_written_out(tmp_path: Path, prediction: 
     t = torch.tensor([10, 900])
     hidden = backbone.encode_text(backbone.tokenize(["a cat", "a car"], {})).hidden
     alpha = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)[t].view(-1, 1, 1, 1)
-    predicted = backbone.unet(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, hidden).sample
+    predicted = backbone.denoiser(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, hidden).sample
     target = noise if prediction == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
     expected = (predicted - target).square().flatten(1).mean(1)
     torch.testing.assert_close(backbone.loss(latents, noise, t, Conditioning(hidden)), expected)
@@ -88,7 +88,7 @@ def test_a_prompt_that_cuts_the_placeholder_off_is_refused(backbone: StableDiffu
 
 def test_a_learned_word_in_the_negative_prompt_is_its_vectors(backbone: StableDiffusion) -> None:
     """With a word's row it draws what the word itself draws there."""
-    learned = {"<x>": {ENCODER: backbone.start("x", "cat", 0).rows[ENCODER]}}
+    learned = {"<x>": {ENCODER: backbone.embed_initializer("x", "cat", 0).rows[ENCODER]}}
     ours, words, none = (
         backbone.generate(["a dog"], learned, [0], steps=1, guidance=5.0, negative_prompt=negative)[0].tobytes()
         for negative in ("a <x>", "a cat", "a")

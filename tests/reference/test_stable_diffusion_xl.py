@@ -79,7 +79,7 @@ def test_a_placeholder_with_a_words_rows_is_that_word_in_both_encoders(pooling_a
     backbone = pooling_at_the_end
     for prompt in ("a photo of a {}", "{} on the grass", "a {} left of a {}"):
         for words in ("cat", "axolotl"):
-            rows = backbone.start("x", words, 0).rows
+            rows = backbone.embed_initializer("x", words, 0).rows
             tokens = backbone.tokenize([prompt.replace("{}", "<y>")], {"<y>": len(rows[CLIP_L])})
             injected = backbone.encode_text(tokens, {name: own[None, None] for name, own in rows.items()})
             plain = backbone.encode_text(backbone.tokenize([prompt.replace("{}", words)], {}))
@@ -102,11 +102,11 @@ def test_the_pooled_vector_sees_words_after_the_placeholder_only_with_eos(
 
 
 def test_the_initializers_states_are_each_encoders_last(backbone: StableDiffusionXL, checkpoint: Path) -> None:
-    start = backbone.start("x", "cat", 0)
+    initializer = backbone.embed_initializer("x", "cat", 0)
     alone = CLIPTextModel.from_pretrained(checkpoint / "text_encoder")
     ids = backbone.tokenize(["cat"], {}).ids[CLIP_L]
-    torch.testing.assert_close(start.states[CLIP_L], alone(ids).last_hidden_state[0, 1:2])
-    assert start.states[CLIP_G].shape == start.rows[CLIP_G].shape == (1, DIM_2)
+    torch.testing.assert_close(initializer.states[CLIP_L], alone(ids).last_hidden_state[0, 1:2])
+    assert initializer.states[CLIP_G].shape == initializer.rows[CLIP_G].shape == (1, DIM_2)
 
 
 def test_the_loss_is_the_diffusion_loss_written_out(backbone: StableDiffusionXL) -> None:
@@ -118,10 +118,10 @@ def test_the_loss_is_the_diffusion_loss_written_out(backbone: StableDiffusionXL)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     sizes = torch.tensor([[16.0, 16, 0, 0, 16, 16]] * 2)
     added = {"text_embeds": given.pooled, "time_ids": sizes}
-    predicted = backbone.unet(noisy, t, given.hidden, added_cond_kwargs=added).sample
+    predicted = backbone.denoiser(noisy, t, given.hidden, added_cond_kwargs=added).sample
     torch.testing.assert_close(backbone.loss(latents, noise, t, given), (predicted - noise).square().flatten(1).mean(1))
     added["time_ids"] = sizes * 2
-    assert not torch.equal(predicted, backbone.unet(noisy, t, given.hidden, added_cond_kwargs=added).sample)
+    assert not torch.equal(predicted, backbone.denoiser(noisy, t, given.hidden, added_cond_kwargs=added).sample)
 
 
 def test_only_the_vectors_receive_a_gradient(backbone: StableDiffusionXL, learned: dict[str, torch.Tensor]) -> None:
@@ -138,8 +138,8 @@ def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(
 ) -> None:
     backbone = StableDiffusionXL("sdxl", str(checkpoint), None, dtype="bfloat16")
     assert {p.dtype for p in backbone.parameters()} == {torch.bfloat16}
-    start = backbone.start("x", "cat", 0)
-    assert {rows.dtype for rows in (*start.rows.values(), *start.states.values())} == {torch.float32}
+    initializer = backbone.embed_initializer("x", "cat", 0)
+    assert {rows.dtype for rows in (*initializer.rows.values(), *initializer.states.values())} == {torch.float32}
     latents = backbone.encode_images(torch.zeros(1, 3, 16, 16)).sample(torch.tensor([0]), torch.zeros(1, 4, 4, 4))
     vectors = {name: rows[None, None].clone().requires_grad_() for name, rows in learned.items()}
     conditioning = backbone.encode_text(backbone.tokenize([PROMPT], {"<x>": 2}), vectors)

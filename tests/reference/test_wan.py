@@ -60,7 +60,7 @@ def test_the_initializers_states_are_umt5s_last(backbone: Wan, pipeline: WanPipe
     ids = pipeline.tokenizer("axolotl", return_tensors="pt").input_ids
     with torch.no_grad():
         states = pipeline.text_encoder(ids).last_hidden_state[0, :-1]
-    own = backbone.start("x", "axolotl", 0)
+    own = backbone.embed_initializer("x", "axolotl", 0)
     torch.testing.assert_close(own.states[ENCODER], states)
     assert own.rows[ENCODER].shape == states.shape
 

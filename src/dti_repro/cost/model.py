@@ -109,7 +109,7 @@ class ModelCost:
     @cached_property
     def prompt(self) -> Cost:
         """Encode a prompt of generation; the empty one, once a batch, is not counted."""
-        tokens = self._model._tokenize([""], {}, self._model.generation_lead)
+        tokens = self._model.tokenize([""], {}, self._model.generation_prefix)
         return self._generating(lambda: self._model.encode_text(tokens))
 
     @cached_property

@@ -231,7 +231,7 @@ def _start_norms(plan: ExperimentRun, cfg: DictConfig) -> dict[str, float]:
 
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
     method = build(cfg.method, TokenMethod)
-    starts = [backbone.start(c.name, c.initializer, cfg.seed) for c in plan.concepts.values()]
+    starts = [backbone.embed_initializer(c.name, c.initializer, cfg.seed) for c in plan.concepts.values()]
     method.initialise(starts, backbone.spec)
     vectors = [v for i in range(len(starts)) for v in method.export(i).values()]
     start = torch.cat([v.norm(dim=-1) for v in vectors]).mean().item()

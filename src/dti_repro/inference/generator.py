@@ -70,13 +70,13 @@ def _judge(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: Gene
     for image_folder in image_folders:
         refuse_links(image_folder.path, *image_folder.path.parents[:2])
     from dti_repro.artifacts.embedding import load_embeddings
-    from dti_repro.backbones.base import Asked, Backbone
+    from dti_repro.backbones.base import Backbone, PromptGroup
     from dti_repro.backbones.load import device_of
 
     device_of(cfg.accelerator)
     backbone = target(cfg.backbone._target_, Backbone)
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
-    backbone.check_drawing(
+    backbone.check_generation(
         checkpoint,
         steps=settings.steps,
         sampler=settings.sampler,
@@ -91,8 +91,8 @@ def _judge(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: Gene
     for image_folder in image_folders:
         prompts = list(dict.fromkeys(picture.prompt for picture in image_folder.missing()))
         placeholders = {placeholder: counts[path] for placeholder, path in image_folder.vectors.items()}
-        asked.append(Asked(prompts, image_folder.negative_prompt, placeholders))
-    lost = backbone.lost_words(checkpoint, asked, **OmegaConf.to_container(cfg.backbone, resolve=True))
+        asked.append(PromptGroup(prompts, image_folder.negative_prompt, placeholders))
+    lost = backbone.truncated_words(checkpoint, asked, **OmegaConf.to_container(cfg.backbone, resolve=True))
     _say_lost(lost, cfg.prompts_long)
 
 
