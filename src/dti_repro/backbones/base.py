@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -73,8 +73,8 @@ class Tokens:
     """Prompts as ids, per text encoder (batch, length). `positions` says where learned vectors are: at a position
     s >= 0 of prompt b the encoder reads vectors[b, layer, s] instead of the table; elsewhere positions are -1."""
 
-    ids: Mapping[str, Tensor] = field(default_factory=dict)
-    positions: Mapping[str, Tensor] = field(default_factory=dict)
+    ids: Mapping[str, Tensor]
+    positions: Mapping[str, Tensor]
 
     def __getitem__(self, index: Sequence[int] | Tensor) -> Tokens:
         return self._map(lambda tensor: tensor[index])
@@ -157,8 +157,8 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
-        """Encode tokens, with the learned vectors (batch, layers, vectors, dim) at their positions. vectors=None: there
-        are no positions."""
+        """Encode tokens, with the learned vectors (batch or 1, layers, vectors, dim) at their positions. vectors=None:
+        there are no positions."""
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> LatentDistribution:

@@ -84,14 +84,12 @@ class DiffusersBackbone(Backbone):
         check_kind(self.folder, *(base.__name__ for base in type(self).__mro__))
         tokenizers = (config.tokenizer for config in self.ENCODERS.values())
         require(self.folder, [*self.ENCODERS, *tokenizers, self.DENOISER, "vae"])
+        frozen = DTYPES[dtype]
         self.text_encoders = nn.ModuleDict(
-            {
-                encoder: TextEncoder(self.folder, encoder, config, DTYPES[dtype])
-                for encoder, config in self.ENCODERS.items()
-            }
+            {encoder: TextEncoder(self.folder, encoder, config, frozen) for encoder, config in self.ENCODERS.items()}
         )
-        self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", self.VAE_DTYPE or DTYPES[dtype])
-        self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, DTYPES[dtype])
+        self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", self.VAE_DTYPE or frozen)
+        self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, frozen)
         with torch.device("cpu"):  # schedulers compute with values, which the meta device does not have
             self.generation_scheduler = checkpoint_scheduler(self.folder)
         self.requires_grad_(False).eval()
@@ -158,9 +156,7 @@ class DiffusersBackbone(Backbone):
         word = "<initializer>"  # a placeholder for the words, as its positions are known
         tokens = self.tokenize([word], {word: max(map(len, rows.values()))}, "")
         with torch.no_grad():
-            outputs = self._outputs(
-                tokens, {name: vectors.to(self.device)[None, None] for name, vectors in rows.items()}
-            )
+            outputs = self._outputs(tokens, {name: own.to(self.device)[None, None] for name, own in rows.items()})
         states = {
             name: output.last_hidden_state[0, (tokens.positions[name][0] >= 0).to(self.device)].float().clone()
             for name, output in outputs.items()
@@ -172,8 +168,10 @@ class DiffusersBackbone(Backbone):
         prefix = self.training_prefix if prefix is None else prefix
         counts = self._clean_placeholders(placeholders)
         texts = [self._clean(prompt) for prompt in prompts]
-        found = {name: encoder.tokenizer(texts, counts, prefix) for name, encoder in self.text_encoders.items()}
-        return Tokens(*({name: pair[i] for name, pair in found.items()} for i in (0, 1)))
+        ids, positions = {}, {}
+        for name, encoder in self.text_encoders.items():
+            ids[name], positions[name] = encoder.tokenizer(texts, counts, prefix)
+        return Tokens(ids, positions)
 
     @classmethod
     def _clean_placeholders(cls, placeholders: Mapping[str, int]) -> dict[str, int]:
@@ -217,12 +215,11 @@ class DiffusersBackbone(Backbone):
     ) -> list[Image.Image]:
         counts = {placeholder: len(next(iter(rows.values()))) for placeholder, rows in vectors.items()}
         tokens = self.tokenize(prompts, counts, self.generation_prefix)
-        learned, batch = None, None
-        if vectors:
-            rows = {name: torch.cat([own[name] for own in vectors.values()]) for name in self.text_encoders}
-            learned = {name: own.to(self.device, torch.float32)[None, None] for name, own in rows.items()}
-            batch = {name: own.expand(len(prompts), -1, -1, -1) for name, own in learned.items()}
-        conditional = self.encode_text(tokens, batch)
+        learned = {}
+        for name in self.text_encoders if vectors else ():
+            rows = torch.cat([by_encoder[name] for by_encoder in vectors.values()])
+            learned[name] = rows.to(self.device, torch.float32)[None, None]
+        conditional = self.encode_text(tokens, learned)
         unconditional = self._encode_negative(negative_prompt, counts, learned)
         pipeline = self._pipeline(self._sampler(self.generation_scheduler, sampler, sampler_options))
         pipeline.set_progress_bar_config(disable=True)

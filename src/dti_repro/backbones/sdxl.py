@@ -41,12 +41,7 @@ class StableDiffusionXL(LatentDiffusion):
     PIPELINE_OPTIONS: ClassVar[Mapping[str, Any]] = MappingProxyType({"add_watermarker": False})
 
     def __init__(
-        self,
-        name: str,
-        path: str,
-        resolution: int | None,
-        pool: str = "as_diffusers",
-        **frozen: Unpack[FrozenSettings],
+        self, name: str, path: str, resolution: int | None, pool: str = "as_diffusers", **frozen: Unpack[FrozenSettings]
     ) -> None:
         if pool not in POOLS:
             raise InputError(f"backbone.pool '{pool}' is none of {', '.join(POOLS)}")

@@ -186,8 +186,9 @@ class TextEncoder(nn.Module):
         return rows.clone()
 
     def forward(self, ids: Tensor, positions: Tensor, vectors: Tensor | None, **options: Any) -> Any:
-        """Return the model's output for ids (batch, length), with vectors (batch, vectors, dim) at the positions."""
+        """Return the model's output for ids (batch, length), with vectors (batch or 1, vectors, dim) at the
+        positions."""
         if vectors is None:
             return self.model(ids, **options)
-        with self.embedding.reading(positions, vectors):
+        with self.embedding.reading(positions, vectors.expand(len(ids), -1, -1)):
             return self.model(ids, **options)

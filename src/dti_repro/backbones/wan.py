@@ -39,12 +39,7 @@ class Wan(FlowMatching):
     VAE_CLASS: ClassVar[type[ModelMixin]] = AutoencoderKLWan
 
     def __init__(
-        self,
-        name: str,
-        path: str,
-        resolution: int,
-        flow_shift: float | None = None,
-        **frozen: Unpack[FrozenSettings],
+        self, name: str, path: str, resolution: int, flow_shift: float | None = None, **frozen: Unpack[FrozenSettings]
     ) -> None:
         if resolution is None:
             raise InputError("backbone.resolution is null, and Wan has no size of its own: give 512, as the paper")

@@ -81,12 +81,8 @@ class Client:
 class Source(ABC):
     """One published set. Each set has a yaml in conf/source."""
 
+    parts: Sequence[str]  # names of the set's files or concepts
     prompts: PromptReader | None = None
-
-    @property
-    @abstractmethod
-    def parts(self) -> Sequence[str]:
-        """The names of the set's files or concepts."""
 
     @abstractmethod
     def fetch_part(self, part: str, folder: Path, client: Client) -> bool:
@@ -122,11 +118,7 @@ class Files(Source):
         for name in files:
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise InputError(f"source.files: {name!r} is outside of the set's folder")
-        self.base, self.files, self.prompts = base.rstrip("/"), files, prompts
-
-    @property
-    def parts(self) -> Sequence[str]:
-        return tuple(self.files)
+        self.base, self.files, self.parts, self.prompts = base.rstrip("/"), files, tuple(files), prompts
 
     def fetch_part(self, part: str, folder: Path, client: Client) -> bool:
         path, expected = folder / part, self.files[part]
@@ -150,11 +142,7 @@ class Pictures(Source):
 
     def __init__(self, links: Mapping[str, str | None], page: str | None) -> None:
         self.links = {check_name(name, "concept"): url for name, url in links.items()}
-        self.page = page
-
-    @property
-    def parts(self) -> Sequence[str]:
-        return tuple(self.links)
+        self.parts, self.page = tuple(self.links), page
 
     def fetch_part(self, part: str, folder: Path, client: Client) -> bool:
         photos, url = folder / part, self.links[part]
