@@ -1,4 +1,4 @@
-"""Photos are encoded once on a machine, if asked to, and nobody can tell from the result."""
+"""Photos are encoded once on a machine if trainer.latents is set, and the result is the same."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_jobs_that_encode_at_once_leave_one_whole_file(training: Training, tmp_p
 
     assert [status_of(child) for child in [started(job, []) for _ in range(3)]] == [0, 0, 0]
     assert len(list((tmp_path / "node").iterdir())) == 3  # as many as there are orders of photos, and nothing half done
-    own = LatentCache(None, {}).encode(backbone, pixels)
+    fresh = LatentCache(None, {}).encode(backbone, pixels)
     kept = cache.encode(backbone, pixels)
-    assert torch.equal(kept.mean, own.mean)
-    assert torch.equal(kept.std, own.std)
+    assert torch.equal(kept.mean, fresh.mean)
+    assert torch.equal(kept.std, fresh.std)
 
 
 def test_a_folder_that_cannot_be_written_or_is_not_the_users_alone_is_named(tmp_path: Path) -> None:

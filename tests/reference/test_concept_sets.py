@@ -1,4 +1,4 @@
-"""The published sets are those of their papers, and their words and prompts reach the pictures that are drawn."""
+"""The published sets are those of their papers, and their words and prompts are those of the generated images."""
 
 from __future__ import annotations
 
@@ -124,16 +124,16 @@ def test_photos_that_are_not_there_say_where_they_come_from(tmp_path: Path) -> N
         ("../rex: {class: dog}", "cannot be a file name"),
     ],
 )
-def test_an_index_of_ones_own(index: str, words: str, tmp_path: Path) -> None:
-    own = tmp_path / "pets.yaml"
+def test_an_index_of_the_user(index: str, words: str, tmp_path: Path) -> None:
+    pets = tmp_path / "pets.yaml"
     photos(tmp_path / "photos", "tom")
-    own.write_text("tom: {class: cat, live: true, initializer: tabby cat}")
-    (tom,) = Collection(str(own), str(tmp_path / "photos")).load()
+    pets.write_text("tom: {class: cat, live: true, initializer: tabby cat}")
+    (tom,) = Collection(str(pets), str(tmp_path / "photos")).load()
     assert (tom.initializer, tom.class_word, tom.live) == ("tabby cat", "cat", True)
-    own.write_text(index)
+    pets.write_text(index)
     (tmp_path / "rex").mkdir()
     with pytest.raises(InputError, match=words) as error:
-        Collection(str(own), str(tmp_path / "photos"), "all").load()
+        Collection(str(pets), str(tmp_path / "photos"), "all").load()
     assert "\n" not in str(error.value)
 
 
@@ -166,8 +166,8 @@ def expected(prompts: PromptSet, live: bool) -> list[str]:
     return [prompt.template for prompt in (prompts.live if live else prompts.prompts)]
 
 
-def test_the_living_get_their_own_prompts(settings: Callable, tmp_path: Path) -> None:
-    """From the concepts' own words, and from a run, which remembers what it was taught."""
+def test_living_concepts_have_other_prompts(settings: Callable, tmp_path: Path) -> None:
+    """For the words of concepts, and for a run, which keeps what its concepts were."""
     simple = load_prompts("simple")
     assert expected(simple, True) != expected(simple, False)
     root = photos(tmp_path / "data", "dog", "vase")

@@ -55,7 +55,7 @@ def latents_of(backbone: FlowMatching) -> torch.Tensor:
 
 
 def test_a_placeholder_with_a_words_rows_is_that_word(backbone: FlowMatching) -> None:
-    """Everything after the embedding is then the model's own, scales and spaces included: at the start, within, twice,
+    """Everything after the embedding is the model's code, scales and spaces included: at the start, within, twice,
     in capitals (`<Ann>`); one token and several (`axolotl`)."""
     for prompt in ("a photo of a {}", "{} on the grass", "a {} left of a {}"):
         for words in ("cat", "red car", "axolotl"):
@@ -108,15 +108,6 @@ def test_the_loss_is_the_velocitys_written_out(kind: str, backbone: FlowMatching
     torch.testing.assert_close(backbone.loss(latents, noise, t, given), expected)
 
 
-def test_only_the_vectors_receive_a_gradient(backbone: FlowMatching) -> None:
-    vectors = (torch.randn(1, 1, 3, DIM, generator=torch.manual_seed(0)) * 0.5).requires_grad_()
-    latents = latents_of(backbone)[:1]
-    conditioning = backbone.encode_text(backbone.tokenize(["a photo of a <x>"], {"<x>": 3}), {ENCODER: vectors})
-    backbone.loss(latents, torch.randn_like(latents), torch.tensor([500]), conditioning).sum().backward()
-    assert bool((vectors.grad[0, 0].norm(dim=-1) > 0).all())
-    assert all(not p.requires_grad and p.grad is None for p in backbone.parameters())
-
-
 def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(load: Callable[..., FlowMatching]) -> None:
     backbone = load(dtype="bfloat16")
     assert {p.dtype for p in backbone.text_encoders.parameters()} == {backbone.denoiser.dtype} == {torch.bfloat16}
@@ -139,7 +130,7 @@ def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(load: Callabl
     assert len(backbone.generate(["a <x>"], learned, [0], steps=1, guidance=4.5, height=SIDE, width=SIDE)) == 1
 
 
-def test_nobody_else_loads_its_words_and_an_export_says_so(kind: str, tmp_path: Path) -> None:
+def test_export_is_refused_as_no_other_program_loads_the_vectors(kind: str, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "runs", YAMLS[kind], "ti", "0123456789", 42)
     save_embedding(run.concept("rex").embedding, "<rex>", torch.ones(1, DIM), {"base_model": YAMLS[kind]})
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):

@@ -1,4 +1,4 @@
-"""Wan against diffusers' own pipeline, one frame at a time."""
+"""Wan against the pipeline of diffusers, for videos of one frame."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pipeline(wan_checkpoint: Path, learned: torch.Tensor) -> WanPipeline:
 def test_conditioning_is_the_pipelines_own(
     backbone: Wan, pipeline: WanPipeline, learned: torch.Tensor, prompt: str
 ) -> None:
-    """With the length of 512 that the pipeline draws with: what is zero behind the prompt is looked at, too."""
+    """With the pipeline's length of 512: the transformer reads the zeros after the prompt, too."""
     with torch.no_grad():
         theirs, _ = pipeline.encode_prompt(
             prompt.replace("<x>", "<x> <x>_1"), do_classifier_free_guidance=False, max_sequence_length=512, device="cpu"
@@ -60,9 +60,9 @@ def test_the_initializers_states_are_umt5s_last(backbone: Wan, pipeline: WanPipe
     ids = pipeline.tokenizer("axolotl", return_tensors="pt").input_ids
     with torch.no_grad():
         states = pipeline.text_encoder(ids).last_hidden_state[0, :-1]
-    own = backbone.embed_initializer("x", "axolotl", 0)
-    torch.testing.assert_close(own.states[ENCODER], states)
-    assert own.rows[ENCODER].shape == states.shape
+    initializer = backbone.embed_initializer("x", "axolotl", 0)
+    torch.testing.assert_close(initializer.states[ENCODER], states)
+    assert initializer.rows[ENCODER].shape == states.shape
 
 
 @pytest.mark.parametrize("negative", ["", "snow"])

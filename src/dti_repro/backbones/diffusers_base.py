@@ -153,10 +153,10 @@ class DiffusersBackbone(Backbone):
 
     def embed_initializer(self, concept: str, initializer: str, seed: int) -> InitializerEmbedding:
         rows = {name: encoder.rows(initializer) for name, encoder in self.text_encoders.items()}
-        word = "<initializer>"  # a placeholder for the words, as its positions are known
-        tokens = self.tokenize([word], {word: max(map(len, rows.values()))}, "")
+        placeholder = "<initializer>"  # its positions are those of the initializer's tokens
+        tokens = self.tokenize([placeholder], {placeholder: max(map(len, rows.values()))}, "")
         with torch.no_grad():
-            outputs = self._outputs(tokens, {name: own.to(self.device)[None, None] for name, own in rows.items()})
+            outputs = self._outputs(tokens, {name: word.to(self.device)[None, None] for name, word in rows.items()})
         states = {
             name: output.last_hidden_state[0, (tokens.positions[name][0] >= 0).to(self.device)].float().clone()
             for name, output in outputs.items()
