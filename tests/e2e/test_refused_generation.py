@@ -112,14 +112,14 @@ def test_the_negative_prompt_reads_learned_words(cfg: DictConfig) -> None:
 
 
 def test_a_picture_that_is_no_number_is_not_saved(cfg: DictConfig, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = StableDiffusion._pictures
+    drawn = StableDiffusion._generate_pixels
 
     def broken(self: StableDiffusion, *arguments: Any, **more: Any) -> np.ndarray:
         pictures = drawn(self, *arguments, **more)
         pictures[-1, 0, 0, 0] = np.nan
         return pictures
 
-    monkeypatch.setattr(StableDiffusion, "_pictures", broken)
+    monkeypatch.setattr(StableDiffusion, "_generate_pixels", broken)
     with pytest.raises(InputError, match=r"prompt 'a <rex>', seed 1: the image holds numbers that are not finite"):
         generate(changed(cfg, {"batch": 2}))
     assert not left(run)
@@ -129,14 +129,14 @@ def test_ctrl_c_says_how_many_pictures_are_there(
     cfg: DictConfig, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command says it in one line and ends as a shell expects it."""
-    drawn, calls = StableDiffusion._pictures, iter(range(9))
+    drawn, calls = StableDiffusion._generate_pixels, iter(range(9))
 
     def interrupted(self: StableDiffusion, *arguments: Any, **more: Any) -> np.ndarray:
         if next(calls) == 1:
             raise KeyboardInterrupt
         return drawn(self, *arguments, **more)
 
-    monkeypatch.setattr(StableDiffusion, "_pictures", interrupted)
+    monkeypatch.setattr(StableDiffusion, "_generate_pixels", interrupted)
     overrides = [f"run={run}", "steps=2", "prompts=['a {}']", "seeds=[0,1]", "batch=1", "threads=1", "progress=false"]
     checkpoint = [f"backbone.path={cfg.backbone.path}", "backbone=stable_diffusion", "accelerator=cpu"]
     monkeypatch.setattr(sys, "argv", ["generate", *overrides, *checkpoint])
