@@ -10,7 +10,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.config import CONF, NAMES
+from dti_repro.config import CONF
+from dti_repro.config.build import NAMES
 from dti_repro.errors import InputError
 
 LISTS = ("files", "metrics", "names", "prompts", "rows", "seeds")

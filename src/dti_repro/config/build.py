@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.errors import InputError
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).parent.parent / "conf"
 PACKAGES = ("dti_repro.", "torch.optim.")
 LOGGERS = tuple(
     f"pytorch_lightning.loggers.{name}"

@@ -1,0 +1,5 @@
+"""What a configuration may hold, and the objects that are built from it."""
+
+from dti_repro.config.build import CONF, build, check_names, target
+
+__all__ = ["CONF", "build", "check_names", "target"]
