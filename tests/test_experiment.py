@@ -21,7 +21,7 @@ from dti_repro.experiments.search import Quality, Scale, quality, scales, write_
 from dti_repro.experiments.spec import Experiment, parse_experiment
 from dti_repro.launch.command_line import compose
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.training.runs import check
+
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 BASE = {

@@ -33,7 +33,7 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
         check_readable(file)
     name = check_name(str(cfg.name or files[0].name.split(".")[0]), "name")
     concept = Concept(name, f"<{name}>", str(cfg.initializer), (), property=cfg.property)
-    magnitude = cfg.magnitude if cfg.magnitude is None or isinstance(cfg.magnitude, str) else float(cfg.magnitude)
+    magnitude = float(cfg.magnitude) if isinstance(cfg.magnitude, int) else cfg.magnitude  # 2 and 2.0 are one run
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
     check_kind(checkpoint, cfg.backbone._target_.rpartition(".")[2])
     check_words(checkpoint, concept.initializer, concept.placeholder)

@@ -68,6 +68,7 @@ def _of_components(content: Any, prefix: str) -> dict[str, str]:
     if isinstance(content, Mapping):
         types = parameter_types(str(content.get("_target_", "")))
         for name, value in content.items():
-            keys |= {f"{prefix}{name}": words(types[name])} if name in types else {}
+            if types.get(name, Any) is not Any:
+                keys[f"{prefix}{name}"] = words(types[name])
             keys |= _of_components(value, f"{prefix}{name}.")
     return keys

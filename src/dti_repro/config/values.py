@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -17,9 +17,17 @@ from dti_repro.errors import InputError
 
 Accelerator = Literal["cpu", "gpu", "auto"]
 FolderPath = Annotated[str, Field(min_length=1, description="the path of a folder")]
+Init = Literal["token", "random", "vocab_mean"]
+"""Where a vector starts."""
 Magnitude = Literal["mean", "min", "max", "median"] | PositiveFloat
 """The norm of a vector: a statistic of the vocabulary's norms, or a number."""
 Property = Literal["object", "style"]
+_Layer = Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}(\.\w{1,100}){0,20}$")]
+Targets = Annotated[
+    list[_Layer],
+    Field(min_length=1, max_length=100, description="a list of layers' names, such as [to_q,to_k,to_out.0],"),
+]
+"""The ends of the names of the layers that an adapter sits on."""
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 MISSING = "???"
@@ -34,7 +42,7 @@ def check_value(value: Any, hint: Any, key: str) -> Any:
     """
     try:
         adapter = TypeAdapter(hint, config=STRICT)
-    except (PydanticSchemaGenerationError, PydanticUserError):  # an annotation that says nothing at run time
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):  # an annotation that says nothing at run time
         return value
     try:
         return adapter.validate_json(json.dumps(value, default=str))  # yaml has no tuples, either
@@ -57,9 +65,10 @@ def refusal(first: ErrorDetails, hint: Any, value: Any, key: str = "") -> InputE
         key = f"{key}{part}" if key else part.lstrip(".")
         del location[0]
     if first["type"] == "missing":
-        return InputError(f"{key}: {name} is missing")
+        field = _fields(hint)[str(name)]
+        return InputError(f"{key}: {name} is missing ({words(Annotated[field.annotation, field])})".removeprefix(": "))
     if first["type"] in UNKNOWN:
-        return InputError(f"{key} has no key '{name}' (its keys: {', '.join(sorted(_fields(hint)))})")
+        return InputError(f"{key} has no key '{name}' (its keys: {', '.join(sorted(_fields(hint)))})".lstrip())
     if isinstance(rule := first.get("ctx", {}).get("error"), InputError):
         return rule
     return InputError(f"{key} is {show(value)}: {words(hint)} is needed")

@@ -170,7 +170,7 @@ def _commit() -> str | None:
 
 
 def _facts(state: RowState, norms: Mapping[str, float]) -> dict[str, str]:
-    published = state.spec.published or Published()
+    published = state.spec.published or Published(source="")
     facts = {"paper image": _number(published.image), "paper text": _number(published.text)}
     if not state.cfgs:
         return facts
