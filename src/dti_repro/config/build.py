@@ -18,7 +18,7 @@ from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.config.values import check_value
+from dti_repro.config.values import check_parameter
 from dti_repro.errors import InputError
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -131,7 +131,7 @@ def _value(value: Any, hint: Any, at: str) -> Any:
             raise InputError(f"{at}: _target_ '{value['_target_']}' is refused: this key takes plain values")
         return _build(value, reduce(or_, bases), at, {})
     _refuse_targets(value, at)
-    return check_value(value, hint, at)
+    return check_parameter(value, hint, at)
 
 
 def _refuse_targets(value: Any, at: str) -> None:

@@ -18,7 +18,6 @@ import pydantic
 
 from dti_repro.config import values
 from dti_repro.config.build import is_dotted
-from dti_repro.config.values import MISSING, check_value
 
 SOURCES = Path(__file__).parent.parent
 
@@ -48,13 +47,13 @@ def parameter_types(target: str) -> Mapping[str, Any]:
     return {}
 
 
-def check_components(content: Any, key: str = "") -> None:
-    """InputError that names the key for a value, at any depth, that the constructor of its node cannot take."""
-    if not isinstance(content, Mapping):
-        return
+def component_types(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> type of the plain keys that are set, at any depth, of the nodes with a `_target_`."""
     types = parameter_types(str(content.get("_target_", "")))
-    for name, value in content.items():
-        at = f"{key}.{name}".lstrip(".")
-        if name in types and value != MISSING and not (isinstance(value, Mapping) and "_target_" in value):
-            check_value(value, types[name], at)
-        check_components(value, at)
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= component_types(value, f"{prefix}{key}.")
+        if types.get(key, Any) is not Any and not (isinstance(value, Mapping) and "_target_" in value):
+            found[prefix + key] = types[key]
+    return found

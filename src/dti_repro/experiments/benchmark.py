@@ -19,7 +19,7 @@ from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.artifacts.scores import read_scores, subject_means
 from dti_repro.artifacts.training_facts import final_norm, gradient_norm, machines, minutes_per_concept
-from dti_repro.config import CONF
+from dti_repro.config import CONF, validate
 from dti_repro.data.masks import check_masks
 from dti_repro.errors import InputError
 from dti_repro.experiments.grids import comparison, sheets
@@ -235,6 +235,7 @@ def stages(line: CommandLine) -> list[CommandLine]:
         return [line]
     here = line.without("hydra/launcher", "hydra.launcher", "hydra.sweep.dir")
     cfg = here.compose()
+    validate("benchmark", cfg)
     plan = plan_of(cfg, cfg.hydra.runtime.choices["experiment"])
     check_rows(plan)
     sweeps = deal_rows(plan, choose_rows(plan.experiment, cfg.rows))

@@ -54,7 +54,7 @@ class ExperimentRun:
         own = (*self.experiment.train, *row.overrides, *self.train)
         self._check_subjects(row.name, own)
         seeds = self.experiment.training_seeds
-        fixed = [o for o in (*self.experiment.setup, *self.setup, *own) if o.lstrip("+").startswith("seed_")]
+        fixed = [o for o in (*self.experiment.setup, *self.setup, *own) if o.lstrip("+").startswith("seed=")]
         if seeds and fixed:
             both = f"{fixed[0]} beside training_seeds={list(seeds)}"
             raise InputError(f"experiment '{self.experiment.name}': {both}: leave one of them out")

@@ -14,14 +14,28 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from dti_repro.artifacts.files import read_yaml
-from dti_repro.config.values import STRICT, check_value, refusal
+from dti_repro.config.values import STRICT, check_value
 from dti_repro.errors import InputError
 from dti_repro.experiments.tables import Claim
 
 Bound = Literal["class", "description", "references"]
 KEYS = ConfigDict(**STRICT, extra="forbid")
+NEEDED = {
+    "missing": "a value is needed",
+    "unexpected_keyword_argument": "there is no such key",
+    "string_type": "text is needed",
+    "bool_type": "true or false is needed",
+    "float_type": "a number is needed",
+    "int_type": "a whole number is needed",
+    "tuple_type": "a list is needed",
+    "too_short": "a list of at least one is needed",
+    "dict_type": "a mapping is needed",
+    "dataclass_type": "a mapping is needed",
+}
+"""Error of pydantic -> what to say instead of its own words."""
 Texts = tuple[str, ...]
 SomeTexts = Annotated[Texts, Field(min_length=1)]
 
@@ -128,7 +142,7 @@ def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
     try:
         written = TypeAdapter(_Written).validate_json(json.dumps(content))
     except ValidationError as error:
-        raise InputError(f"experiment '{name}': {refusal(error.errors()[0], _Written, content)}") from error
+        raise InputError(f"experiment '{name}'{_said(error.errors()[0], content)}") from error
     waiting = {row.name for row in written.rows if row.searched and not searched.is_file()}
     rows = tuple(
         replace(row, overrides=row.overrides + _chosen(row.searched, searched)) if row.searched else row
@@ -145,6 +159,16 @@ def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
         raise InputError(f"experiment '{name}': {problem}")
     each = [Claim(c.better, c.worse, metric, c.says, c.source) for c in claims for metric in c.metrics]
     return replace(experiment, claims=tuple(each))
+
+
+def _said(error: ErrorDetails, content: Any) -> str:
+    """Return where an error of pydantic is, the value there and what is needed instead."""
+    place, where = list(error["loc"]), ""
+    if place[:1] == ["rows"] and len(place) > 2:  # the name says more than the number
+        where, place = f", row '{content['rows'][place[1]].get('name', place[1])}'", place[2:]
+    given = "" if error["type"] == "missing" else f" is {str(error['input'])[:80]}"
+    needed = NEEDED.get(error["type"], error["msg"].replace("Input should be", "it must be"))
+    return f"{where}: {'.'.join(map(str, place))}{given}: {needed}"
 
 
 def _chosen(method: str, searched: Path) -> Texts:
