@@ -102,7 +102,7 @@ def test_a_property_that_is_none_is_named(tmp_path: Path, checkpoint: Path) -> N
     overrides = [f"backbone.path={checkpoint}", f"concepts.path={photos(tmp_path, 'rex') / 'rex'}"]
     more = ["concepts.initializer=dog", "concepts.property=mood"]
     cfg = compose("train", "backbone=stable_diffusion", "concepts=folder", *overrides, *more)
-    with pytest.raises(InputError, match="concepts.property is mood: object or style"):
+    with pytest.raises(InputError, match=r"concepts\.property is mood: object or style"):
         build(cfg.concepts, ConceptSet)
 
 

@@ -162,7 +162,7 @@ def test_what_cannot_be_is_refused_before_weights_are_read(
     monkeypatch.setattr("dti_repro.backbones.diffusers_base.TextEncoder", fail)
     with pytest.raises(InputError, match="multiple of"):
         CLASSES[kind](kind, str(checkpoint), 40)
-    with pytest.raises(InputError, match="backbone.flow_shift is 0: a number above 0 or null"):
+    with pytest.raises(InputError, match=r"backbone\.flow_shift is 0: a number above 0 or null"):
         validate("train", compose("train", ["backbone=sana_1600m", "backbone.flow_shift=0"]))
     with pytest.raises(InputError, match="height=40"):
         check(sampler="default", height=40)

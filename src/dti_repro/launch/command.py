@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.config import CONF, check_names, validate
+from dti_repro.config import CONF, validate
 from dti_repro.config.secrets import SECRETS_STAY_OUT, is_secret
 from dti_repro.errors import InputError, StoppedError
 from dti_repro.launch.command_line import CommandLine
@@ -170,7 +170,6 @@ def _check(config_name: str, cfg: DictConfig) -> None:
     sources = {source.provider: source.path for source in here.runtime.config_sources}
     folder = Path(sources["command-line"]) if "command-line" in sources else None
     content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    check_names(content)
     if folder is not None:
         check_resolved(content)
     validate(config_name, cfg)
