@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
@@ -16,10 +16,8 @@ from dti_repro.backbones.checkpoint import model_index
 from dti_repro.backbones.diffusers_base import FrozenSettings
 from dti_repro.backbones.stable_diffusion import LatentDiffusion
 from dti_repro.backbones.text_encoder import EncoderConfig
-from dti_repro.errors import InputError
 
 CLIP_L, CLIP_G = "text_encoder", "text_encoder_2"
-POOLS = ("as_diffusers", "eos")
 
 
 class StableDiffusionXL(LatentDiffusion):
@@ -41,10 +39,13 @@ class StableDiffusionXL(LatentDiffusion):
     PIPELINE_OPTIONS: ClassVar[Mapping[str, Any]] = MappingProxyType({"add_watermarker": False})
 
     def __init__(
-        self, name: str, path: str, resolution: int | None, pool: str = "as_diffusers", **frozen: Unpack[FrozenSettings]
+        self,
+        name: str,
+        path: str,
+        resolution: int | None,
+        pool: Literal["as_diffusers", "eos"] = "as_diffusers",
+        **frozen: Unpack[FrozenSettings],
     ) -> None:
-        if pool not in POOLS:
-            raise InputError(f"backbone.pool '{pool}' is none of {', '.join(POOLS)}")
         super().__init__(name, path, resolution, **frozen)
         second = self.text_encoders[CLIP_G]
         if pool == "eos":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, ModelMixin, WanPipeline, WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
@@ -39,10 +40,13 @@ class Wan(FlowMatching):
     VAE_CLASS: ClassVar[type[ModelMixin]] = AutoencoderKLWan
 
     def __init__(
-        self, name: str, path: str, resolution: int, flow_shift: float | None = None, **frozen: Unpack[FrozenSettings]
+        self,
+        name: str,
+        path: str,
+        resolution: Annotated[int, Field(gt=0, description="a multiple of 16, such as 512,")],
+        flow_shift: PositiveFloat | None = None,
+        **frozen: Unpack[FrozenSettings],
     ) -> None:
-        if resolution is None:
-            raise InputError("backbone.resolution is null, and Wan has no size of its own: give 512, as the paper")
         super().__init__(name, path, resolution, flow_shift, **frozen)
         index = model_index(self.folder)
         if index.get("transformer_2", [None])[0] or index.get("expand_timesteps"):

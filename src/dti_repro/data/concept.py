@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.artifacts.run_dir import check_name
+from dti_repro.config.values import Property
 from dti_repro.data.photos import list_photos
 from dti_repro.errors import InputError
 
@@ -28,7 +29,7 @@ class Concept:
     placeholder: str  # "<name>"
     initializer: str  # the word or words that the learned word starts from
     images: tuple[Path, ...]
-    property: str = "object"  # object | style
+    property: Property = "object"
     description: str = ""  # the subject in words that the model knows, for text=description ("": none)
     class_word: str = ""  # replaces the placeholder in text scores and for text=class ("": the initializer)
     live: bool = False  # a person or an animal, for which a prompt set may have other prompts
@@ -37,8 +38,6 @@ class Concept:
         check_name(self.name, "concept")
         if not self.initializer.strip():
             raise InputError(f"concept '{self.name}' has no initializer: give its class word")
-        if self.property not in ("object", "style"):
-            raise InputError(f"concept '{self.name}': property '{self.property}' is neither object nor style")
         if not self.placeholder or any(c.isspace() or c in "{}" for c in self.placeholder):
             raise InputError(f"concept '{self.name}': placeholder '{self.placeholder}' must be one word such as <dog>")
         object.__setattr__(self, "class_word", self.class_word or self.initializer)
@@ -92,7 +91,7 @@ class Folder(ConceptSet):
         initializer: str | None = None,
         placeholder: str | None = None,
         class_word: str | None = None,
-        property: str = "object",
+        property: Property = "object",
         live: bool = False,
     ) -> None:
         super().__init__(None)
@@ -140,7 +139,7 @@ class Collection(ConceptSet):
         index: str | None,
         root: str | None,
         names: Sequence[str] | str | None = None,
-        property: str = "object",
+        property: Property = "object",
         initializer_key: str = "initializer",
     ) -> None:
         super().__init__(names)
