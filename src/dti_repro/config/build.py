@@ -61,7 +61,7 @@ def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
         signature.bind(**given, **more)
     except TypeError as error:
         raise InputError(f"no such key: {at}: {name}: {error}") from error
-    if make.__module__.startswith("dti_repro."):  # its own constructors judge their settings themselves
+    if make.__module__.startswith("dti_repro."):  # its settings are judged: an error here is a fault of ours
         return make(**given, **more)
     try:
         return make(**given, **more)

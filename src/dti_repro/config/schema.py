@@ -36,7 +36,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Word = Annotated[str | float, Field(description="text")]
 Texts = Annotated[list[str], Field(min_length=1)]
 Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
-Metrics = Annotated[str | list[str], Field(description="a metric's name, a list of names or a set")]
+METRICS = Field(description="a metric's name, a list of names or a set")
 
 BACKBONE = {
     "backbone.name": str,
@@ -113,7 +113,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         **SCORE,
         "run": FolderPath,
         "generation": Annotated[str | float | None, Field(description="one generation's id, or null for all,")],
-        "metrics": Metrics,
+        "metrics": Annotated[str | Texts, METRICS],
         "sets": dict[str, list[str]],
     },
     "export": {"run": FolderPath, "to": Literal["diffusers", "a1111", "comfyui"], "out": FolderPath},
@@ -132,7 +132,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         **TRAIN,
         **EXPERIMENT,
         **SUBSET,
-        "metrics": Metrics,
+        "metrics": Annotated[str | list[str], METRICS],
         "png_bytes_per_pixel": Annotated[float, Field(gt=0, lt=100)],
         "out": Annotated[str, Field(pattern=r"\.json$", description="the name of a .json file")] | None,
     },
