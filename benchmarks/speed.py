@@ -31,9 +31,8 @@ from dti_repro.backbones import load
 from dti_repro.backbones.checkpoint import PACKAGED
 from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
 from dti_repro.config import CONF
-from dti_repro.data.concept import Concept
+from dti_repro.data.concept import Concept, Toybox
 from dti_repro.data.photos import centre_crop, load_photo
-from dti_repro.data.toybox import Toybox
 from dti_repro.metrics.base import Sample
 from dti_repro.metrics.encoders import TimmEncoder
 from dti_repro.metrics.similarity import ReferenceSimilarity
@@ -73,7 +72,7 @@ def plain_training(checkpoint: Path, concepts: Sequence[Concept], steps: int, ba
     """Textual Inversion as the usual script does it: a model for each concept, photos encoded at each step."""
     for concept in concepts:
         backbone = StableDiffusion("plain", str(checkpoint), None)
-        start = backbone.start(concept.name, concept.initializer, 0)
+        start = backbone.embed_initializer(concept.name, concept.initializer, 0)
         word = torch.nn.Parameter(start.rows[ENCODER].clone())
         optimizer = torch.optim.AdamW([word], lr=0.02, weight_decay=0.01)
         random = torch.Generator().manual_seed(0)

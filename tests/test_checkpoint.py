@@ -1,4 +1,4 @@
-"""Where a checkpoint is taken from, and what is said when it is not there. No test asks a server."""
+"""How a checkpoint is found, and the error if it is not whole. No test needs a server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fill(folder: Path) -> None:
-    """A whole checkpoint as far as anybody can see without loading it."""
+    """Write a checkpoint that looks whole as long as it is not loaded."""
     names = ("text_encoder", "tokenizer", "unet", "vae", "scheduler")
     index = {"_class_name": "StableDiffusionPipeline", **{name: ["library", "Class"] for name in names}}
     (folder / "model_index.json").write_text(json.dumps({**index, "safety_checker": [None, None]}))
@@ -106,9 +106,7 @@ def test_variants_that_are_never_read_do_not_change_the_fingerprint(tmp_path: Pa
         ("model.safetensors.index.json", "no weights in unet"),
     ],
 )
-def test_weights_beside_which_a_file_of_another_name_lies_are_still_missing(
-    file: str, words: str, tmp_path: Path
-) -> None:
+def test_a_file_of_another_name_does_not_replace_the_weights(file: str, words: str, tmp_path: Path) -> None:
     """The libraries would take the .bin file, which the fingerprint does not cover."""
     fill(tmp_path)
     (tmp_path / "unet" / "model.safetensors").rename(tmp_path / "unet" / "dummy.safetensors")

@@ -1,4 +1,4 @@
-"""Photos are encoded once on a machine, if asked to, and nobody can tell from the result."""
+"""Photos are encoded once on a machine if trainer.latents is set, and the result is the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.stable_diffusion import StableDiffusion
-from dti_repro.data.latent_cache import LatentCache, own_folder
+from dti_repro.data.latent_cache import LatentCache, make_private_folder
 from dti_repro.errors import InputError
 from dti_repro.training.runs import train
 from tests.crash import started, status_of
@@ -63,21 +63,21 @@ def test_jobs_that_encode_at_once_leave_one_whole_file(training: Training, tmp_p
 
     assert [status_of(child) for child in [started(job, []) for _ in range(3)]] == [0, 0, 0]
     assert len(list((tmp_path / "node").iterdir())) == 3  # as many as there are orders of photos, and nothing half done
-    own = LatentCache(None, {}).encode(backbone, pixels)
+    fresh = LatentCache(None, {}).encode(backbone, pixels)
     kept = cache.encode(backbone, pixels)
-    assert torch.equal(kept.mean, own.mean)
-    assert torch.equal(kept.std, own.std)
+    assert torch.equal(kept.mean, fresh.mean)
+    assert torch.equal(kept.std, fresh.std)
 
 
 def test_a_folder_that_cannot_be_written_or_is_not_the_users_alone_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "node"
-    own_folder(folder)
+    make_private_folder(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
-    own_folder(folder)
+    make_private_folder(folder)
     folder.chmod(0o750)
     with pytest.raises(InputError, match=r"node: other users have access to it; `chmod 700` it"):
-        own_folder(folder)
+        make_private_folder(folder)
     folder.rmdir()
     folder.write_text("")
     with pytest.raises(InputError, match=r"node cannot be written"):
-        own_folder(folder)
+        make_private_folder(folder)

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dti_repro.backbones.base import Backbone
-from dti_repro.backbones.tokens import PlaceholderTokenizer
+from dti_repro.backbones.text_encoder import PlaceholderTokenizer
 from dti_repro.config import CONF, build
 from dti_repro.metrics.base import ImageMetric, Sample
 from dti_repro.training.concept_state import ConceptState

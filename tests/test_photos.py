@@ -11,12 +11,9 @@ from PIL import Image
 
 from dti_repro.artifacts import files
 from dti_repro.config import build
-from dti_repro.data.collection import Collection
-from dti_repro.data.concept import ConceptSet
-from dti_repro.data.folder import Folder
+from dti_repro.data.concept import Collection, ConceptSet, Folder, Toybox
 from dti_repro.data.masks import check_masks
 from dti_repro.data.photos import list_photos, load_photo
-from dti_repro.data.toybox import Toybox
 from dti_repro.errors import InputError
 from dti_repro.launch.command import quote_paths
 
@@ -103,21 +100,21 @@ FOLDER = {"path": "photos", "initializer": "dog"}
 @pytest.mark.parametrize(
     ("target", "settings", "key"),
     [
-        ("folder.Folder", {**FOLDER, "path": ["a", "b"]}, "path"),
-        ("folder.Folder", {**FOLDER, "initializer": ["a"]}, "initializer"),
-        ("folder.Folder", {**FOLDER, "name": {"a": 1}}, "name"),
-        ("folder.Folder", {**FOLDER, "placeholder": ["<a>"]}, "placeholder"),
-        ("folder.Folder", {**FOLDER, "property": None}, "property"),
-        ("collection.Collection", {"index": ["a"], "root": "b"}, "index"),
-        ("collection.Collection", {"index": "dreambooth", "root": "b", "names": {"a": 1}}, "names"),
-        ("collection.Collection", {"index": "dreambooth", "root": "b", "initializer_key": ["a"]}, "initializer_key"),
-        ("toybox.Toybox", {"split": ["table"]}, "split"),
-        ("toybox.Toybox", {"names": [["bird"]]}, "names"),
+        ("Folder", {**FOLDER, "path": ["a", "b"]}, "path"),
+        ("Folder", {**FOLDER, "initializer": ["a"]}, "initializer"),
+        ("Folder", {**FOLDER, "name": {"a": 1}}, "name"),
+        ("Folder", {**FOLDER, "placeholder": ["<a>"]}, "placeholder"),
+        ("Folder", {**FOLDER, "property": None}, "property"),
+        ("Collection", {"index": ["a"], "root": "b"}, "index"),
+        ("Collection", {"index": "dreambooth", "root": "b", "names": {"a": 1}}, "names"),
+        ("Collection", {"index": "dreambooth", "root": "b", "initializer_key": ["a"]}, "initializer_key"),
+        ("Toybox", {"split": ["table"]}, "split"),
+        ("Toybox", {"names": [["bird"]]}, "names"),
     ],
 )
 def test_a_key_of_the_wrong_type_is_named(target: str, settings: dict[str, object], key: str) -> None:
     with pytest.raises(InputError, match=f"^concepts.{key} is .* is needed$"):
-        build({"_target_": f"dti_repro.data.{target}", **settings}, ConceptSet, "concepts").load()
+        build({"_target_": f"dti_repro.data.concept.{target}", **settings}, ConceptSet, "concepts").load()
 
 
 def own_subjects(folder: Path) -> ConceptSet:
@@ -136,7 +133,7 @@ def own_collection(folder: Path) -> ConceptSet:
         ("a: {", "is no yaml"),
         ("[" * 400, "is no yaml"),
         ("- a\n", "is no mapping"),
-        ("a: 5\n", "'a' needs"),
+        ("a: 5\n", "a: Input should be .*write an entry as"),
         ("a: {class: [x], initializer: [x], split: table, images: [a.png]}\n", "a"),
         ("a: {class: dog, initializer: dog, split: table, images: 5}\n", "a"),
         ("#" * (1 << 20) + "#", "larger than 1 MiB"),

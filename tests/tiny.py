@@ -78,7 +78,7 @@ def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0)
 
 def build_tiny_clip_sd(folder: Path, openclip: bool, seed: int = 0) -> Path:
     """Write the checkpoint to `folder`, that of Stable Diffusion 1.5 or (openclip) 2.1-base but for its widths: CLIP
-    text encoder d = 32 of 2 layers with CLIP's own vocabulary and the eos_token_id 2 of the published configs; the VAE
+    text encoder d = 32 of 2 layers with CLIP's vocabulary and the eos_token_id 2 of the published configs; the VAE
     and the image size of `build_tiny_sd`; the published scheduler, which predicts the noise."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -101,7 +101,7 @@ def build_tiny_clip_sd(folder: Path, openclip: bool, seed: int = 0) -> Path:
 
 
 def build_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
-    """Write the checkpoint to `folder`: CLIP text encoders d = 32 and d = 48 of 2 layers with CLIP's own
+    """Write the checkpoint to `folder`: CLIP text encoders d = 32 and d = 48 of 2 layers with CLIP's
     vocabulary and the eos_token_id 2 of the published configs, and their two ways to pad; the VAE and the image
     size of `build_tiny_sd`; a UNet with pooled text and sizes; the published scheduler."""
     with torch.random.fork_rng():
@@ -151,10 +151,10 @@ def _save(
     return folder
 
 
-def _unet(**own: Any) -> UNet2DConditionModel:
+def _unet(**options: Any) -> UNet2DConditionModel:
     """Two levels, of 4 x 4 latents."""
     shape = {"sample_size": 4, "in_channels": 4, "out_channels": 4, "norm_num_groups": 8}
-    return UNet2DConditionModel(layers_per_block=1, block_out_channels=(32, 64), **shape, **own)
+    return UNet2DConditionModel(layers_per_block=1, block_out_channels=(32, 64), **shape, **options)
 
 
 def _vae() -> AutoencoderKL:
@@ -184,7 +184,7 @@ def _clip_config(dim: int, activation: str) -> CLIPTextConfig:
 
 
 def _clip_tokenizer(pad: str) -> CLIPTokenizer:
-    """CLIP's own, of the list that open_clip ships."""
+    """Return CLIP's tokenizer, made of the list that open_clip ships."""
     theirs = SimpleTokenizer()
     vocab = {word: i for i, word in enumerate([*list(theirs.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"])}
     return CLIPTokenizer(vocab=vocab, merges=list(theirs.bpe_ranks), pad_token=pad, model_max_length=77)

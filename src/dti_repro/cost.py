@@ -238,7 +238,7 @@ class ModelCost:
     def picture(self, height: int, width: int, steps: int, guidance: float) -> tuple[Cost, Cost]:
         """Return the costs of a picture's latents (its prompt and each step, which is two passes with guidance) and of
         decoding them. The empty prompt, once a batch, does not count."""
-        tokens = self._model._tokenize([""], {}, self._model.generation_lead)
+        tokens = self._model.tokenize([""], {}, self._model.generation_prefix)
         prompt = measure(lambda: self._model.encode_text(tokens), self._weights)
         with GpuMode():
             conditioning = self._conditioning()

@@ -19,7 +19,7 @@ from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.launch.command import command
 from dti_repro.launch.sweep import typed_overrides
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.training.runs import check, source_config
+from dti_repro.training.runs import source_config
 
 SHARED = {"backbone", "concepts", "templates"}  # groups that train and generate both have
 TRAIN = {*SHARED, "optim", "method", "adapter", "trainer", "seed"}  # keys of plan.yaml that train has, too
@@ -59,7 +59,6 @@ def estimate_run(
         cfgs = [] if row.bound else run.train_configs(row)
         sets[row.bound or f"{row.kappa} {cfgs}"] = len(cfgs) or 1
         for cfg in cfgs:
-            check(cfg)
             trained = source_config(cfg) if "source" in cfg.method else cfg
             trainings[f"{row.kappa} {trained}"] = trained
     cfg = run.generate_config()

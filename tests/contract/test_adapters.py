@@ -23,7 +23,7 @@ from dti_repro.artifacts.embedding import load_embedding, save_embedding
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.load import load_backbone
 from dti_repro.config import CONF
-from dti_repro.data.collection import PUBLISHED
+from dti_repro.data.concept import PUBLISHED
 from dti_repro.errors import DivergedError, InputError
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
@@ -83,7 +83,7 @@ def test_the_adapter_learns_beside_the_word_and_the_model_stays_as_it_was(
     assert grown
     assert all(bool(rows.any()) for rows in grown.values())
     vectors = load_embedding(folder.embedding)[1]
-    assert not torch.equal(vectors, backbone.start("ann", "cat", 42).rows["text_encoder"])
+    assert not torch.equal(vectors, backbone.embed_initializer("ann", "cat", 42).rows["text_encoder"])
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -185,7 +185,7 @@ def test_at_rate_zero_the_words_stay_and_the_adapter_learns(training: Training, 
         cfg = hydra.compose("train", overrides=[*own, *words, f"backbone.path={shared['backbone']['path']}"])
     cfg.runs, cfg.trainer = shared["runs"], shared["trainer"]
     folder = train(cfg)[0]
-    start = load_backbone(cfg.backbone, "cpu").start("ann", "red cat", 42).rows["text_encoder"]
+    start = load_backbone(cfg.backbone, "cpu").embed_initializer("ann", "red cat", 42).rows["text_encoder"]
     assert torch.equal(load_embedding(folder.embedding)[1], start)
     assert all(bool(rows.any()) for rows in weights(folder).values())
     assert json.loads(folder.metadata.read_text())["class_word"] == "cat"

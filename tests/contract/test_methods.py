@@ -69,7 +69,9 @@ def test_shapes_and_gradients(name: str, training: Training, checkpoint: Path) -
     method = build(training(f"method={name}").method, TokenMethod | DerivedMethod)
     method = method if isinstance(method, TokenMethod) else method.source
     backbone = StableDiffusion("toybox", str(checkpoint), None)
-    method.initialise([backbone.start("a", "cat", 0), backbone.start("b", "red car", 0)], backbone.spec)
+    method.initialise(
+        [backbone.embed_initializer("a", "cat", 0), backbone.embed_initializer("b", "red car", 0)], backbone.spec
+    )
     vectors = method(torch.tensor([1, 0, 1]), torch.tensor([0, 500, 999]))
     assert vectors.keys() == backbone.spec.encoders.keys()
     for rows in vectors.values():

@@ -34,34 +34,33 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         (["optim.lr=0"], "optim.lr is 0"),
         (["optim.lr=-0.1"], "optim.lr is -0.1"),
         (["optim.lr=nan"], "optim.lr is nan"),
-        (["optim.lr=fast"], "optim.lr is fast"),
+        (["optim.lr=fast"], "optim.lr is fast: a number"),
         (["method.prior.kappa=-1e-4"], "kappa is -0.0001"),
         (["method.magnitude=0"], "magnitude is 0"),
         (["method.magnitude=-2"], "magnitude is -2"),
         (["method.magnitude=nan"], "magnitude is nan"),
-        (["method.magnitude=biggest"], "'biggest' is neither mean"),
-        (["method=ti_rescaled", "method.magnitude=biggest"], "'biggest'"),
-        (["method.init=zero"], "method.init 'zero'"),
-        (["method=crossinit", "method.prior.distance=l1"], "distance 'l1'"),
+        (["method.magnitude=biggest"], "magnitude is biggest: mean, min"),
+        (["method=ti_rescaled", "method.magnitude=biggest"], "biggest"),
+        (["method.init=zero"], "method.init is zero"),
+        (["method=crossinit", "method.prior.distance=l1"], "distance is l1: unsquared or mse"),
         (["+method.foo=1"], "foo"),
         (["method=ti", "optim=spherical_sgd"], "method 'ti'.*SphericalSGD"),
         (["method=dti", "optim=adamw"], "method 'dti'.*AdamW"),
         (["trainer.steps=0"], "trainer.steps is 0"),
         (["trainer.batch=1.5"], "trainer.batch is 1.5"),
         (["trainer.snapshots=[7]"], "trainer.snapshots has 7"),
-        (["trainer.precision=fp8"], "'fp8'"),
-        (["trainer.batch=1000000000"], "trainer.batch is 1000000000: a whole number from 1 to 4096"),
+        (["trainer.precision=fp8"], "trainer.precision is fp8: fp32 or bf16"),
+        (["trainer.batch=1000000000"], "trainer.batch is 1000000000: .* at most 4096"),
         (["trainer.threads=0"], "trainer.threads is 0"),
-        (["trainer.accelerator=tpu"], "trainer.accelerator 'tpu' is none of cpu, gpu, auto"),
-        (["trainer.snapshots=3"], r"trainer.snapshots is 3: a list is needed, such as \[3\]"),
+        (["trainer.accelerator=tpu"], "trainer.accelerator is tpu: cpu, gpu or auto"),
+        (["trainer.snapshots=3"], "trainer.snapshots is 3: a list of whole numbers"),
         (["trainer.preview_prompts=a"], "trainer.preview_prompts is a: a list"),
         (["trainer.progress=loud"], "trainer.progress is loud"),
-        (["trainer.latents=[a]"], "trainer.latents is .*: a folder"),
-        (["runs=null"], "runs is None: a folder"),
-        (["trainer.fuse=maybe"], "'maybe'"),
+        (["trainer.latents=[a]"], "trainer.latents is .*: the path of a folder"),
+        (["runs=null"], "runs is null: the path of a folder"),
+        (["trainer.fuse=maybe"], "trainer.fuse is maybe: true or false or auto"),
         (["templates.prompts=[a photo]"], "'a photo' must have one {}"),
         (["backbone.path=/nowhere"], "backbone.path /nowhere"),
-        (["backbone=stable_diffusion", "backbone.path=???"], "backbone.path"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -78,7 +77,7 @@ def test_a_run_folder_that_cannot_be_written(training: Training, tmp_path: Path)
 
 
 def own(cfg: DictConfig, path: Path, **concept: str) -> DictConfig:
-    node = {"_target_": "dti_repro.data.folder.Folder", "path": str(path), "initializer": "cat", **concept}
+    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(path), "initializer": "cat", **concept}
     cfg.concepts = OmegaConf.create(node)
     return cfg
 
@@ -123,7 +122,7 @@ def test_bad_photos(training: Training, photos: Path, spoil: Callable[[Path], ob
         ({"placeholder": "rex"}, "'rex' has no angle brackets"),
         ({"placeholder": "<my dog>"}, "must be one word"),
         ({"name": "../up"}, "cannot be a file name"),
-        ({"property": "mood"}, "neither object nor style"),
+        ({"property": "mood"}, "concepts.property is mood: object or style"),
     ],
     ids=str,
 )

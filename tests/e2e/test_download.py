@@ -1,4 +1,4 @@
-"""A published set is complete, or what is missing is named; nothing is fetched twice and wrong bytes are refused."""
+"""A published set is complete or its missing files are named; no file is downloaded twice, no wrong bytes are taken."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import yaml
 from PIL import Image
 
 from dti_repro import download as command
+from dti_repro.config import CONF
 from dti_repro.data import download
-from dti_repro.data.collection import Collection
+from dti_repro.data.concept import Collection
 from dti_repro.data.download import Files, Pictures
 from dti_repro.data.prompts import load_prompts
 from dti_repro.data.published_prompts import DreamBoothPrompts, DTIPrompts
@@ -44,21 +45,21 @@ prompt_list = [
 
 
 class Host:
-    """A server on this machine: what lies at which path, what goes wrong with it, and what was asked for."""
+    """A server on this machine: its files, the faults of its answers, and the requests that it got."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.files: dict[str, bytes] = {}
         self.cut: Counter[str] = Counter()  # path -> how many more answers break off in the middle
         self.busy: Counter[str] = Counter()  # path -> how many more answers are 503
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            here.asked.append(self.path)
+            here.requests.append(self.path)
             if here.busy[self.path] > 0:
                 here.busy[self.path] -= 1
                 self.send_error(503)
@@ -87,7 +88,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     server.server_close()
 
 
-def picture(format: str = "JPEG", size: int = 24) -> bytes:
+def photo(format: str = "JPEG", size: int = 24) -> bytes:
     buffer = io.BytesIO()
     Image.effect_noise((size, size), 20).convert("RGB").save(buffer, format)
     return buffer.getvalue()
@@ -96,7 +97,7 @@ def picture(format: str = "JPEG", size: int = 24) -> bytes:
 @pytest.fixture
 def files(host: Host) -> Files:
     """Two photos and DreamBooth's prompts; the host has one more file, which is not of the set."""
-    host.files = {"/dog/00.jpg": picture(), "/cat/00.jpg": picture(), "/prompts.txt": PROMPTS, "/cat/run.py": b"7"}
+    host.files = {"/dog/00.jpg": photo(), "/cat/00.jpg": photo(), "/prompts.txt": PROMPTS, "/cat/run.py": b"7"}
     hashes = {path[1:]: hashlib.sha256(host.files[path]).hexdigest() for path in list(host.files)[:3]}
     return Files(f"{host.address}/", hashes, DreamBoothPrompts("prompts.txt"))
 
@@ -117,14 +118,14 @@ def test_a_set_is_fetched_once_and_a_damaged_file_again(
     host: Host, files: Files, missing: Callable, tmp_path: Path
 ) -> None:
     assert missing(files) == []
-    assert host.asked == ["/dog/00.jpg", "/cat/00.jpg", "/prompts.txt"]
+    assert host.requests == ["/dog/00.jpg", "/cat/00.jpg", "/prompts.txt"]
     prompts = load_prompts(str(tmp_path / "dreambooth.yaml"))
     assert [p.template for p in prompts.prompts] == ["a {} on a roof", "a green {}"]
     assert [p.template for p in prompts.live] == ["a {} in a gown"]
     (tmp_path / "cat/00.jpg").write_bytes(host.files["/cat/00.jpg"][:-1])
-    host.asked.clear()
+    host.requests.clear()
     assert missing(files) == []
-    assert host.asked == ["/cat/00.jpg"]
+    assert host.requests == ["/cat/00.jpg"]
     assert (tmp_path / "cat/00.jpg").read_bytes() == host.files["/cat/00.jpg"]
 
 
@@ -132,18 +133,18 @@ def test_a_broken_connection_is_tried_again(host: Host, files: Files, missing: C
     host.cut["/dog/00.jpg"], host.cut["/cat/00.jpg"], host.busy["/cat/00.jpg"] = 3, 1, 1
     (line,) = missing(files)
     assert re.fullmatch(rf"missing: {host.address}/dog/00\.jpg failed 3 times \(.*\)", line)
-    assert Counter(host.asked) == {"/dog/00.jpg": 3, "/cat/00.jpg": 3, "/prompts.txt": 1}
+    assert Counter(host.requests) == {"/dog/00.jpg": 3, "/cat/00.jpg": 3, "/prompts.txt": 1}
     assert not list((tmp_path).glob("dog/*"))
-    host.asked.clear()
+    host.requests.clear()
     assert missing(files) == []
-    assert host.asked == ["/dog/00.jpg"]
+    assert host.requests == ["/dog/00.jpg"]
     assert (tmp_path / "dog/00.jpg").read_bytes() == host.files["/dog/00.jpg"]
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (picture(), "is not the published file: its SHA-256 hash is different"),
+        (photo(), "is not the published file: its SHA-256 hash is different"),
         (None, "answers 404 Not Found"),
         (bytes(5000), "is larger than"),
     ],
@@ -167,15 +168,15 @@ def test_a_file_that_cannot_come_is_named_and_the_rest_is_kept(
     assert [p.relative_to(tmp_path) for p in tmp_path.glob("*/*")] == [Path("cat/00.jpg")]
     assert not (tmp_path / "dreambooth.yaml").exists()
     host.files["/dog/00.jpg"] = right
-    host.asked.clear()
+    host.requests.clear()
     assert missing(files) == []
-    assert host.asked == ["/dog/00.jpg"]
+    assert host.requests == ["/dog/00.jpg"]
 
 
 def test_a_host_that_does_not_answer_is_named_once(files: Files, host: Host, missing: Callable) -> None:
     files.base = "http://127.0.0.1:9"
     (line,) = missing(files)
-    assert re.match(r"missing: 127\.0\.0\.1:9 cannot be reached \(.*refused.*\): see to the connection", line)
+    assert re.match(r"missing: 127\.0\.0\.1:9 cannot be reached \(.*refused.*\): check the connection", line)
 
 
 @pytest.mark.parametrize("name", ["../up.jpg", "/etc/up.jpg", "dog/../../up.jpg"])
@@ -185,29 +186,29 @@ def test_no_name_leads_out_of_the_folder(name: str) -> None:
 
 
 def test_pictures_without_hashes_are_checked_by_decoding(host: Host, missing: Callable, tmp_path: Path) -> None:
-    """A page that says no, half a picture or another format is refused; what a person saved counts."""
+    """A page that says no, half a photo and another format are refused; a photo that a person saved counts."""
     answers = {
-        "png": picture("PNG"),
-        "webp": picture("WEBP"),
+        "png": photo("PNG"),
+        "webp": photo("WEBP"),
         "page": b"<html>please log in</html>",
-        "half": picture(size=200)[:3000],
-        "bitmap": picture("BMP"),
+        "half": photo(size=200)[:3000],
+        "bitmap": photo("BMP"),
     }
     host.files = {f"/{name}?80": content for name, content in answers.items()}
     source = Pictures({name: f"{host.address}/{name}?80" for name in (*answers, "absent", "mine")}, None)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/mine.jpg").write_bytes(picture())
+    (tmp_path / "mine/mine.jpg").write_bytes(photo())
     refused = ["page", "half", "bitmap", "absent"]
     lines = missing(source)
     assert [re.match(r"missing: (\w+): ", line)[1] for line in lines] == refused
-    assert all(re.search(r"; or save the picture by hand in \S+/$", line) for line in lines)
+    assert all(re.search(r"; or save the photo by hand in \S+/$", line) for line in lines)
     assert sorted(p.name for p in tmp_path.glob("*/*")) == ["00.png", "00.webp", "mine.jpg"]
     for name in refused:
         (tmp_path / name).mkdir()
-        (tmp_path / name / "mine.png").write_bytes(picture("PNG"))
-    host.asked.clear()
+        (tmp_path / name / "mine.png").write_bytes(photo("PNG"))
+    host.requests.clear()
     assert missing(source) == []
-    assert host.asked == []
+    assert host.requests == []
 
 
 @pytest.fixture
@@ -231,11 +232,11 @@ def test_the_command_says_what_a_person_has_to_save(run: Callable, tmp_path: Pat
     folder = tmp_path / "data/textual_inversion"
     *_, line, last = said.splitlines()
     assert code == 2
-    assert f"{folder}/thin_bird does not exist; save the photos that are offered at https://drive" in line
+    assert f"{folder}/thin_bird does not exist; save the photos of https://drive" in line
     assert last.startswith(f"error: {folder} is not complete")
     for name in Collection("textual_inversion", ".").names():
         (folder / name).mkdir(parents=True)
-        (folder / name / "a.jpg").write_bytes(picture())
+        (folder / name / "a.jpg").write_bytes(photo())
     assert run("textual_inversion") == (0, "")
 
 
@@ -296,12 +297,11 @@ def test_a_prompts_file_of_another_form_is_named(text: str, tmp_path: Path) -> N
 
 
 def test_every_source_has_its_concepts_where_they_are_looked_for() -> None:
-    conf = Path(command.__file__).parents[1] / "conf"
-    root = yaml.safe_load((conf / "download.yaml").read_text())["root"]
+    root = yaml.safe_load((CONF / "download.yaml").read_text())["root"]
     for name in ("dreambooth", "styledrop", "textual_inversion"):
-        source = yaml.safe_load((conf / "source" / f"{name}.yaml").read_text())
+        source = yaml.safe_load((CONF / "source" / f"{name}.yaml").read_text())
         parts = source.get("links") or {path.split("/")[0] for path in source["files"] if path.endswith(".jpg")}
         assert sorted(parts) == Collection(name, ".").names()
-        concepts = yaml.safe_load((conf / "concepts" / f"{name}.yaml").read_text())
+        concepts = yaml.safe_load((CONF / "concepts" / f"{name}.yaml").read_text())
         assert concepts["root"] == f"{root}/{name}"
         assert concepts["index"] == name

@@ -1,4 +1,4 @@
-"""Every backbone of conf on a narrow checkpoint of its own classes: from photos to scores, with words of several
+"""Every backbone of conf on a narrow checkpoint of its classes: from photos to scores, with words of several
 vectors, and nothing of the model changed by a bit."""
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     name = request.param
     build, side = BUILDERS[name]
     folder = build(tmp_path_factory.mktemp(name))
-    own = [f"backbone={name}", f"backbone.path={folder}", f"backbone.resolution={side}", "backbone.dtype=float32"]
-    return name, own
+    overrides = [f"backbone={name}", f"backbone.path={folder}", f"backbone.resolution={side}", "backbone.dtype=float32"]
+    return name, overrides
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     for k, photo in enumerate(pixels):
         Image.fromarray(photo).save(root / "rex" / f"{k}.png")
-    facts = {"initializer": WORDS, "split": "table", "description": "", "images": ["0.png", "1.png"]}
-    (root / "subjects.yaml").write_text(yaml.safe_dump({"rex": facts}))
+    entry = {"initializer": WORDS, "split": "table", "description": "", "images": ["0.png", "1.png"]}
+    (root / "subjects.yaml").write_text(yaml.safe_dump({"rex": entry}))
     return root
 
 
@@ -90,10 +90,10 @@ def compose(command: str, *overrides: str) -> DictConfig:
         return hydra.compose(command, [quote_paths(override) for override in overrides])
 
 
-def drawing(folder: ConceptFolder, own: list[str]) -> DictConfig:
-    size = [key.replace("backbone.resolution", side) for key in own[2:3] for side in ("height", "width")]
-    ask = [f"run={folder.path}", 'prompts=["a {} on the grass"]', "seeds=[0,1]", "sampler=default", "steps=2"]
-    return compose("generate", *own, *size, *ask, "threads=1", "progress=false", "accelerator=cpu")
+def generation(folder: ConceptFolder, overrides: list[str]) -> DictConfig:
+    size = [key.replace("backbone.resolution", side) for key in overrides[2:3] for side in ("height", "width")]
+    settings = [f"run={folder.path}", 'prompts=["a {} on the grass"]', "seeds=[0,1]", "sampler=default", "steps=2"]
+    return compose("generate", *overrides, *size, *settings, "threads=1", "progress=false", "accelerator=cpu")
 
 
 class Unchanged:
@@ -133,9 +133,9 @@ def test_from_photos_to_scores(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Killed and resumed is the same bytes as trained at once, and what is drawn is scored."""
-    _, own = model
-    keys = [f"method={method}", *own, "trainer.steps=5", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
+    """A killed and resumed training writes the same bytes as an undisturbed one; its images are scored."""
+    _, overrides = model
+    keys = [f"method={method}", *overrides, "trainer.steps=5", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
     unchanged = Unchanged(training(*keys))
     train(training(*keys, f"runs={tmp_path / 'whole'}"))
     stop_after(monkeypatch, step=2)
@@ -145,7 +145,7 @@ def test_from_photos_to_scores(
     (folder,) = train(training(*keys))
     assert content(tmp_path / "runs") == content(tmp_path / "whole")
     check_all_vectors_train(folder, len(unchanged.backbone.spec.encoders))
-    (images,) = generate(drawing(folder, own))
+    (images,) = generate(generation(folder, overrides))
     evaluate(compose("evaluate", f"concepts.root={subjects}", f"run={folder.path}", f"metrics=[{metric}]"))
     rows = read_scores(images.parents[1] / "scores" / f"{images.name}.csv")
     assert [(row.metric, row.text) for row in rows] == [("likeness", f"a {WORDS} on the grass")] * 2
@@ -164,16 +164,16 @@ def test_every_method_moves_all_vectors_and_nothing_else(
 
 
 @pytest.mark.parametrize("model", LOADED_ELSEWHERE, indirect=True)
-def test_what_was_trained_here_draws_the_same_picture_in_diffusers(
+def test_the_same_image_in_diffusers(
     model: tuple[str, list[str]], training: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the calls in the text beside an export, as they stand; each of its two vectors is there once."""
-    name, own = model
-    (folder,) = train(training("method=dti", *own, "trainer.steps=3"))
-    (images,) = generate(drawing(folder, own))
+    """With the calls in the text that comes with an export; each of the two vectors is used once."""
+    name, overrides = model
+    (folder,) = train(training("method=dti", *overrides, "trainer.steps=3"))
+    (images,) = generate(generation(folder, overrides))
     *_, text = export(compose("export", f"run={folder.path}", "to=diffusers", f"out={tmp_path / 'out'}"))
     path = compose("train", f"backbone={name}").backbone.path
-    checkpoint = own[1].partition("=")[2]
+    checkpoint = overrides[1].partition("=")[2]
     monkeypatch.chdir(text.parent)
     scope: dict[str, Any] = {}
     exec(text.read_text().replace(repr(path), repr(checkpoint)), scope)

@@ -145,7 +145,7 @@ def test_an_image_that_vanishes_in_mid_run_is_named_and_the_rest_is_kept(
     photo.parent.mkdir()
     photo.write_bytes(kept)
     own = training()
-    own.concepts = {"_target_": "dti_repro.data.folder.Folder", "path": str(photo.parent), "initializer": "cat"}
+    own.concepts = {"_target_": "dti_repro.data.concept.Folder", "path": str(photo.parent), "initializer": "cat"}
     monkeypatch.setattr("dti_repro.training.trainer.load_backbone", _vanish(photo))
     with pytest.raises(InputError, match=r"0\.png does not exist"):
         train(own)

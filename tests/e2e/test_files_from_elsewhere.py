@@ -19,7 +19,7 @@ from dti_repro.artifacts.embedding import load_embedding, save_embedding
 from dti_repro.artifacts.files import read_json
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.scores import read_scores
-from dti_repro.data.folder import Folder
+from dti_repro.data.concept import Folder
 from dti_repro.data.photos import check_photos
 from dti_repro.errors import InputError
 

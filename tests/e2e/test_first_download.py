@@ -1,7 +1,7 @@
-"""Jobs that start at once on a cluster, the weights on none of its nodes yet: they are fetched once, and whole.
+"""Jobs that start at once on a cluster whose nodes do not have the weights: these are downloaded once, and whole.
 
-huggingface_hub locks each file of its cache while it is downloaded and renames it when it is whole; nothing of ours is
-needed, and this says so if that ever changes. The Hub here is a server on this machine.
+huggingface_hub locks each file of its cache while it is downloaded and renames it when it is whole; no code of ours is
+needed, and this test fails if that changes. The Hub here is a server on this machine.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Hub(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     fetched: ClassVar[Counter[str]] = Counter()
-    asked: ClassVar[threading.Semaphore] = threading.Semaphore(0)  # how many jobs know that there are weights
+    requested: ClassVar[threading.Semaphore] = threading.Semaphore(0)  # how many jobs know that there are weights
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
         if self.path.endswith(WEIGHTS):
-            self.asked.release()
+            self.requested.release()
 
     def do_GET(self) -> None:
         self.answer(body=True)
@@ -56,8 +56,8 @@ class Hub(BaseHTTPRequestHandler):
             name = self.path.split(f"/{COMMIT}/")[-1].split("/resolve/main/")[-1]
             if body:
                 self.fetched[name] += 1
-                if name == WEIGHTS and self.fetched[name] == 1:  # nobody is late
-                    assert all(self.asked.acquire(timeout=120) for _ in range(JOBS))
+                if name == WEIGHTS and self.fetched[name] == 1:  # all jobs know of the file
+                    assert all(self.requested.acquire(timeout=120) for _ in range(JOBS))
             self.send(FILES[name], "application/octet-stream", body)
 
     def send(self, data: bytes, kind: str, body: bool) -> None:
@@ -89,11 +89,11 @@ def hub() -> Iterator[str]:
 
 
 def test_jobs_that_start_at_once_download_the_weights_once_and_whole(hub: str, tmp_path: Path) -> None:
-    code = "from dti_repro.backbones.hub import download; print(download('o/n', 'main'))"
-    own = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    code = "from dti_repro.backbones.checkpoint import download; print(download('o/n', 'main'))"
+    settings = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     proxies = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
     jobs = [
-        subprocess.Popen([sys.executable, "-c", code], env={**proxies, **own}, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", code], env={**proxies, **settings}, stdout=subprocess.PIPE, text=True)
         for _ in range(JOBS)
     ]
     folders = {job.communicate(timeout=300)[0].strip() for job in jobs}

@@ -35,24 +35,26 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"negative_prompt": "a {sam}"}, "negative_prompt: there is no concept 'sam' here"),
     ({"negative_prompt": "a {"}, "negative_prompt: 'a {' is not a template"),
     ({"negative_prompt": "{}", "prompts": ["{rex} and {tom}"]}, "negative_prompt: {} could be rex or tom here"),
-    ({"negative_prompt": None}, "negative_prompt=None: a text is needed"),
-    ({"prompts_long": "no"}, "prompts_long=no: refuse or cut"),
-    ({"seeds": None}, "seeds=None"),
-    ({"seeds": 1.5}, "seeds=1.5"),
-    ({"steps": True}, "steps=True"),
+    ({"negative_prompt": None}, "negative_prompt is null: text is needed"),
+    ({"prompts_long": "no"}, "prompts_long is no: refuse or cut"),
+    ({"seeds": None}, "seeds is null"),
+    ({"seeds": [1, 1]}, "seeds has a seed twice"),
+    ({"width": 8}, "width and height are given together"),
+    ({"seeds": 1.5}, "seeds is 1.5"),
+    ({"steps": True}, "steps is true"),
     ({"steps": 1001}, "steps=1001: the model has 1000 timesteps"),
-    ({"guidance": True}, "guidance=True"),
-    ({"guidance": "x"}, "guidance=x"),
-    ({"width": 1 << 20, "height": 16}, "width=1048576: a multiple of 8 is needed, at most 4096"),
-    ({"width": True, "height": 16}, "width=True"),
-    ({"run": 5}, "run=5: one folder is needed"),
-    ({"runs": 5}, "runs=5: one folder is needed"),
-    ({"run": None, "text": 5}, "text=5: class or description"),
-    ({"snapshot": 1.5}, "snapshot=1.5"),
+    ({"guidance": True}, "guidance is true"),
+    ({"guidance": "x"}, "guidance is x"),
+    ({"width": 1 << 20, "height": 16}, "width is 1048576: a multiple of 8, at most 4096 pixels, or null"),
+    ({"width": True, "height": 16}, "width is true"),
+    ({"run": 5}, "run is 5: the path of a folder"),
+    ({"runs": 5}, "runs is 5: the path of a folder"),
+    ({"run": None, "text": 5}, "text is 5: class, description or null"),
+    ({"snapshot": 1.5}, "snapshot is 1.5"),
     ({"threads": 0}, "threads is 0"),
-    ({"concepts.names": 5}, "concepts.names=5"),
-    ({"sampler.scheduler": 5}, "sampler: a scheduler's name"),
-    ({"sampler.options": [5]}, "sampler: a scheduler's name"),
+    ({"concepts.names": 5}, "concepts.names: 5 is not in run="),
+    ({"sampler.scheduler": 5}, "sampler.scheduler is 5: text"),
+    ({"sampler.options": [5]}, "sampler.options is [5]: a mapping"),
     ({"sampler.options.etta": 1}, "DDIMScheduler has no option 'etta' (there are: beta_end, beta_schedule"),
     ({"sampler.options.timestep_spacing": "odd"}, "steps=2 with DDIMScheduler: odd"),
     ({"sampler.options.beta_schedule": "odd"}, "sampler.options: DDIMScheduler with"),
@@ -112,14 +114,14 @@ def test_the_negative_prompt_reads_learned_words(cfg: DictConfig) -> None:
 
 
 def test_a_picture_that_is_no_number_is_not_saved(cfg: DictConfig, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = StableDiffusion._pictures
+    drawn = StableDiffusion._generate_pixels
 
     def broken(self: StableDiffusion, *arguments: Any, **more: Any) -> np.ndarray:
         pictures = drawn(self, *arguments, **more)
         pictures[-1, 0, 0, 0] = np.nan
         return pictures
 
-    monkeypatch.setattr(StableDiffusion, "_pictures", broken)
+    monkeypatch.setattr(StableDiffusion, "_generate_pixels", broken)
     with pytest.raises(InputError, match=r"prompt 'a <rex>', seed 1: the image holds numbers that are not finite"):
         generate(changed(cfg, {"batch": 2}))
     assert not left(run)
@@ -129,14 +131,14 @@ def test_ctrl_c_says_how_many_pictures_are_there(
     cfg: DictConfig, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command says it in one line and ends as a shell expects it."""
-    drawn, calls = StableDiffusion._pictures, iter(range(9))
+    drawn, calls = StableDiffusion._generate_pixels, iter(range(9))
 
     def interrupted(self: StableDiffusion, *arguments: Any, **more: Any) -> np.ndarray:
         if next(calls) == 1:
             raise KeyboardInterrupt
         return drawn(self, *arguments, **more)
 
-    monkeypatch.setattr(StableDiffusion, "_pictures", interrupted)
+    monkeypatch.setattr(StableDiffusion, "_generate_pixels", interrupted)
     overrides = [f"run={run}", "steps=2", "prompts=['a {}']", "seeds=[0,1]", "batch=1", "threads=1", "progress=false"]
     checkpoint = [f"backbone.path={cfg.backbone.path}", "backbone=stable_diffusion", "accelerator=cpu"]
     monkeypatch.setattr(sys, "argv", ["generate", *overrides, *checkpoint])

@@ -327,7 +327,7 @@ def test_other_photos_under_the_same_name_are_not_taken_for_the_same_concept(
     (tmp_path / "rex").mkdir()
     Image.new("RGB", (20, 30), "red").save(tmp_path / "rex" / "a.png")
     cfg = training()
-    cfg.concepts = {"_target_": "dti_repro.data.folder.Folder", "path": str(tmp_path / "rex"), "initializer": "cat"}
+    cfg.concepts = {"_target_": "dti_repro.data.concept.Folder", "path": str(tmp_path / "rex"), "initializer": "cat"}
     assert train(cfg)[0].name == "rex"
     Image.new("RGB", (20, 30), "blue").save(tmp_path / "rex" / "a.png")
     with pytest.raises(InputError, match=r"rex.*images"):

@@ -34,9 +34,9 @@ from dti_repro.backbones.sdxl import StableDiffusionXL
 from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
 from dti_repro.backbones.wan import Wan
 from dti_repro.config import CONF
+from dti_repro.data.concept import Toybox
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.randomness import generator
-from dti_repro.data.toybox import Toybox
 from dti_repro.losses.objectives import DCO, DiffusionLoss, Objective
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.runs import train
@@ -114,11 +114,11 @@ def test_the_reference_is_the_model_without_adapter_and_without_gradient(
 
 def test_lora_starts_at_the_model_and_from_the_seed(backbone: StableDiffusion) -> None:
     inputs = torch.randn(1, 4, 4, 4), torch.tensor([500]), torch.randn(1, 24, 32)
-    plain, state, starts = backbone.unet(*inputs).sample, torch.get_rng_state(), []
+    plain, state, starts = backbone.denoiser(*inputs).sample, torch.get_rng_state(), []
     for key in ("a", "a", "b"):
         adapter = lora(DiffusionLoss())
         with adapter.attached(backbone, generator(key)):
-            assert torch.equal(backbone.unet(*inputs).sample, plain)
+            assert torch.equal(backbone.denoiser(*inputs).sample, plain)
             starts.append(torch.cat([p.detach().flatten() for p in adapter.beside(nn.Module()).parameters()]))
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
@@ -211,7 +211,7 @@ def test_what_peft_itself_saved_is_read(backbone: StableDiffusion, checkpoint: P
     assert (tmp_path / CONFIG).is_file()
     inputs = torch.randn(1, 4, 4, 4), torch.tensor([500]), torch.randn(1, 24, 32)
     with adapted(backbone.denoiser, tmp_path):
-        torch.testing.assert_close(backbone.unet(*inputs).sample, unet(*inputs).sample)
+        torch.testing.assert_close(backbone.denoiser(*inputs).sample, unet(*inputs).sample)
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "sana", "wan"])

@@ -14,15 +14,16 @@ from safetensors.torch import load_file
 
 from dti_repro.artifacts.embedding import save_embedding
 from dti_repro.artifacts.run_dir import RunFolder
-from dti_repro.backbones.base import Asked, EncoderSpec
+from dti_repro.backbones.base import EncoderSpec, PromptGroup
 from dti_repro.backbones.checkpoint import check_words, encoder_dims, vocabulary
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.sana import Sana
 from dti_repro.backbones.wan import Wan
-from dti_repro.config import CONF
+from dti_repro.config import CONF, validate
 from dti_repro.errors import InputError
 from dti_repro.inference.export import export
 from dti_repro.launch.command import quote_paths
+from dti_repro.launch.command_line import compose
 from tests.tiny_flow import DIM, SIDE
 
 CLASSES: dict[str, type[FlowMatching]] = {"sana": Sana, "wan": Wan}
@@ -55,11 +56,11 @@ def latents_of(backbone: FlowMatching) -> torch.Tensor:
 
 
 def test_a_placeholder_with_a_words_rows_is_that_word(backbone: FlowMatching) -> None:
-    """Everything after the embedding is then the model's own, scales and spaces included: at the start, within, twice,
+    """Everything after the embedding is the model's code, scales and spaces included: at the start, within, twice,
     in capitals (`<Ann>`); one token and several (`axolotl`)."""
     for prompt in ("a photo of a {}", "{} on the grass", "a {} left of a {}"):
         for words in ("cat", "red car", "axolotl"):
-            rows = backbone.start("x", words, 0).rows[ENCODER]
+            rows = backbone.embed_initializer("x", words, 0).rows[ENCODER]
             tokens = backbone.tokenize([prompt.replace("{}", "<Ann>")], {"<Ann>": len(rows)})
             placed = [position for position in tokens.positions[ENCODER][0].tolist() if position >= 0]
             assert placed == list(range(len(rows))) * prompt.count("{}")
@@ -108,24 +109,15 @@ def test_the_loss_is_the_velocitys_written_out(kind: str, backbone: FlowMatching
     torch.testing.assert_close(backbone.loss(latents, noise, t, given), expected)
 
 
-def test_only_the_vectors_receive_a_gradient(backbone: FlowMatching) -> None:
-    vectors = (torch.randn(1, 1, 3, DIM, generator=torch.manual_seed(0)) * 0.5).requires_grad_()
-    latents = latents_of(backbone)[:1]
-    conditioning = backbone.encode_text(backbone.tokenize(["a photo of a <x>"], {"<x>": 3}), {ENCODER: vectors})
-    backbone.loss(latents, torch.randn_like(latents), torch.tensor([500]), conditioning).sum().backward()
-    assert bool((vectors.grad[0, 0].norm(dim=-1) > 0).all())
-    assert all(not p.requires_grad and p.grad is None for p in backbone.parameters())
-
-
 def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(load: Callable[..., FlowMatching]) -> None:
     backbone = load(dtype="bfloat16")
     assert {p.dtype for p in backbone.text_encoders.parameters()} == {backbone.denoiser.dtype} == {torch.bfloat16}
     assert {p.dtype for p in backbone.vae.parameters()} == {torch.float32}
-    start = backbone.start("x", "cat", 0)
-    assert start.rows[ENCODER].dtype == start.states[ENCODER].dtype == torch.float32
+    initializer = backbone.embed_initializer("x", "cat", 0)
+    assert initializer.rows[ENCODER].dtype == initializer.states[ENCODER].dtype == torch.float32
     latents = latents_of(backbone)[:1]
     assert latents.dtype == torch.float32
-    vectors = start.rows[ENCODER][None, None].clone().requires_grad_()
+    vectors = initializer.rows[ENCODER][None, None].clone().requires_grad_()
     tokens = backbone.tokenize(["a photo of a <x>"], {"<x>": 1})
     conditioning = backbone.encode_text(tokens, {ENCODER: vectors})
     word = backbone.encode_text(backbone.tokenize(["a photo of a cat"], {}))
@@ -135,11 +127,11 @@ def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(load: Callabl
     loss.sum().backward()
     assert vectors.grad.dtype == torch.float32
     assert bool(vectors.grad.isfinite().all())
-    learned = {"<x>": {ENCODER: start.rows[ENCODER]}}
+    learned = {"<x>": {ENCODER: initializer.rows[ENCODER]}}
     assert len(backbone.generate(["a <x>"], learned, [0], steps=1, guidance=4.5, height=SIDE, width=SIDE)) == 1
 
 
-def test_nobody_else_loads_its_words_and_an_export_says_so(kind: str, tmp_path: Path) -> None:
+def test_export_is_refused_as_no_other_program_loads_the_vectors(kind: str, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "runs", YAMLS[kind], "ti", "0123456789", 42)
     save_embedding(run.concept("rex").embedding, "<rex>", torch.ones(1, DIM), {"base_model": YAMLS[kind]})
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
@@ -155,14 +147,14 @@ def test_what_cannot_be_is_refused_before_weights_are_read(
         raise AssertionError("weights were read")
 
     def check(**changes: Any) -> None:
-        drawing = {"steps": 2, "sampler_options": {}, "height": 64, "width": 64, **changes}
-        CLASSES[kind].check_drawing(checkpoint, **drawing)
+        settings = {"steps": 2, "sampler_options": {}, "height": 64, "width": 64, **changes}
+        CLASSES[kind].check_generation(checkpoint, **settings)
 
     monkeypatch.setattr("dti_repro.backbones.diffusers_base.TextEncoder", fail)
     with pytest.raises(InputError, match="multiple of"):
         CLASSES[kind](kind, str(checkpoint), 40)
-    with pytest.raises(InputError, match="flow_shift"):
-        load(flow_shift=0.0)
+    with pytest.raises(InputError, match=r"backbone\.flow_shift is 0: a number above 0 or null"):
+        validate("train", compose("train", ["backbone=sana_1600m", "backbone.flow_shift=0"]))
     with pytest.raises(InputError, match="height=40"):
         check(sampler="default", height=40)
     with pytest.raises(InputError, match="EulerDiscreteScheduler"):
@@ -176,8 +168,8 @@ def test_words_beyond_the_context_are_named(kind: str, checkpoint: Path) -> None
     """The instruction before a prompt takes no room from it."""
     room = {"sana": 299, "wan": 511}[kind]
     fits, long = ["cat"] * room, ["cat"] * room + ["dog"]
-    asked = [Asked([" ".join(fits), " ".join(long)], "", {})]
-    assert CLASSES[kind].lost_words(checkpoint, asked) == {" ".join(long): "dog"}
+    groups = [PromptGroup([" ".join(fits), " ".join(long)], "", {})]
+    assert CLASSES[kind].truncated_words(checkpoint, groups) == {" ".join(long): "dog"}
 
 
 def test_a_prompt_that_cuts_the_placeholder_off_is_refused(backbone: FlowMatching) -> None:

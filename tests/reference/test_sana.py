@@ -1,4 +1,4 @@
-"""SANA against diffusers' own pipeline."""
+"""SANA against the pipeline of diffusers."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def test_conditioning_is_the_pipelines_own(
 def test_the_instruction_is_the_same_in_training_and_generation_but_as_published(
     sana_checkpoint: Path, backbone: Sana
 ) -> None:
-    own = "\n".join(INSTRUCTION)
-    assert (backbone.training_lead, backbone.generation_lead) == (own, own)
+    text = "\n".join(INSTRUCTION)
+    assert (backbone.training_prefix, backbone.generation_prefix) == (text, text)
     published = Sana("sana", str(sana_checkpoint), None, instruction="as_published")
-    assert (published.training_lead, published.generation_lead) == ("", own)
-    asked = published.encode_text(published.tokenize(["a cat"], {}))
-    assert not torch.equal(asked.hidden, backbone.encode_text(backbone.tokenize(["a cat"], {})).hidden)
+    assert (published.training_prefix, published.generation_prefix) == ("", text)
+    plain = published.encode_text(published.tokenize(["a cat"], {}))
+    assert not torch.equal(plain.hidden, backbone.encode_text(backbone.tokenize(["a cat"], {})).hidden)
 
 
-def test_pictures_of_another_instruction_have_a_place_of_their_own(sana_checkpoint: Path) -> None:
+def test_images_of_another_instruction_have_another_folder(sana_checkpoint: Path) -> None:
     model = ["backbone=sana_1600m", f"backbone.path={sana_checkpoint}", "prompts=demo"]
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         one, other = (
@@ -90,11 +90,11 @@ def test_pictures_of_another_instruction_have_a_place_of_their_own(sana_checkpoi
 
 
 def test_the_initializers_states_are_gemmas_last(backbone: Sana, pipeline: SanaPipeline) -> None:
-    """Of the word as it stands within a sentence, by itself: no instruction."""
+    """The states of the word as it is within a sentence, without an instruction."""
     ids = pipeline.tokenizer(" cat", return_tensors="pt").input_ids
     with torch.no_grad():
         states = pipeline.text_encoder(ids).last_hidden_state[0, 1:]
-    torch.testing.assert_close(backbone.start("x", "cat", 0).states[ENCODER], states)
+    torch.testing.assert_close(backbone.embed_initializer("x", "cat", 0).states[ENCODER], states)
 
 
 @pytest.mark.parametrize(("instruction", "negative"), [("pipeline", ""), ("as_published", "snow"), ("none", "")])

@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.backbones.stable_diffusion import StableDiffusion
+from dti_repro.config import validate
 from dti_repro.errors import InputError
+from dti_repro.launch.command_line import compose
 from dti_repro.training.runs import run_folder, train
 
 Training = Callable[..., DictConfig]
@@ -38,7 +40,7 @@ def test_checkpointing_keeps_less_for_the_way_back(checkpoint: Path) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            backbone.unet(torch.randn(1, 4, 16, 16), 500, hidden)
+            backbone.denoiser(torch.randn(1, 4, 16, 16), 500, hidden)
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 2
 
@@ -61,4 +63,4 @@ def test_compile_is_of_the_denoiser_alone(checkpoint: Path, monkeypatch: pytest.
 def test_anything_but_true_and_false_is_one_clear_line(checkpoint: Path) -> None:
     for key in ("checkpointing", "compile"):
         with pytest.raises(InputError, match=rf"backbone.{key} is full: true or false"):
-            StableDiffusion("x", str(checkpoint), None, **{key: "full"})
+            validate("train", compose("train", [f"backbone.path={checkpoint}", f"backbone.{key}=full"]))

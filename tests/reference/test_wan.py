@@ -1,4 +1,4 @@
-"""Wan against diffusers' own pipeline, one frame at a time."""
+"""Wan against the pipeline of diffusers, for videos of one frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tokenizers import AddedToken
 
 from dti_repro.backbones.flow_matching import ENCODER
 from dti_repro.backbones.wan import LENGTH, Wan
+from dti_repro.config import validate
 from dti_repro.errors import InputError
+from dti_repro.launch.command_line import compose
 from tests.tiny_flow import DIM, SIDE
 
 PROMPT = "a <x>  next to a red mug &amp; cat"
@@ -45,7 +47,7 @@ def pipeline(wan_checkpoint: Path, learned: torch.Tensor) -> WanPipeline:
 def test_conditioning_is_the_pipelines_own(
     backbone: Wan, pipeline: WanPipeline, learned: torch.Tensor, prompt: str
 ) -> None:
-    """With the length of 512 that the pipeline draws with: what is zero behind the prompt is looked at, too."""
+    """With the pipeline's length of 512: the transformer reads the zeros after the prompt, too."""
     with torch.no_grad():
         theirs, _ = pipeline.encode_prompt(
             prompt.replace("<x>", "<x> <x>_1"), do_classifier_free_guidance=False, max_sequence_length=512, device="cpu"
@@ -60,9 +62,9 @@ def test_the_initializers_states_are_umt5s_last(backbone: Wan, pipeline: WanPipe
     ids = pipeline.tokenizer("axolotl", return_tensors="pt").input_ids
     with torch.no_grad():
         states = pipeline.text_encoder(ids).last_hidden_state[0, :-1]
-    own = backbone.start("x", "axolotl", 0)
-    torch.testing.assert_close(own.states[ENCODER], states)
-    assert own.rows[ENCODER].shape == states.shape
+    initializer = backbone.embed_initializer("x", "axolotl", 0)
+    torch.testing.assert_close(initializer.states[ENCODER], states)
+    assert initializer.rows[ENCODER].shape == states.shape
 
 
 @pytest.mark.parametrize("negative", ["", "snow"])
@@ -106,8 +108,8 @@ def test_latents_are_the_mode_of_the_pipelines_vae(backbone: Wan, pipeline: WanP
 
 
 def test_what_is_no_wan_2_1_is_refused(wan_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="resolution is null"):
-        Wan("wan", str(wan_checkpoint), None)
+    with pytest.raises(InputError, match="resolution is null: a multiple of 16, such as 512, is needed"):
+        validate("train", compose("train", ["backbone=wan_1300m", "backbone.resolution=null"]))
     copy = Path(shutil.copytree(wan_checkpoint, tmp_path / "copy"))
     index = json.loads((copy / "model_index.json").read_text())
     (copy / "model_index.json").write_text(json.dumps({**index, "transformer_2": ["diffusers", "X"]}))

@@ -1,10 +1,10 @@
-"""What a frozen text-to-image model has to offer for a word to be learned on it."""
+"""What a frozen text-to-image model must offer, so that a word can be learned on it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-ROWS = 1 << 14  # of a vocabulary, looked at together
+CHUNK = 1 << 14  # rows of a vocabulary that are converted to float64 at once
 
 TokenVectors = dict[str, Tensor]
 """Text encoder -> (batch, layers, vectors, dim); layers is 1 unless a method is per cross-attention layer."""
@@ -21,8 +21,8 @@ TokenVectors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One text encoder: its width and statistics of its vocabulary. All-zero rows belong to no word and are
-    skipped."""
+    """The width of a text encoder, and statistics of its vocabulary without the all-zero rows, which belong to no
+    word."""
 
     dim: int
     norms: Mapping[str, float]  # mean, min, max, median of the rows' norms
@@ -30,24 +30,17 @@ class EncoderSpec:
 
     @classmethod
     def of(cls, table: Tensor) -> EncoderSpec:
-        """Statistics of an embedding table (vocabulary, dim), computed in float64, by parts: of a vocabulary of
-        256,000 words as a whole that takes 17 GB. A table on the meta device has none."""
+        """Compute the statistics of an embedding table (vocabulary, dim) in float64, in chunks: a vocabulary of 256,000
+        words as a whole takes 17 GB. A table on the meta device has no statistics."""
         if table.is_meta:
             return cls(table.shape[1], {}, table[0])
-        norms, total = [], torch.zeros(table.shape[1], dtype=torch.float64, device=table.device)
-        for part in table.detach().split(ROWS):
-            rows = part.double()
-            norms.append(rows.norm(dim=-1))
-            total += rows.sum(dim=0)
+        chunks = (rows.double() for rows in table.detach().split(CHUNK))
+        norms, sums = zip(*((rows.norm(dim=-1), rows.sum(dim=0)) for rows in chunks), strict=True)
         norms = torch.cat(norms)
         norms = norms[norms > 0]
-        statistics = {
-            "mean": norms.mean().item(),
-            "min": norms.min().item(),
-            "max": norms.max().item(),
-            "median": norms.quantile(0.5).item() if len(norms) < 1 << 24 else norms.median().item(),
-        }
-        return cls(table.shape[1], statistics, (total / len(norms)).float())
+        statistics = {"mean": norms.mean(), "min": norms.min(), "max": norms.max(), "median": norms.quantile(0.5)}
+        numbers = {name: value.item() for name, value in statistics.items()}
+        return cls(table.shape[1], numbers, (sum(sums) / len(norms)).float())
 
 
 @dataclass(frozen=True)
@@ -56,14 +49,13 @@ class BackboneSpec:
 
     name: str
     encoders: Mapping[str, EncoderSpec]
-    cross_attention_layers: int
     resolution: int  # pixels of a square training image
     timesteps: int  # diffusion steps of training: t is in [0, timesteps)
 
 
 @dataclass(frozen=True)
 class InitializerEmbedding:
-    """What the backbone knows of one concept's initializer, per text encoder; a method starts from it."""
+    """The vectors of one concept's initializer, per text encoder; a method starts from them."""
 
     concept: str
     seed: int
@@ -72,42 +64,45 @@ class InitializerEmbedding:
 
     @property
     def positions(self) -> int:
-        """How many vectors a prompt reads for the placeholder: as many as the initializer has tokens."""
+        """The number of vectors that a placeholder stands for: the number of the initializer's tokens."""
         return max(len(rows) for rows in self.rows.values())
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Prompts as ids, per text encoder (batch, length); `positions` says where which learned vector goes: at a
-    position s >= 0 of prompt b the encoder reads vectors[b, layer, s] instead of the table, elsewhere positions are
-    -1."""
+    """Prompts as ids, per text encoder (batch, length). `positions` says where learned vectors are: at a position
+    s >= 0 of prompt b the encoder reads vectors[b, layer, s] instead of the table; elsewhere positions are -1."""
 
-    ids: Mapping[str, Tensor] = field(default_factory=dict)
-    positions: Mapping[str, Tensor] = field(default_factory=dict)
+    ids: Mapping[str, Tensor]
+    positions: Mapping[str, Tensor]
 
     def __getitem__(self, index: Sequence[int] | Tensor) -> Tokens:
-        return Tokens({k: v[index] for k, v in self.ids.items()}, {k: v[index] for k, v in self.positions.items()})
+        return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> Tokens:
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Tokens:
         return Tokens(
-            {k: v.to(device) for k, v in self.ids.items()}, {k: v.to(device) for k, v in self.positions.items()}
+            {name: change(ids) for name, ids in self.ids.items()},
+            {name: change(positions) for name, positions in self.positions.items()},
         )
 
     @staticmethod
     def concat(parts: Sequence[Tokens]) -> Tokens:
         return Tokens(
-            {k: torch.cat([p.ids[k] for p in parts]) for k in parts[0].ids},
-            {k: torch.cat([p.positions[k] for p in parts]) for k in parts[0].positions},
+            {name: torch.cat([part.ids[name] for part in parts]) for name in parts[0].ids},
+            {name: torch.cat([part.positions[name] for part in parts]) for name in parts[0].positions},
         )
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Prompts to be drawn with the same vectors; how many vectors each placeholder has."""
+class PromptGroup:
+    """Prompts that are generated with the same learned vectors."""
 
     prompts: Sequence[str]
     negative_prompt: str
-    placeholders: Mapping[str, int]
+    placeholders: Mapping[str, int]  # placeholder -> number of its vectors
 
 
 @dataclass(frozen=True)
@@ -115,69 +110,68 @@ class Conditioning:
     """Encoded prompts as the denoiser takes them."""
 
     hidden: Tensor  # (batch, length, dim)
-    pooled: Tensor | None = None  # (batch, dim) of models that take a vector of the whole prompt besides
-    mask: Tensor | None = None  # (batch, length) 1 where the denoiser may look, of models that are told
+    pooled: Tensor | None = None  # (batch, dim) a vector of the whole prompt, for models that take one
+    mask: Tensor | None = None  # (batch, length) 1 where the denoiser may look, for models that take a mask
 
 
 @dataclass(frozen=True)
 class LatentDistribution:
-    """The VAE's posterior of each image, in the denoiser's scale: images are encoded once, sampling stays per
-    step."""
+    """The VAE's posterior of each image, in the denoiser's scale. Images are encoded once and sampled in each step."""
 
     mean: Tensor  # (images, channels, height, width); a video model's has its one frame before the height
     std: Tensor
 
     def sample(self, index: Tensor, noise: Tensor) -> Tensor:
-        """mean + std * noise of the images named by index (batch,)."""
+        """Return mean + std * noise of the images that index (batch,) selects."""
         return self.mean[index] + self.std[index] * noise
 
 
 class Backbone(nn.Module, ABC):
-    """Frozen: nothing in it requires or receives a gradient; gradients pass through to the learned
-    vectors."""
+    """A frozen model: no weight requires or receives a gradient; gradients pass through to the learned vectors."""
 
     spec: BackboneSpec
     folder: Path  # of the checkpoint
-    denoiser: nn.Module  # which adapters are put on
+    denoiser: nn.Module  # adapters are attached to it
 
     DENOISER: ClassVar[str]
-    """Its folder in the checkpoint, and its name in diffusers' pipeline."""
+    """The denoiser's folder in the checkpoint, and its name in diffusers' pipeline."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of the weights."""
 
     @abstractmethod
-    def start(self, concept: str, initializer: str, seed: int) -> InitializerEmbedding:
-        """Rows and contextual states of the initializer's tokens. InputError for a word it does not know."""
+    def embed_initializer(self, concept: str, initializer: str, seed: int) -> InitializerEmbedding:
+        """Return rows and hidden states of the initializer's tokens. InputError for a word that is not in the
+        vocabulary."""
 
     @abstractmethod
     def tokenize(self, prompts: Sequence[str], placeholders: Mapping[str, int]) -> Tokens:
-        """Prompts that contain placeholders ("a photo of a <dog>") -> Tokens on the CPU.
+        """Tokenize training prompts that may contain placeholders ("a photo of a <dog>"); the Tokens are on the CPU.
 
-        `placeholders` says how many vectors each one has. Slots number the vectors of all placeholders in the
-        mapping's order: with {"<dog>": 2, "<mug>": 1} the mug reads position 2. InputError if a prompt is so long
+        placeholders: placeholder -> number of its vectors. Positions number the vectors of all placeholders in the
+        mapping's order: with {"<dog>": 2, "<mug>": 1} the mug reads position 2. InputError for a prompt that is so long
         that a placeholder is cut off.
         """
 
     @abstractmethod
     def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
-        """Tokens with the learned vectors (batch, layers, vectors, dim) in their positions. vectors=None: no
-        positions."""
+        """Encode tokens, with the learned vectors (batch or 1, layers, vectors, dim) at their positions. vectors=None:
+        there are no positions."""
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> LatentDistribution:
-        """pixels (images, 3, height, width) in [-1, 1]."""
+        """Encode pixels (images, 3, height, width) in [-1, 1]."""
 
     @abstractmethod
     def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Mean squared error of what the model predicts (eps, v or flow), float32, one value per sample:
-        (batch,)."""
+        """Return the mean squared error of the model's prediction (noise, v or velocity), in float32, one value per
+        sample: (batch,)."""
 
     @classmethod
     @abstractmethod
-    def check_drawing(
+    def check_generation(
         cls,
         folder: Path,
         *,
@@ -187,13 +181,14 @@ class Backbone(nn.Module, ABC):
         height: int | None,
         width: int | None,
     ) -> None:
-        """InputError for what `generate` could not draw with the checkpoint in this folder; reads no weights."""
+        """Raise InputError for settings that `generate` cannot use with the checkpoint in this folder. Read no
+        weights."""
 
     @classmethod
     @abstractmethod
-    def lost_words(cls, folder: Path, asked: Sequence[Asked], **settings: Any) -> dict[str, str]:
-        """Prompt -> the words at its end that the checkpoint in this folder would not read, as the context has no room
-        for them; without the prompts that fit. Reads no weights. settings: of the constructor.
+    def truncated_words(cls, folder: Path, groups: Sequence[PromptGroup], **settings: Any) -> dict[str, str]:
+        """Return prompt -> the words at its end that the checkpoint in this folder does not read, as the context has no
+        room for them. Prompts that fit are left out. Read no weights. settings: of the constructor.
 
         InputError for a prompt that loses a placeholder, or has a word <name> that is none of the placeholders.
         """
@@ -213,10 +208,9 @@ class Backbone(nn.Module, ABC):
         height: int | None = None,
         width: int | None = None,
     ) -> list[Image.Image]:
-        """One image per prompt and seed, independent of what else is in the batch.
+        """Generate one image per prompt and seed, independent of the rest of the batch.
 
-        prompts and negative_prompt may hold placeholders; vectors maps each placeholder to {text encoder: (vectors,
-        dim)}. InputError for an image that holds numbers that are not finite. sampler is
-        `default` (the checkpoint's own) or the name of a diffusers scheduler class; sampler_options overrides
-        keys of its config.
+        prompts and negative_prompt may have placeholders. vectors: placeholder -> {text encoder: (vectors, dim)}.
+        sampler: `default` (the checkpoint's) or the name of a diffusers scheduler class. sampler_options: keys of its
+        config. InputError for an image with numbers that are not finite.
         """

@@ -1,16 +1,15 @@
-"""A checkpoint folder, looked at without loading a model: where it is, what it weighs, which words it
-knows."""
+"""A checkpoint in diffusers' format: where it is, whether it is whole, its fingerprint, its vocabulary."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dti_repro.artifacts.files import read_json, read_yaml
-from dti_repro.backbones.hub import cached, download, is_hub_id
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 
@@ -20,44 +19,100 @@ if TYPE_CHECKING:
 
 PACKAGED = Path(__file__).parent.parent / "toybox" / "weights" / "pipeline"
 PARTS = ("text_encoder", "tokenizer", "unet", "vae", "scheduler", "transformer", "text_encoder_2", "tokenizer_2")
-"""That a model may have, in the order in which they are hashed."""
+"""The folders that a checkpoint may have, in the order in which they are hashed."""
 WEIGHTS = ("text_encoder", "text_encoder_2", "unet", "transformer", "vae")
 WEIGHT_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
-"""As transformers and diffusers call them; with `.index.json` behind, a list of several files."""
+"""The names that transformers and diffusers give; with `.index.json` at the end, a list of several files."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-CONFIGURATIONS = CONF / "backbone"
 TABLES = ("token_embedding.weight", "embed_tokens.weight", "shared.weight")
-"""How the key of an embedding table ends, in CLIP, Gemma2 and T5."""
-WHOLE = 64 << 20  # bytes up to which a file is hashed whole
+"""The end of the embedding table's key in CLIP, Gemma2 and T5."""
+HUB_FILES = {
+    "allow_patterns": ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"],
+    "ignore_patterns": ["*.fp16*", "*non_ema*", "safety_checker/*", "feature_extractor/*", "vae_1_0/*", "*onnx*"],
+}
+COPY_AGAIN = "copy the checkpoint again"
+WHOLE = 64 << 20  # bytes up to which a file is hashed as a whole
 CHUNK = 1 << 20
 CHUNKS = 32
 
 
 def locate(path: str | None, revision: str = "main") -> Path:
-    """The checkpoint's folder, of a folder or an id on the Hugging Face Hub; None is the packaged toybox.
-    InputError if it is not there whole."""
-    if path is not None and is_hub_id(path):
-        folder = find(path, revision) or download(path, revision)
-    else:
-        folder = Path(path) if path is not None else PACKAGED
-    if not (folder / "model_index.json").is_file():
-        raise InputError(f"backbone.path {folder} is no checkpoint in diffusers' format (it has no model_index.json)")
-    require(folder, parts(folder))
+    """Return the checkpoint's folder, for a folder or an id on the Hugging Face Hub, from where it is downloaded if it
+    is not in the cache; None is the packaged toybox. InputError if it is not whole."""
+    folder = find(path, revision)
+    if folder is None:
+        folder = download(path, revision)
+        _check_whole(folder)
     return folder
 
 
 def find(path: str | None, revision: str = "main") -> Path | None:
-    """Return the checkpoint's folder as `locate`, without a download: None for an id on the Hub that is not here
-    whole."""
-    if path is None or not is_hub_id(path):
-        return locate(path)
-    folder = cached(path, revision)
-    return folder if folder is not None and _is_whole(folder) else None
+    """Return the checkpoint's folder as `locate`, but None for an id on the Hub that is not whole in the cache."""
+    if path is not None and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) and not Path(path).is_dir():
+        return _cached(path, revision)
+    folder = PACKAGED if path is None else Path(path)
+    _check_whole(folder)
+    return folder
+
+
+def _cached(repository: str, revision: str) -> Path | None:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **HUB_FILES))
+        _check_whole(folder)  # an interrupted download leaves a part of it
+    except errors.HFValidationError as error:
+        raise InputError(f"backbone.path {repository} is no folder here, and no id on the Hugging Face Hub") from error
+    except (errors.LocalEntryNotFoundError, InputError, OSError):
+        return None
+    return folder
+
+
+def download(repository: str, revision: str) -> Path:
+    """Download a snapshot from the Hub; HF_HUB_OFFLINE and HF_HOME are respected. Return its folder, which has the name
+    of its commit. InputError that says what to accept or download."""
+    from huggingface_hub import constants, errors, snapshot_download
+
+    missing = f"backbone.path {repository} is no folder here"
+    offline = InputError(
+        f"{missing}, not whole in the cache, and cannot be downloaded (offline?): run `hf download {repository} "
+        f"--revision {revision}` with a connection (HF_HOME says where to), or give the folder of a copy"
+    )
+    if constants.HF_HUB_OFFLINE:
+        raise offline
+    try:
+        return Path(snapshot_download(repository, revision=revision, **HUB_FILES))
+    except errors.GatedRepoError as error:
+        reason = f"{missing}, and on the Hugging Face Hub it is gated: accept its licence there, then `hf auth login`"
+        raise InputError(reason) from error
+    except errors.RevisionNotFoundError as error:
+        raise InputError(f"backbone.revision '{revision}' is none of {repository} on the Hugging Face Hub") from error
+    except errors.RepositoryNotFoundError as error:
+        reason = f"{missing}, nor a model on the Hugging Face Hub: correct the id, or `hf auth login` if it is private"
+        raise InputError(reason) from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        raise offline from error
+
+
+def commit(folder: Path) -> str | None:
+    """Return the commit of a snapshot from the Hub; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def model_index(folder: Path) -> dict[str, Any]:
+    """Return the content of model_index.json. InputError that names it."""
+    return read_json(folder / "model_index.json", COPY_AGAIN)
+
+
+def parts(folder: Path) -> list[str]:
+    """Return the folders that model_index.json names. InputError that names the file."""
+    index = model_index(folder)
+    return [part for part in PARTS if isinstance(index.get(part), list) and any(index[part])]
 
 
 def require(folder: Path, wanted: Sequence[str]) -> None:
-    """InputError if one of these parts is not there, is not named by model_index.json (whose parts are hashed), or has
-    no weights in safetensors."""
+    """Raise InputError for a part that is missing, that model_index.json does not name (only named parts are hashed),
+    or that has no weights in safetensors."""
     named = parts(folder)
     for part in wanted:
         if not (folder / part).is_dir():
@@ -72,63 +127,76 @@ def require(folder: Path, wanted: Sequence[str]) -> None:
             )
 
 
+def _check_whole(folder: Path) -> None:
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"backbone.path {folder} is no checkpoint in diffusers' format (it has no model_index.json)")
+    require(folder, parts(folder))
+
+
 def _has_weights(part: Path) -> bool:
-    """Whether there is a file that the libraries read, or a list of such files that are all there and are hashed."""
+    """Return whether there is a file that the libraries read, or a list of files that are all there and are hashed."""
     for file in (part / name for name in WEIGHT_FILES):
         index = file.with_name(f"{file.name}.index.json")
         if file.is_file():
             return True
         if index.is_file():
-            listed = read_json(index, "copy the checkpoint again").get("weight_map")
+            listed = read_json(index, COPY_AGAIN).get("weight_map")
             names = set(map(str, listed.values())) if isinstance(listed, dict) else set()
-            return bool(names) and names <= {path.name for path in part.glob("*.safetensors") if _is_used(path)}
+            return bool(names) and names <= {path.name for path in _weights(part)}
     return False
 
 
+def _is_variant(file: Path) -> bool:
+    """Return whether this is a variant of the weights, which is never read."""
+    return ".fp16" in file.name or "non_ema" in file.name
+
+
+def _weights(part: Path) -> list[Path]:
+    return sorted(file for file in part.glob("*.safetensors") if not _is_variant(file))
+
+
 def check_kind(folder: Path, *classes: str) -> None:
-    """InputError if another backbone is for this checkpoint. classes: the backbone's class and its bases; a class is
-    named as the pipeline of diffusers whose checkpoints it reads."""
+    """Raise InputError if another backbone is for this checkpoint. classes: the backbone's class and its bases; a class
+    has the name of diffusers' pipeline without `Pipeline`."""
     kind = str(model_index(folder).get("_class_name"))
     if kind in [f"{name}Pipeline" for name in classes]:
         return
-    found = {file.stem: read_yaml(file)["_target_"] for file in sorted(CONFIGURATIONS.glob("*.yaml"))}
-    others = [name for name, target in found.items() if f"{target.rpartition('.')[2]}Pipeline" == kind]
+    targets = {file.stem: read_yaml(file)["_target_"] for file in sorted((CONF / "backbone").glob("*.yaml"))}
+    others = [name for name, target in targets.items() if f"{target.rpartition('.')[2]}Pipeline" == kind]
     if others:
         raise InputError(f"backbone.path {folder} is a {kind}: choose backbone={' or '.join(others)}")
 
 
 @contextmanager
 def loading(folder: Path, part: str) -> Iterator[None]:
-    """Turn whatever a library says about files that it cannot load into one line that names the part."""
+    """Turn a library's error about files that it cannot load into one line that names the part."""
     try:
         yield
     except (InputError, MemoryError):
         raise
     except Exception as error:  # OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ...
-        said = " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())
+        reason = " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())
         raise InputError(
-            f"backbone.path {folder}: {part} cannot be loaded ({said[:200]}): copy it again, or choose the backbone "
+            f"backbone.path {folder}: {part} cannot be loaded ({reason[:200]}): copy it again, or choose the backbone "
             "that it is for"
         ) from error
 
 
-def load_weights(kind: Any, folder: Path, part: str, **options: Any) -> Any:
-    """Return the part as a model of this class of transformers or diffusers. InputError if a weight is missing, which
-    the libraries would fill with random numbers, or has another shape. Pickles are never read. Within
+def load_weights(kind: Any, folder: Path, part: str, dtype: Any) -> Any:
+    """Return the part as a model of this class of transformers or diffusers. InputError if a weight has another shape,
+    or is missing (the libraries would fill it with random numbers). Pickles are never read. Within
     `torch.device("meta")` the model is made of its config and reads no weights."""
     import torch
     from transformers import PreTrainedModel
 
+    is_transformers = issubclass(kind, PreTrainedModel)
     with loading(folder, part):
         if torch.get_default_device().type == "meta":
-            if issubclass(kind, PreTrainedModel):
-                model = kind(kind.config_class.from_pretrained(folder / part, local_files_only=True))
-            else:
-                model = kind.from_config(kind.load_config(folder / part, local_files_only=True))
-            return model.to(next(iter(options.values())))
-        model, report = kind.from_pretrained(
-            folder / part, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-        )
+            if is_transformers:
+                return kind(kind.config_class.from_pretrained(folder / part, local_files_only=True)).to(dtype)
+            return kind.from_config(kind.load_config(folder / part, local_files_only=True)).to(dtype)
+        options = {"dtype" if is_transformers else "torch_dtype": dtype, "output_loading_info": True}
+        model, report = kind.from_pretrained(folder / part, local_files_only=True, use_safetensors=True, **options)
         if missing := sorted(report["missing_keys"]):
             raise InputError(
                 f"backbone.path {folder}: {part} lacks {len(missing)} weights of a {kind.__name__}, such as "
@@ -137,80 +205,50 @@ def load_weights(kind: Any, folder: Path, part: str, **options: Any) -> Any:
     return model
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        require(folder, parts(folder))
-    except (InputError, OSError):
-        return False
-    return True
-
-
-def parts(folder: Path) -> list[str]:
-    """Those that its model_index.json names. InputError for one that is no checkpoint's."""
-    index = model_index(folder)
-    return [part for part in PARTS if isinstance(index.get(part), list) and any(index[part])]
-
-
-def model_index(folder: Path) -> dict[str, Any]:
-    """What model_index.json says. InputError that names it."""
-    return read_json(folder / "model_index.json", "copy the checkpoint again")
-
-
-def commit(folder: Path) -> str | None:
-    """The commit of a snapshot from the Hub; None for any other folder."""
-    return folder.name if folder.parent.name == "snapshots" else None
-
-
 def fingerprint(folder: Path) -> str:
-    """Hex digest of the files that decide what is learned, wherever they lie.
+    """Return a hex digest of the files that decide what is learned, independent of their folder.
 
-    Files above 64 MiB are hashed by their length and 32 evenly spaced chunks of 1 MiB (their header among
-    them): any training changes all of a model's weights, and hashing gigabytes would cost more than a run's
-    start may.
+    Of a file above 64 MiB only the length and 32 evenly spaced chunks of 1 MiB are hashed: any training changes all
+    weights of a model, and to hash gigabytes would take longer than the start of a run may.
     """
     digest = hashlib.sha256()
     for part in parts(folder):
         for file in sorted((folder / part).iterdir()):
-            if file.suffix in (".safetensors", ".json", ".txt", ".model") and _is_used(file):
+            if file.suffix in (".safetensors", ".json", ".txt", ".model") and not _is_variant(file):
                 digest.update(f"{part}/{file.name}\0{file.stat().st_size}\0".encode())
                 _update(digest, file)
     return digest.hexdigest()
 
 
-def _is_used(file: Path) -> bool:
-    """Not a variant of the weights that is never read."""
-    return ".fp16" not in file.name and "non_ema" not in file.name
-
-
 def _update(digest: hashlib._Hash, file: Path) -> None:
     size = file.stat().st_size
+    starts = [0] if size <= WHOLE else [k * (size - CHUNK) // (CHUNKS - 1) for k in range(CHUNKS)]
     try:
         with file.open("rb") as content:
-            if size <= WHOLE:
-                digest.update(content.read())
-                return
-            for k in range(CHUNKS):
-                content.seek(k * (size - CHUNK) // (CHUNKS - 1))
-                digest.update(content.read(CHUNK))
+            for start in starts:
+                content.seek(start)
+                digest.update(content.read(WHOLE if size <= WHOLE else CHUNK))
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}): see to its rights, or copy it again") from error
+        raise InputError(
+            f"{file} cannot be read ({error.strerror}): correct its permissions, or copy it again"
+        ) from error
 
 
 def check_words(folder: Path, initializer: str, placeholder: str) -> None:
-    """InputError if the tokenizer does not know the initializer, or knows the placeholder as a word already.
+    """Raise InputError if the tokenizer does not know the initializer, or has the placeholder as a word.
 
-    Unknown is what becomes the unknown token or a token whose vocabulary row is all zero: the toybox's
-    tokenizer spells unknown words in letters that nothing was ever learned of.
+    A word is unknown if it becomes the unknown token or a token with an all-zero row: the toybox's tokenizer spells
+    unknown words in letters, whose rows are zero.
     """
     from transformers import AutoTokenizer
 
     with loading(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     ids = initializer_ids(tokenizer, initializer)
-    if not ids or _has_zero_row(folder, ids):
-        raise InputError(f"initializer '{initializer}' is unknown to the tokenizer of {folder}: use words it knows")
-    vocabulary = tokenizer.get_vocab()
-    word = placeholder.lower()
+    with _table(folder, "text_encoder") as table:
+        if not ids or (table is not None and not all(bool(table[i].float().any()) for i in ids)):
+            raise InputError(f"initializer '{initializer}' is unknown to the tokenizer of {folder}: use words it knows")
+    vocabulary, word = tokenizer.get_vocab(), placeholder.lower()
     if any(form in vocabulary for form in (placeholder, word, f"{word}</w>")):
         raise InputError(f"placeholder '{placeholder}' is already a word of the tokenizer of {folder}: choose another")
     if not (placeholder.startswith("<") and placeholder.endswith(">") and len(placeholder) > 2):
@@ -218,20 +256,15 @@ def check_words(folder: Path, initializer: str, placeholder: str) -> None:
 
 
 def initializer_ids(tokenizer: PreTrainedTokenizerBase, initializer: str) -> list[int]:
-    """Token ids of the class word as it stands within a sentence, where SentencePiece makes the space before a word
-    a part of it; none if one of them is the unknown token standing for something else."""
+    """Return the ids of the words as they are within a sentence, where SentencePiece makes the space before a word a
+    part of it; no ids if one of them is the unknown token."""
     ids = tokenizer(f" {initializer}", add_special_tokens=False)["input_ids"]
     unknown = tokenizer.unk_token_id
     return [] if unknown is not None and unknown in ids else ids
 
 
-def _has_zero_row(folder: Path, ids: list[int]) -> bool:
-    with _table(folder, "text_encoder") as table:
-        return table is not None and any(not bool(table[i].float().any()) for i in ids)
-
-
 def vocabulary(folder: Path, encoder: str) -> Tensor:
-    """The embedding table (words, dim) of a text encoder, as stored. InputError if its weights have none."""
+    """Return the embedding table (words, dim) of a text encoder, as stored. InputError if its weights have none."""
     with _table(folder, encoder) as table:
         if table is None:
             raise InputError(f"backbone.path {folder} has no embedding table in {encoder} ({', '.join(TABLES)})")
@@ -239,31 +272,28 @@ def vocabulary(folder: Path, encoder: str) -> Tensor:
 
 
 def encoder_dims(folder: Path) -> dict[str, int]:
-    """Text encoder -> its width."""
-    encoders = sorted(part for part in parts(folder) if part.startswith("text_encoder"))
-    if not encoders:
-        raise InputError(
-            f"backbone.path {folder}: its model_index.json names no text encoder: copy the checkpoint again"
-        )
+    """Return text encoder -> its width. InputError that names the file."""
     dims = {}
-    for part in encoders:
-        config = read_json(path := folder / part / "config.json", "copy the checkpoint again")
+    for part in sorted(part for part in parts(folder) if part.startswith("text_encoder")):
+        file = folder / part / "config.json"
+        config = read_json(file, COPY_AGAIN)
         dims[part] = config.get("hidden_size", config.get("d_model"))
         if type(dims[part]) is not int:
-            raise InputError(f"{path} has no whole number as hidden_size or d_model: copy the checkpoint again")
+            raise InputError(f"{file} has no whole number as hidden_size or d_model: {COPY_AGAIN}")
+    if not dims:
+        raise InputError(f"backbone.path {folder}: its model_index.json names no text encoder: {COPY_AGAIN}")
     return dims
 
 
 @contextmanager
 def _table(folder: Path, encoder: str) -> Iterator[Any]:
-    """The embedding table, of which rows are read as they are asked for; None if there is none."""
+    """Yield the embedding table, whose rows are read when they are used; None if there is none."""
     from safetensors import safe_open
 
-    files = sorted(filter(_is_used, (folder / encoder).glob("*.safetensors")))
-    for path in files:
-        with loading(folder, encoder), safe_open(path, framework="pt") as file:
-            key = next((key for key in file.keys() if key.endswith(TABLES)), None)  # noqa: SIM118
+    for file in _weights(folder / encoder):
+        with loading(folder, encoder), safe_open(file, framework="pt") as content:
+            key = next((key for key in content.keys() if key.endswith(TABLES)), None)  # noqa: SIM118
             if key is not None:
-                yield file.get_slice(key)
+                yield content.get_slice(key)
                 return
     yield None

@@ -1,5 +1,5 @@
-"""What every model in diffusers' format shares: text encoders that learned words enter, a VAE, a denoiser, and the
-library's own pipeline around them."""
+"""A backbone in diffusers' format: text encoders that learned vectors enter, a VAE, a denoiser, and the library's own
+pipeline around them."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dti_repro.backbones.base import (
-    Asked,
     Backbone,
     BackboneSpec,
     Conditioning,
     EncoderSpec,
     InitializerEmbedding,
+    PromptGroup,
     Tokens,
     TokenVectors,
 )
 from dti_repro.backbones.checkpoint import check_kind, load_weights, locate, require
-from dti_repro.backbones.samplers import check_steps, make_sampler, own_scheduler, scheduler_class
-from dti_repro.backbones.text_encoder import Part, TextEncoder
+from dti_repro.backbones.samplers import check_steps, checkpoint_scheduler, make_sampler, scheduler_class
+from dti_repro.backbones.text_encoder import EncoderConfig, TextEncoder
 from dti_repro.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class FrozenSettings(TypedDict, total=False):
-    """How the frozen weights are read and run, as keys of `DiffusersBackbone`."""
+    """Keys of `DiffusersBackbone` that say how the frozen weights are read and run."""
 
     dtype: str
     revision: str
@@ -43,23 +43,24 @@ class FrozenSettings(TypedDict, total=False):
 
 
 class DiffusersBackbone(Backbone):
-    """Loaded from a folder or the Hub; subclasses say how prompts become conditioning and what the loss is.
+    """Loaded from a folder or the Hub. Subclasses say how prompts become conditioning and what the loss is.
 
     name: its folder below `runs`. path: the checkpoint's folder or id on the Hub, None for the packaged toybox.
     resolution: pixels of a training image, None for the model's own. dtype: of the frozen weights, float32 or
-    bfloat16; what is learned stays float32. revision: of a Hub id. checkpointing: keep the denoiser's activations at
-    the borders of its blocks only and compute the others again on the way back, which saves memory and costs a
-    third of the time. compile: run the denoiser through torch.compile. Within `torch.device("meta")` it has shapes and
-    no weights.
+    bfloat16; what is learned stays float32. revision: of a Hub id. checkpointing: keep only the activations between the
+    denoiser's blocks and compute the others again in the backward pass, which saves memory and takes a third more time.
+    compile: run the denoiser through torch.compile. Within `torch.device("meta")` it has shapes and no weights.
     """
 
-    ENCODERS: ClassVar[Mapping[str, Part]]
+    ENCODERS: ClassVar[Mapping[str, EncoderConfig]]
     DENOISER_CLASS: ClassVar[type[ModelMixin]]
     VAE_CLASS: ClassVar[type[ModelMixin]]
-    VAE_DTYPE: ClassVar[torch.dtype | None] = None
-    """None: as the rest."""
+    VAE_DTYPE: ClassVar[torch.dtype | None] = None  # None: `dtype`
+    PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]]
+    PIPELINE_OPTIONS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Arguments of the pipeline's constructor besides the models."""
     SIDE: ClassVar[int] = 8
-    """Of what a picture's sides are multiples, in pixels."""
+    """The sides of an image are multiples of this number of pixels."""
 
     def __init__(
         self,
@@ -72,44 +73,37 @@ class DiffusersBackbone(Backbone):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        for key, value in (("checkpointing", checkpointing), ("compile", compile)):
-            if not isinstance(value, bool):
-                raise InputError(f"backbone.{key} is {value}: true or false is needed")
-        if dtype not in DTYPES:
-            raise InputError(f"backbone.dtype '{dtype}' is none of {', '.join(DTYPES)}")
-        if resolution is not None and (type(resolution) is not int or resolution < 1 or resolution % self.SIDE):
-            raise InputError(f"backbone.resolution is {resolution}: a positive multiple of {self.SIDE} is needed")
+        if resolution is not None and resolution % self.SIDE:
+            raise InputError(f"backbone.resolution is {resolution}: a multiple of {self.SIDE} is needed")
         self.folder = locate(path, revision)
         check_kind(self.folder, *(base.__name__ for base in type(self).__mro__))
-        tokenizers = (part.tokenizer for part in self.ENCODERS.values())
+        tokenizers = (config.tokenizer for config in self.ENCODERS.values())
         require(self.folder, [*self.ENCODERS, *tokenizers, self.DENOISER, "vae"])
+        frozen = DTYPES[dtype]
         self.text_encoders = nn.ModuleDict(
-            {encoder: TextEncoder(self.folder, encoder, part, DTYPES[dtype]) for encoder, part in self.ENCODERS.items()}
+            {encoder: TextEncoder(self.folder, encoder, config, frozen) for encoder, config in self.ENCODERS.items()}
         )
-        vae_dtype = self.VAE_DTYPE or DTYPES[dtype]
-        self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", torch_dtype=vae_dtype)
-        self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, torch_dtype=DTYPES[dtype])
-        with torch.device("cpu"):  # schedulers compute with values, which the meta device has not
-            self.generation_scheduler = own_scheduler(self.folder)
+        self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", self.VAE_DTYPE or frozen)
+        self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, frozen)
+        with torch.device("cpu"):  # schedulers compute with values, which the meta device does not have
+            self.generation_scheduler = checkpoint_scheduler(self.folder)
         self.requires_grad_(False).eval()
         if checkpointing:
             self.denoiser.enable_gradient_checkpointing()
         if compile:
             self.denoiser.compile()
-        attentions = sum(module.endswith("attn2") for module, _ in self.denoiser.named_modules())
         self.spec = BackboneSpec(
             name=name,
             encoders={encoder: EncoderSpec.of(module.table) for encoder, module in self.text_encoders.items()},
-            cross_attention_layers=attentions,
-            resolution=resolution or self._own_resolution(),
+            resolution=resolution or self._model_resolution(),
             timesteps=self.generation_scheduler.config.num_train_timesteps,
         )
-        self.training_lead = self.generation_lead = ""
+        self.training_prefix = self.generation_prefix = ""
 
     @classmethod
-    def leads(cls, **settings: Any) -> tuple[str, str]:
-        """What the text encoder reads before every prompt, in training and in generation, with these settings of
-        its constructor."""
+    def prompt_prefixes(cls, **settings: Any) -> tuple[str, str]:
+        """Return the texts that the text encoder reads before every prompt in training and in generation, with these
+        settings of the constructor."""
         return "", ""
 
     @property
@@ -121,76 +115,79 @@ class DiffusersBackbone(Backbone):
     def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning: ...
 
     @abstractmethod
-    def _pipeline(self, scheduler: SchedulerMixin) -> DiffusionPipeline:
-        """diffusers' pipeline around our parts."""
+    def _generate_pixels(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
+        """Call the pipeline: (images, height, width, 3) in [0, 1]."""
 
     @classmethod
-    @abstractmethod
-    def _own_options(cls, own: SchedulerMixin, chosen: type[SchedulerMixin]) -> dict[str, Any]:
-        """What the chosen scheduler is told besides the configuration of the checkpoint's own. InputError for one that
-        this model cannot be drawn with."""
-
-    @abstractmethod
-    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
-        """Call the pipeline: (pictures, height, width, 3) in [0, 1]."""
-
-    def _own_resolution(self) -> int:
-        """Pixels of a side that the model was made for."""
-        return self.denoiser.config.sample_size * self.factor
+    def _sampler_options(cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin]) -> dict[str, Any]:
+        """Return options of the sampler that the config of the checkpoint's scheduler does not give. InputError for a
+        sampler that does not fit the model."""
+        return {}
 
     @staticmethod
     def _clean(text: str) -> str:
-        """A prompt as the pipeline changes it before it is tokenized."""
+        """Return a prompt as the pipeline changes it before it is tokenized."""
         return text
 
-    def _reading(self, tokens: Tokens) -> dict[str, Any]:
-        """What the text encoders take besides ids."""
+    def _encoder_options(self, tokens: Tokens) -> dict[str, Any]:
+        """Return what the text encoders take besides ids."""
         return {}
 
-    def _unconditional(
+    def _encode_negative(
         self, negative_prompt: str, placeholders: Mapping[str, int], vectors: TokenVectors | None
     ) -> Conditioning:
-        return self.encode_text(self._tokenize([negative_prompt], placeholders), vectors)
+        return self.encode_text(self.tokenize([negative_prompt], placeholders, ""), vectors)
+
+    def _model_resolution(self) -> int:
+        """Return the side in pixels of the images that the model was trained on."""
+        return self.denoiser.config.sample_size * self.factor
 
     @property
     def device(self) -> torch.device:
         return self.denoiser.device
 
-    def start(self, concept: str, initializer: str, seed: int) -> InitializerEmbedding:
+    def embed_initializer(self, concept: str, initializer: str, seed: int) -> InitializerEmbedding:
         rows = {name: encoder.rows(initializer) for name, encoder in self.text_encoders.items()}
-        word = "<initializer>"  # stands where the words would, which says at which positions their states are
-        alone = self._tokenize([word], {word: max(map(len, rows.values()))})
+        placeholder = "<initializer>"  # its positions are those of the initializer's tokens
+        tokens = self.tokenize([placeholder], {placeholder: max(map(len, rows.values()))}, "")
         with torch.no_grad():
-            outputs = self._outputs(alone, {name: own.to(self.device)[None, None] for name, own in rows.items()})
+            outputs = self._outputs(tokens, {name: word.to(self.device)[None, None] for name, word in rows.items()})
         states = {
-            name: output.last_hidden_state[0, (alone.positions[name][0] >= 0).to(self.device)].float().clone()
+            name: output.last_hidden_state[0, (tokens.positions[name][0] >= 0).to(self.device)].float().clone()
             for name, output in outputs.items()
         }
         return InitializerEmbedding(concept, seed, rows, states)
 
-    def tokenize(self, prompts: Sequence[str], placeholders: Mapping[str, int]) -> Tokens:
-        return self._tokenize(prompts, placeholders, self.training_lead)
-
-    def _tokenize(self, prompts: Sequence[str], placeholders: Mapping[str, int], prefix: str = "") -> Tokens:
-        """prefix: a text that the model reads before every prompt."""
-        known = self._known(placeholders)
+    def tokenize(self, prompts: Sequence[str], placeholders: Mapping[str, int], prefix: str | None = None) -> Tokens:
+        """Tokenize prompts as in `Backbone`. prefix: a text before every prompt; None: the one of training."""
+        prefix = self.training_prefix if prefix is None else prefix
+        counts = self._clean_placeholders(placeholders)
         texts = [self._clean(prompt) for prompt in prompts]
-        both = {name: encoder.tokenizer(texts, known, prefix) for name, encoder in self.text_encoders.items()}
-        return Tokens({k: ids for k, (ids, _) in both.items()}, {k: positions for k, (_, positions) in both.items()})
+        ids, positions = {}, {}
+        for name, encoder in self.text_encoders.items():
+            ids[name], positions[name] = encoder.tokenizer(texts, counts, prefix)
+        return Tokens(ids, positions)
 
     @classmethod
-    def _known(cls, placeholders: Mapping[str, int]) -> dict[str, int]:
-        """Placeholders as they stand in a cleaned prompt. InputError if two of them are the same there."""
-        known = {cls._clean(placeholder): count for placeholder, count in placeholders.items()}
-        if len(known) < len(placeholders):
+    def _clean_placeholders(cls, placeholders: Mapping[str, int]) -> dict[str, int]:
+        """Return placeholders as they are in a cleaned prompt. InputError if two of them are the same there."""
+        cleaned = {cls._clean(placeholder): count for placeholder, count in placeholders.items()}
+        if len(cleaned) < len(placeholders):
             raise InputError(f"placeholders {', '.join(placeholders)} are the same to this model: rename one")
-        return known
+        return cleaned
 
     def _outputs(self, tokens: Tokens, vectors: TokenVectors | None, **options: Any) -> dict[str, Any]:
-        """Each text encoder's own output."""
+        """Return the output of each text encoder. InputError for vectors that differ by layer."""
         tokens = tokens.to(self.device)
-        options = {**self._reading(tokens), **options}
-        learned = {} if vectors is None else {name: _of_all_layers(rows) for name, rows in vectors.items()}
+        options = {**self._encoder_options(tokens), **options}
+        learned = {}
+        for name, rows in (vectors or {}).items():
+            if rows.shape[1] != 1:
+                raise InputError(
+                    f"method: it has other vectors for each of {rows.shape[1]} layers, and this backbone encodes a "
+                    "prompt once for all layers: choose a method with the same vectors for all"
+                )
+            learned[name] = rows[:, 0]
         return {
             name: encoder(tokens.ids[name], tokens.positions[name], learned.get(name), **options)
             for name, encoder in self.text_encoders.items()
@@ -212,12 +209,16 @@ class DiffusersBackbone(Backbone):
         width: int | None = None,
     ) -> list[Image.Image]:
         counts = {placeholder: len(next(iter(rows.values()))) for placeholder, rows in vectors.items()}
-        tokens = self._tokenize(prompts, counts, self.generation_lead)
-        conditional = self.encode_text(tokens, self._learned(vectors, len(prompts)) if vectors else None)
-        unconditional = self._unconditional(negative_prompt, counts, self._learned(vectors, 1) if vectors else None)
+        tokens = self.tokenize(prompts, counts, self.generation_prefix)
+        learned = {}
+        for name in self.text_encoders if vectors else ():
+            rows = torch.cat([by_encoder[name] for by_encoder in vectors.values()])
+            learned[name] = rows.to(self.device, torch.float32)[None, None]
+        conditional = self.encode_text(tokens, learned)
+        unconditional = self._encode_negative(negative_prompt, counts, learned)
         pipeline = self._pipeline(self._sampler(self.generation_scheduler, sampler, sampler_options))
         pipeline.set_progress_bar_config(disable=True)
-        pictures = self._pictures(
+        pixels = self._generate_pixels(
             pipeline,
             **_embeds("", conditional, len(prompts)),
             **_embeds("negative_", unconditional, len(prompts)),
@@ -228,16 +229,30 @@ class DiffusersBackbone(Backbone):
             width=width,
             output_type="np",
         )
-        for prompt, seed, picture in zip(prompts, seeds, pictures, strict=True):
-            if not np.isfinite(picture).all():
+        for prompt, seed, image in zip(prompts, seeds, pixels, strict=True):
+            if not np.isfinite(image).all():
                 raise InputError(
                     f"prompt {prompt!r}, seed {seed}: the image holds numbers that are not finite, and is not saved; "
                     "try another sampler, a smaller guidance or backbone.dtype=float32"
                 )
-        return DiffusionPipeline.numpy_to_pil(pictures)
+        return DiffusionPipeline.numpy_to_pil(pixels)
+
+    def _pipeline(self, sampler: SchedulerMixin) -> DiffusionPipeline:
+        """Return diffusers' pipeline around the models."""
+        models = {self.DENOISER: self.denoiser, "vae": self.vae, "scheduler": sampler}
+        for name, encoder in self.text_encoders.items():
+            models |= {name: encoder.model, self.ENCODERS[name].tokenizer: encoder.tokenizer.tokenizer}
+        return self.PIPELINE_CLASS(**models, **self.PIPELINE_OPTIONS)
 
     @classmethod
-    def check_drawing(
+    def _sampler(cls, scheduler: SchedulerMixin, name: str, options: Mapping[str, Any]) -> SchedulerMixin:
+        """Return the sampler of this name. scheduler: the checkpoint's. InputError for options that it does not
+        take."""
+        sampler = type(scheduler) if name == "default" else scheduler_class(name)
+        return make_sampler(scheduler, sampler, {**cls._sampler_options(scheduler, sampler), **options})
+
+    @classmethod
+    def check_generation(
         cls,
         folder: Path,
         *,
@@ -249,49 +264,26 @@ class DiffusersBackbone(Backbone):
     ) -> None:
         for key, side in (("height", height), ("width", width)):
             if side is not None and side % cls.SIDE:
-                raise InputError(f"{key}={side}: this backbone draws multiples of {cls.SIDE} pixels")
-        check_steps(cls._sampler(own_scheduler(folder), sampler, sampler_options), steps)
+                raise InputError(f"{key}={side}: this backbone needs a multiple of {cls.SIDE} pixels")
+        check_steps(cls._sampler(checkpoint_scheduler(folder), sampler, sampler_options), steps)
 
     @classmethod
-    def lost_words(cls, folder: Path, asked: Sequence[Asked], **settings: Any) -> dict[str, str]:
-        tokenizers = [part.load_tokenizer(folder) for part in cls.ENCODERS.values()]
-        prefix = cls.leads(**settings)[1]
-        lost: dict[str, str] = {}
-        for one in asked:
-            known = cls._known(one.placeholders)
-            for prompts, before in ((one.prompts, prefix), ([one.negative_prompt], "")):
-                as_given = {cls._clean(prompt): prompt for prompt in prompts}
+    def truncated_words(cls, folder: Path, groups: Sequence[PromptGroup], **settings: Any) -> dict[str, str]:
+        tokenizers = [config.load_tokenizer(folder) for config in cls.ENCODERS.values()]
+        _, prefix = cls.prompt_prefixes(**settings)
+        truncated: dict[str, str] = {}
+        for group in groups:
+            counts = cls._clean_placeholders(group.placeholders)
+            for prompts, before in ((group.prompts, prefix), ([group.negative_prompt], "")):
+                originals = {cls._clean(prompt): prompt for prompt in prompts}
                 for tokenizer in tokenizers:
-                    found = tokenizer.lost(list(as_given), known, before)
-                    lost |= {as_given[text]: words for text, words in found.items()}
-        return lost
-
-    @classmethod
-    def _sampler(cls, own: SchedulerMixin, name: str, options: Mapping[str, Any]) -> SchedulerMixin:
-        """The scheduler to draw with, own being the checkpoint's. InputError for options that it does not take."""
-        chosen = type(own) if name == "default" else scheduler_class(name)
-        return make_sampler(own, chosen, {**cls._own_options(own, chosen), **options})
-
-    def _learned(self, vectors: Mapping[str, Mapping[str, Tensor]], prompts: int) -> TokenVectors:
-        rows = {name: torch.cat([own[name] for own in vectors.values()]) for name in self.text_encoders}
-        return {
-            name: own.to(self.device, torch.float32)[None, None].expand(prompts, -1, -1, -1)
-            for name, own in rows.items()
-        }
-
-
-def _of_all_layers(rows: Tensor) -> Tensor:
-    """(batch, layers, vectors, dim) -> (batch, vectors, dim). InputError for vectors that differ by layer."""
-    if rows.shape[1] != 1:
-        raise InputError(
-            f"method: it has other vectors for each of {rows.shape[1]} layers, and this backbone encodes a prompt once "
-            "for all layers: choose a method with the same vectors for all"
-        )
-    return rows[:, 0]
+                    found = tokenizer.truncated(list(originals), counts, before)
+                    truncated |= {originals[text]: words for text, words in found.items()}
+        return truncated
 
 
 def _embeds(prefix: str, conditioning: Conditioning, prompts: int) -> dict[str, Tensor]:
-    """Conditioning as a pipeline's arguments, one row broadcast to all prompts."""
+    """Return conditioning as arguments of a pipeline; one row is broadcast to all prompts."""
     embeds = {f"{prefix}prompt_embeds": conditioning.hidden.expand(prompts, -1, -1)}
     if conditioning.pooled is not None:
         embeds[f"{prefix}pooled_prompt_embeds"] = conditioning.pooled.expand(prompts, -1)

@@ -1,15 +1,14 @@
-"""What SANA and Wan share: a transformer that is trained to predict the velocity from image to noise (Lipman et al.
-2023, Liu et al. 2023)."""
+"""Flow matching (Lipman et al. 2023, Liu et al. 2023), which SANA and Wan share: a transformer that is trained to
+predict the velocity from image to noise."""
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Unpack
 
-import diffusers
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from dti_repro.backbones.base import Conditioning, Tokens
@@ -26,41 +25,37 @@ class FlowMatching(DiffusersBackbone):
     t indexes the sigmas of diffusers' FlowMatchEulerDiscreteScheduler from the smallest to 1, so that a larger t is
     noisier, as in other backbones. flow_shift: s in sigma = s u / (1 + (s - 1) u), u = (t + 1) / timesteps; None is
     what that scheduler reads in the checkpoint's config: its `shift`, 1 if it has none (the `flow_shift` of other
-    schedulers is theirs, in sampling only). Sampling keeps the checkpoint's own. The VAE stays in float32.
+    schedulers is for sampling only). Sampling keeps the checkpoint's shift. The VAE stays in float32.
     """
 
     DENOISER: ClassVar[str] = "transformer"
     VAE_DTYPE: ClassVar[torch.dtype | None] = torch.float32
-    PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]]
 
     def __init__(
         self,
         name: str,
         path: str,
         resolution: int | None,
-        flow_shift: float | None = None,
+        flow_shift: PositiveFloat | None = None,
         **frozen: Unpack[FrozenSettings],
     ) -> None:
-        if flow_shift is not None and not (math.isfinite(flow_shift) and flow_shift > 0):
-            raise InputError(f"backbone.flow_shift is {flow_shift}: a number above 0 is needed, or null")
         super().__init__(name, path, resolution, **frozen)
-        own = self.generation_scheduler.config
-        schedule = FlowMatchEulerDiscreteScheduler(
-            own.num_train_timesteps, shift=own.get("shift", 1.0) if flow_shift is None else flow_shift
-        )
+        config = self.generation_scheduler.config
+        shift = config.get("shift", 1.0) if flow_shift is None else flow_shift
+        schedule = FlowMatchEulerDiscreteScheduler(config.num_train_timesteps, shift=shift)
         self.register_buffer("sigmas", schedule.sigmas.flip(0), persistent=False)
         self.register_buffer("times", schedule.timesteps.flip(0), persistent=False)
 
     def _mask(self, tokens: Tokens) -> Tensor:
-        """1 up to each prompt's end, 0 for the padding behind it: (batch, length)."""
+        """Return (batch, length): 1 up to each prompt's end, 0 for the padding after it."""
         return self.text_encoders[ENCODER].tokenizer.mask(tokens.ids[ENCODER]).to(self.device)
 
-    def _reading(self, tokens: Tokens) -> dict[str, Any]:
+    def _encoder_options(self, tokens: Tokens) -> dict[str, Any]:
         return {"attention_mask": self._mask(tokens)}
 
     @abstractmethod
     def _velocity(self, noisy: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
-        """What the transformer predicts, time (batch,) being sigma x timesteps."""
+        """Return the transformer's prediction; time (batch,) is sigma x timesteps."""
 
     def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         sigma = self.sigmas[t].view(-1, *[1] * (latents.ndim - 1))
@@ -68,21 +63,12 @@ class FlowMatching(DiffusersBackbone):
         predicted = self._velocity(noisy.to(self.denoiser.dtype), self.times[t], conditioning)
         return (predicted.float() - (noise - latents)).square().flatten(1).mean(dim=1)
 
-    def _pipeline(self, scheduler: diffusers.SchedulerMixin) -> DiffusionPipeline:
-        return self.PIPELINE_CLASS(
-            tokenizer=self.text_encoders[ENCODER].tokenizer.tokenizer,
-            text_encoder=self.text_encoders[ENCODER].model,
-            vae=self.vae,
-            transformer=self.denoiser,
-            scheduler=scheduler,
-        )
-
     @classmethod
-    def _own_options(cls, own: diffusers.SchedulerMixin, chosen: type[diffusers.SchedulerMixin]) -> dict[str, Any]:
-        options = scheduler_options(chosen)
-        shift = own.config.get("flow_shift", own.config.get("shift", 1.0))
+    def _sampler_options(cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin]) -> dict[str, Any]:
+        options = scheduler_options(sampler)
+        shift = scheduler.config.get("flow_shift", scheduler.config.get("shift", 1.0))
         if "use_flow_sigmas" in options:
             return {"use_flow_sigmas": True, "flow_shift": shift, "prediction_type": "flow_prediction"}
         if "shift" in options:
             return {"shift": shift}
-        raise InputError(f"{chosen.__name__} cannot draw with a flow model: use sampler=default, dpmpp_2m or unipc")
+        raise InputError(f"{sampler.__name__} does not fit a flow model: use sampler=default, dpmpp_2m or unipc")

@@ -1,5 +1,4 @@
-"""The configured model, loaded once a process, so that the jobs of a multirun and the stages of a demo share
-it."""
+"""Load the configured backbone once in a process, so that the jobs of a multirun and the stages of a demo share it."""
 
 from __future__ import annotations
 
@@ -17,31 +16,24 @@ from dti_repro.errors import InputError
 
 
 def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
-    """The backbone of a configuration's `backbone` node on its device: cpu, gpu, or auto (a GPU if there is
-    one).
-
-    The last one is kept. InputError for gpu where there is none.
-    """
-    device = device_of(accelerator)
+    """Return the backbone of a configuration's `backbone` node on its device; the last one is kept. accelerator: as in
+    `device_of`."""
     settings = OmegaConf.to_container(node, resolve=True)
-    settings.pop("generation", None)  # defaults of the commands that draw, nothing of the model's
-    return _load(tuple(sorted(settings.items())), device)
+    settings.pop("generation", None)  # defaults of `generate`, which are no keys of the constructor
+    return _load(tuple(sorted(settings.items())), device_of(accelerator))
 
 
 def device_of(accelerator: str) -> str:
-    """torch's name of cpu, gpu, or auto (a GPU if there is one). InputError for gpu where there is none, and for any
-    other name."""
-    if accelerator not in ("cpu", "gpu", "auto"):
-        raise InputError(f"accelerator '{accelerator}' is none of cpu, gpu, auto")
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise InputError("a gpu was asked for, and torch sees none here")
-    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    """Return torch's name of cpu, gpu, or auto (a GPU if there is one). InputError for gpu if there is none."""
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_gpu:
+        raise InputError("accelerator=gpu, and torch finds no GPU here: use accelerator=cpu")
+    return "cuda" if accelerator != "cpu" and has_gpu else "cpu"
 
 
 @lru_cache(maxsize=1)
 def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
-    transformers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
-    for library in (transformers, diffusers):  # weights that do not fit are one line of ours
-        library.utils.logging.set_verbosity_error()
+    for library in (transformers, diffusers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()  # weights that do not fit are one line of ours
     return build(dict(settings), Backbone, "backbone").to(device)

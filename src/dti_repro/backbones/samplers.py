@@ -1,4 +1,4 @@
-"""diffusers' schedulers by name, as samplers to draw with. No weights here."""
+"""diffusers' schedulers by name, as samplers. No weights are read here."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from diffusers import SchedulerMixin
 
 from dti_repro.errors import InputError
 
-FAULTS = (ValueError, TypeError, KeyError, IndexError, NotImplementedError, ArithmeticError, RuntimeError)
+ERRORS = (ValueError, TypeError, KeyError, IndexError, NotImplementedError, ArithmeticError, RuntimeError)
 """What schedulers raise for values that they do not take."""
 
 
 def scheduler_class(name: str) -> type[SchedulerMixin]:
-    """diffusers' scheduler of this name, or InputError."""
+    """Return diffusers' scheduler of this name. InputError if there is none."""
     scheduler = getattr(diffusers, name, None)
     if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
         raise InputError(f"unknown sampler '{name}': `default` or a diffusers scheduler such as DDIMScheduler")
@@ -26,39 +26,41 @@ def scheduler_class(name: str) -> type[SchedulerMixin]:
 
 
 def scheduler_options(scheduler: type[SchedulerMixin]) -> set[str]:
-    """Names of the options of a scheduler's constructor."""
+    """Return the names of the options of a scheduler's constructor."""
     return set(inspect.signature(scheduler.__init__).parameters) - {"self", "kwargs"}
 
 
-def own_scheduler(folder: Path) -> SchedulerMixin:
+def checkpoint_scheduler(folder: Path) -> SchedulerMixin:
     """Return the scheduler of the checkpoint in this folder. InputError that names the file if it is damaged."""
     file = folder / "scheduler" / "scheduler_config.json"
     try:
         config = json.loads(file.read_text())
         return scheduler_class(config["_class_name"]).from_config(config)
-    except (OSError, *FAULTS) as error:
+    except (OSError, *ERRORS) as error:
         raise InputError(f"{file} is damaged ({error!r}): copy the checkpoint again") from error
 
 
-def make_sampler(own: SchedulerMixin, chosen: type[SchedulerMixin], options: Mapping[str, Any]) -> SchedulerMixin:
-    """Make the chosen scheduler with the configuration of the checkpoint's own, changed by the options. InputError for
-    options that it does not take."""
-    known = scheduler_options(chosen)
+def make_sampler(
+    scheduler: SchedulerMixin, sampler: type[SchedulerMixin], options: Mapping[str, Any]
+) -> SchedulerMixin:
+    """Return a sampler with the config of the checkpoint's scheduler, changed by the options. InputError for options
+    that it does not take."""
+    known = scheduler_options(sampler)
     if unknown := set(options) - known:
-        there = ", ".join(sorted(known))
-        raise InputError(f"sampler.options: {chosen.__name__} has no option '{min(unknown)}' (there are: {there})")
+        choices = ", ".join(sorted(known))
+        raise InputError(f"sampler.options: {sampler.__name__} has no option '{min(unknown)}' (there are: {choices})")
     try:
-        return chosen.from_config(own.config, **options)
-    except FAULTS as error:
-        raise InputError(f"sampler.options: {chosen.__name__} with {dict(options)}: {error}") from error
+        return sampler.from_config(scheduler.config, **options)
+    except ERRORS as error:
+        raise InputError(f"sampler.options: {sampler.__name__} with {dict(options)}: {error}") from error
 
 
 def check_steps(sampler: SchedulerMixin, steps: int) -> None:
-    """InputError if the sampler cannot go so many steps."""
-    most = sampler.config.num_train_timesteps
-    if steps > most:
-        raise InputError(f"steps={steps}: the model has {most} timesteps, and an image takes at most as many steps")
+    """Raise InputError if the sampler cannot take this number of steps."""
+    timesteps = sampler.config.num_train_timesteps
+    if steps > timesteps:
+        raise InputError(f"steps={steps}: the model has {timesteps} timesteps, and an image takes at most as many")
     try:
         sampler.set_timesteps(steps)
-    except FAULTS as error:
+    except ERRORS as error:
         raise InputError(f"steps={steps} with {type(sampler).__name__}: {error}") from error

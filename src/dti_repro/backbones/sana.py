@@ -1,5 +1,4 @@
-"""SANA and SANA 1.5 (Xie et al. 2024, 2025): Gemma2 reads the prompt, a linear transformer draws in the latents of a
-32x autoencoder."""
+"""SANA and SANA 1.5 (Xie et al. 2024, 2025): Gemma2 as text encoder, a linear transformer, a 32x autoencoder."""
 
 from __future__ import annotations
 
@@ -10,30 +9,31 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 import torch
 from diffusers import AutoencoderDC, DiffusionPipeline, ModelMixin, SanaPipeline, SanaTransformer2DModel
+from pydantic import PositiveFloat
 from torch import Tensor
 from transformers import Gemma2Model
 
 from dti_repro.backbones.base import Conditioning, LatentDistribution, Tokens, TokenVectors
 from dti_repro.backbones.diffusers_base import FrozenSettings
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
-from dti_repro.backbones.text_encoder import Part
+from dti_repro.backbones.text_encoder import EncoderConfig
 
-LENGTH = 300  # tokens that the transformer sees, the pipeline's max_sequence_length
+LENGTH = 300  # tokens that the transformer reads, the pipeline's max_sequence_length
 
 
 class Sana(FlowMatching):
-    """Conditioned on Gemma2's last hidden states of the first token and the last 299 (paper of SANA, section 3.1:
-    an instruction may come before the prompt, is read by Gemma2 and hidden from the transformer), with a mask.
+    """Conditioned on Gemma2's last hidden states of the first token and the last 299, with a mask (paper of SANA,
+    section 3.1: an instruction may come before the prompt; Gemma2 reads it, and it is hidden from the transformer).
 
     instruction: `pipeline` is the complex human instruction of diffusers' SanaPipeline, in training and in
-    generation; `none`; `as_published`, none in training and the pipeline's in generation, as the DTI paper's code
-    has it; any other text stands in both. Prompts are made lower case, as in the pipeline. Initializers' states and
-    negative prompts are read without an instruction.
+    generation; `none`; `as_published`: none in training and the pipeline's in generation, as in the DTI paper's code;
+    any other text is used in both. Prompts are made lower case, as in the pipeline. Initializers' states and negative
+    prompts have no instruction.
     """
 
     SIDE: ClassVar[int] = 32
-    ENCODERS: ClassVar[Mapping[str, Part]] = {
-        ENCODER: Part("tokenizer", Gemma2Model, length=LENGTH, spaced=True, scaled=True)
+    ENCODERS: ClassVar[Mapping[str, EncoderConfig]] = {
+        ENCODER: EncoderConfig("tokenizer", Gemma2Model, length=LENGTH, spaced=True, scaled=True)
     }
     DENOISER_CLASS: ClassVar[type[ModelMixin]] = SanaTransformer2DModel
     PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]] = SanaPipeline
@@ -44,17 +44,19 @@ class Sana(FlowMatching):
         name: str,
         path: str,
         resolution: int | None,
-        flow_shift: float | None = None,
+        flow_shift: PositiveFloat | None = None,
         instruction: str = "pipeline",
         **frozen: Unpack[FrozenSettings],
     ) -> None:
         super().__init__(name, path, resolution, flow_shift, **frozen)
-        self.training_lead, self.generation_lead = self.leads(instruction=instruction)
+        self.training_prefix, self.generation_prefix = self.prompt_prefixes(instruction=instruction)
 
     @classmethod
-    def leads(cls, instruction: str = "pipeline", **settings: Any) -> tuple[str, str]:
-        known = {"none": ("", ""), "pipeline": (_pipelines(),) * 2, "as_published": ("", _pipelines())}
-        return known.get(instruction, (instruction,) * 2)
+    def prompt_prefixes(cls, instruction: str = "pipeline", **settings: Any) -> tuple[str, str]:
+        lines = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+        pipeline = "\n".join(lines)
+        prefixes = {"none": ("", ""), "pipeline": (pipeline, pipeline), "as_published": ("", pipeline)}
+        return prefixes.get(instruction, (instruction, instruction))
 
     @property
     def factor(self) -> int:
@@ -65,7 +67,7 @@ class Sana(FlowMatching):
         return Conditioning(_selected(hidden), mask=_selected(self._mask(tokens)))
 
     def encode_images(self, pixels: Tensor) -> LatentDistribution:
-        """The autoencoder has no posterior: std is zero."""
+        """Encode pixels (images, 3, height, width) in [-1, 1]. The autoencoder has no posterior: std is zero."""
         with torch.no_grad():
             latents = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent * self.vae.config.scaling_factor
         return LatentDistribution(latents, torch.zeros_like(latents))
@@ -83,18 +85,13 @@ class Sana(FlowMatching):
             return_dict=False,
         )[0]
 
-    def _pictures(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
-        """Just as large as asked for; the pipeline by itself draws the nearest size of a list, and rescales."""
-        own = self._own_resolution()
-        sides = {side: arguments.pop(side) or own for side in ("height", "width")}
-        return pipeline(negative_prompt=None, use_resolution_binning=False, **sides, **arguments).images
+    def _generate_pixels(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
+        """Generate the exact size; by default the pipeline generates the nearest size of a list, and rescales."""
+        for side in ("height", "width"):
+            arguments[side] = arguments[side] or self._model_resolution()
+        return pipeline(negative_prompt=None, use_resolution_binning=False, **arguments).images
 
 
 def _selected(states: Tensor) -> Tensor:
-    """Of the first token and the last 299: (batch, 300, ...)."""
+    """Return the states of the first token and the last 299: (batch, 300, ...)."""
     return torch.cat([states[:, :1], states[:, 1 - LENGTH :]], dim=1)
-
-
-def _pipelines() -> str:
-    lines = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
-    return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Download published photos and prompts from where their authors put them.
+"""Download published photos and prompts from the places where their authors put them.
 
-What is there and whole is not fetched again, so the same call brings what is missing.
+A file that is already there and whole is not downloaded again, so the same command completes what is missing.
 """
 
 from __future__ import annotations
@@ -28,67 +28,80 @@ from dti_repro.data.published_prompts import PromptReader
 from dti_repro.errors import InputError
 
 MAX_BYTES = 64 << 20  # of one file; a photo has a few MiB
-TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
+TIMEOUT = (10, 60)  # seconds to connect, and between two parts of an answer
 WAITS = (0, 1, 3)  # seconds before each attempt
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 
 
 class Client:
-    """Get files over HTTP."""
+    """Downloads files over HTTP. A host that cannot be reached is tried for one file only."""
 
     def __init__(self) -> None:
         self.session = requests.Session()
         # Some hosts refuse programs without a name.
         self.session.headers["User-Agent"] = f"dti-repro/{version('dti-repro')}"
-        self.unreachable: dict[str, str] = {}  # host -> what to say: its other files are not waited for
+        self.unreachable: dict[str, str] = {}  # host -> message
 
     def get(self, url: str) -> bytes:
-        """Return the bytes at `url`, after several attempts where the connection breaks or the host has an error.
-        InputError that names the address, or the host if it does not answer."""
+        """Return the bytes at the address. Try again if the connection breaks or the host has an error. InputError that
+        names the address, or the host if it cannot be reached."""
         host = urlsplit(url).netloc
         if host in self.unreachable:
             raise InputError(self.unreachable[host])
         for wait in WAITS:
             time.sleep(wait)
             try:
-                with self.session.get(url, stream=True, timeout=TIMEOUT) as response:
-                    return _read(response)
+                return self._attempt(url)
             except RequestException as error:
                 failure = error
+        cause: BaseException = failure
+        while inner := cause.__cause__ or cause.__context__:  # requests wraps the reason several times
+            cause = inner
+        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+        message = f"{url} failed {len(WAITS)} times ({reason})"
         if isinstance(failure, ConnectionError):
-            line = f"{host} cannot be reached ({_reason(failure)}): see to the connection"
-            self.unreachable[host] = line
-            raise InputError(line) from failure
-        raise InputError(f"{url} failed {len(WAITS)} times ({_reason(failure)})") from failure
+            message = self.unreachable[host] = f"{host} cannot be reached ({reason}): check the connection"
+        raise InputError(message) from failure
+
+    def _attempt(self, url: str) -> bytes:
+        """Return the bytes. InputError if they are refused or too large; RequestException if a new attempt may help."""
+        content = bytearray()
+        with self.session.get(url, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code >= 500:
+                response.raise_for_status()
+            if not response.ok:
+                raise InputError(f"{response.url} answers {response.status_code} {response.reason}")
+            for part in response.iter_content(1 << 16):
+                content += part
+                if len(content) > MAX_BYTES:
+                    raise InputError(f"{response.url} is larger than {MAX_BYTES >> 20} MiB and refused")
+        return bytes(content)
 
 
 class Source(ABC):
-    """The parts of one published set. There is one yaml in conf/source for each set."""
+    """One published set. Each set has a yaml in conf/source."""
 
+    parts: Sequence[str]  # names of the set's files or concepts
     prompts: PromptReader | None = None
 
-    @property
     @abstractmethod
-    def parts(self) -> Sequence[str]:
-        """Names of the files or concepts."""
-
-    @abstractmethod
-    def bring(self, part: str, folder: Path, client: Client) -> bool:
-        """Fetch a part if it is not whole below `folder`; return whether it was fetched. InputError that names it."""
+    def fetch_part(self, part: str, folder: Path, client: Client) -> bool:
+        """Download a part unless it is whole below the folder. Return whether it was downloaded. InputError that names
+        the part."""
 
     def fetch(self, folder: Path, progress: bool) -> None:
-        """Fetch all that is missing. Names what does not come, line by line, and raises InputError at the end."""
-        client, came = Client(), 0
-        missing: dict[str, None] = {}  # each line once: a host that cannot be reached has many files
-        for part in track(self.parts, "fetching", console=Console(stderr=True), disable=not progress):
+        """Download every part that is missing. Print a line for each failure; InputError at the end if there is one."""
+        client, fetched = Client(), 0
+        failures: dict[str, None] = {}  # each line once: a host that cannot be reached has many files
+        for part in track(self.parts, "downloading", console=Console(stderr=True), disable=not progress):
             try:
-                came += self.bring(part, folder, client)
+                fetched += self.fetch_part(part, folder, client)
             except InputError as error:
-                missing[str(error)] = None
-        for line in missing:
+                failures[str(error)] = None
+        for line in failures:
             print(f"missing: {line}", file=sys.stderr)
-        print(f"{folder}: {len(self.parts)} in all, {came} fetched now")
-        if missing:
+        print(f"{folder}: {len(self.parts)} files, {fetched} downloaded now")
+        if failures:
             raise InputError(f"{folder} is not complete: see the lines above, then give the same command again")
         if self.prompts is not None:
             self.prompts.write(folder)
@@ -97,94 +110,63 @@ class Source(ABC):
 class Files(Source):
     """Files with known SHA-256 hashes.
 
-    base: the address of their folder. files: path below the folder -> hash. prompts: what reads prompt sets from one
-    of the files (None: there are none).
+    base: the address of their folder. files: path below the folder -> hash. prompts: reads prompt sets from one of the
+    files (None: there are none).
     """
 
     def __init__(self, base: str, files: Mapping[str, str], prompts: PromptReader | None) -> None:
         for name in files:
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise InputError(f"source.files: {name!r} is outside of the set's folder")
-        self.base, self.files, self.prompts = base.rstrip("/"), files, prompts
+        self.base, self.files, self.parts, self.prompts = base.rstrip("/"), files, tuple(files), prompts
 
-    @property
-    def parts(self) -> Sequence[str]:
-        return tuple(self.files)
-
-    def bring(self, part: str, folder: Path, client: Client) -> bool:
+    def fetch_part(self, part: str, folder: Path, client: Client) -> bool:
         path, expected = folder / part, self.files[part]
         if path.is_file() and sha256(path) == expected:
             return False
-        url = f"{self.base}/{part}"
-        content = client.get(url)
+        content = client.get(f"{self.base}/{part}")
         if hashlib.sha256(content).hexdigest() != expected:
-            raise InputError(f"{url} is not the published file: its SHA-256 hash is different")
+            raise InputError(f"{self.base}/{part} is not the published file: its SHA-256 hash is different")
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
         return True
 
 
 class Pictures(Source):
-    """One picture for each concept, at `<concept>/00.<jpg, png or webp>`. Hashes are not published, so a picture is
-    checked by decoding.
+    """One photo for each concept, at `<concept>/00.<jpg, png or webp>`. Their hashes are not published, so a photo is
+    checked by decoding it.
 
-    links: concept -> address, or None where only a person can get the photos. page: where a person finds them. A
-    concept whose folder has whole pictures is left alone, so pictures saved by hand count.
+    links: concept -> address, or None if the photos must be saved by hand. page: where a person finds them. A concept
+    whose folder has whole photos is complete, so photos saved by hand count.
     """
 
     def __init__(self, links: Mapping[str, str | None], page: str | None) -> None:
         self.links = {check_name(name, "concept"): url for name, url in links.items()}
-        self.page = page
+        self.parts, self.page = tuple(self.links), page
 
-    @property
-    def parts(self) -> Sequence[str]:
-        return tuple(self.links)
-
-    def bring(self, part: str, folder: Path, client: Client) -> bool:
-        pictures, url = folder / part, self.links[part]
+    def fetch_part(self, part: str, folder: Path, client: Client) -> bool:
+        photos, url = folder / part, self.links[part]
         try:
-            check_photos(list_photos(pictures))
+            check_photos(list_photos(photos))
             return False
         except InputError as error:
             if url is None:
-                raise InputError(f"{error}; save the photos that are offered at {self.page} in {pictures}/") from error
+                raise InputError(f"{error}; save the photos of {self.page} in {photos}/") from error
         try:
             content = client.get(url)
             suffix = _suffix(content, url)
         except InputError as error:
-            raise InputError(f"{part}: {error}; or save the picture by hand in {pictures}/") from error
-        with atomic_write(pictures / f"00{suffix}") as temporary:
+            raise InputError(f"{part}: {error}; or save the photo by hand in {photos}/") from error
+        with atomic_write(photos / f"00{suffix}") as temporary:
             temporary.write_bytes(content)
         return True
 
 
-def _read(response: requests.Response) -> bytes:
-    """Return the body. InputError if it is refused or too large; RequestException if another attempt may help."""
-    if response.status_code >= 500:
-        response.raise_for_status()
-    if not response.ok:
-        raise InputError(f"{response.url} answers {response.status_code} {response.reason}")
-    content = bytearray()
-    for piece in response.iter_content(1 << 16):
-        content += piece
-        if len(content) > MAX_BYTES:
-            raise InputError(f"{response.url} is larger than {MAX_BYTES >> 20} MiB, and refused")
-    return bytes(content)
-
-
 def _suffix(content: bytes, url: str) -> str:
-    """Return the suffix of a picture's format. InputError if it cannot be decoded to its end."""
+    """Return the suffix of a photo's format. InputError if it cannot be decoded to its end."""
     try:
         with Image.open(io.BytesIO(content), formats=tuple(SUFFIXES)) as image:
             image.load()
             return SUFFIXES[image.format]
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, EOFError, OverflowError, ...
-        raise InputError(f"{url} is not a whole {', '.join(SUFFIXES)} picture") from error
-
-
-def _reason(error: RequestException) -> str:
-    """Return the innermost cause in a few words; requests wraps it several times."""
-    cause: BaseException = error
-    while (inner := cause.__cause__ or cause.__context__) is not None:
-        cause = inner
-    return " ".join(str(cause).split())[:200] or type(cause).__name__
+        raise InputError(f"{url} is not a whole {', '.join(SUFFIXES)} image") from error

@@ -1,5 +1,4 @@
-"""Photos in the autoencoder's latents: encoded once in a process and, with a folder on the machine's own disk, once on
-a machine, whatever number of its jobs want them."""
+"""The latents of photos: encoded once in a process or, with a folder on the machine's disk, once on a machine."""
 
 from __future__ import annotations
 
@@ -20,45 +19,45 @@ from dti_repro.artifacts.files import atomic_write, writing
 from dti_repro.backbones.base import Backbone, LatentDistribution
 from dti_repro.errors import InputError
 
-AT_ONCE = 8  # photos in one pass of the encoder
+BATCH = 8  # photos in one pass of the encoder
 HASH = "sha256"  # the header's key
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """A file for each set of photos and each way of encoding them. `encoder`: all that decides the latents' bytes
-    besides the photos (weights, settings, threads, device). Without a folder nothing is kept.
+    """One file for each set of photos and each way to encode them, or no file if there is no folder.
 
-    A file is whole or absent, whoever writes it at the same time, and all who write it write the same bytes. It holds a
-    hash of its tensors: what is damaged is encoded again.
+    encoder: everything besides the photos that decides the bytes of the latents (weights, settings, threads, device).
+    A file is written atomically, and all processes that write it write the same bytes. It holds a hash of its tensors,
+    so that a damaged file is found and written again.
     """
 
     folder: Path | None
     encoder: Mapping[str, Any]
 
     def encode(self, backbone: Backbone, pixels: Tensor) -> LatentDistribution:
-        """Mean and standard deviation of photos (n, 3, height, width) in [-1, 1]. InputError if the folder cannot be
-        written."""
+        """Return the mean and standard deviation of photos (n, 3, height, width) in [-1, 1]. InputError if the folder
+        cannot be written."""
         if self.folder is None:
             return _encode(backbone, pixels)
         digest = hashlib.sha256(json.dumps(self.encoder, sort_keys=True, default=str).encode())
         digest.update(f"{torch.__version__} {tuple(pixels.shape)}".encode())
-        digest.update(_bytes(pixels))
+        digest.update(pixels.numpy().tobytes())
         file = self.folder / f"{digest.hexdigest()}.safetensors"
         try:
             mean, std = _read(file)
             return LatentDistribution(mean.to(backbone.device), std.to(backbone.device))
-        except (OSError, SafetensorError, ValueError):  # not there, or damaged
+        except (OSError, SafetensorError, ValueError):  # absent or damaged
             latents = _encode(backbone, pixels)
-            mean, std = (part.cpu().contiguous() for part in (latents.mean, latents.std))
+            mean, std = latents.mean.cpu().contiguous(), latents.std.cpu().contiguous()
             with atomic_write(file) as temporary:
                 save_file({"mean": mean, "std": std}, temporary, {HASH: _hash(mean, std)})
             return latents
 
 
-def own_folder(folder: Path) -> None:
-    """Make it, for this user alone: photos can be told from latents, and whoever writes them decides what is learned.
-    InputError if it cannot be made, or is there and others have access to it."""
+def make_private_folder(folder: Path) -> None:
+    """Make the folder for this user alone: latents show the photos, and whoever writes them decides what is learned.
+    InputError if it cannot be made, or exists and others have access to it."""
     with writing(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
@@ -70,10 +69,8 @@ def own_folder(folder: Path) -> None:
 
 
 def _read(file: Path) -> tuple[Tensor, Tensor]:
-    """ValueError for other tensors than those that were written."""
+    """Return mean and std. ValueError or SafetensorError if the file is damaged."""
     with safe_open(file, framework="pt") as content:
-        if set(content.keys()) != {"mean", "std"}:
-            raise ValueError("other keys")
         mean, std = content.get_tensor("mean"), content.get_tensor("std")
         if (content.metadata() or {}).get(HASH) != _hash(mean, std):
             raise ValueError("other content")
@@ -84,14 +81,10 @@ def _hash(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(_bytes(tensor))
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.numpy().tobytes()
-
-
 def _encode(backbone: Backbone, pixels: Tensor) -> LatentDistribution:
-    parts = [backbone.encode_images(part) for part in pixels.split(AT_ONCE)]
+    parts = [backbone.encode_images(part) for part in pixels.split(BATCH)]
     return LatentDistribution(torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts]))

@@ -1,7 +1,7 @@
 """Masks of reference photos, `<folder>/<concept>/<stem of the photo>.png`, for image scores of the subject alone.
 
-Kim et al. 2025 black out the background of the references and leave the generations as they are; their masks are not
-published. No torch in here.
+Kim et al. 2025 make the background of the references black and leave the generated images as they are. Their masks are
+not published.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from dti_repro.errors import InputError
 
 
 def mask_path(folder: Path, concept: str, photo: Path) -> Path:
-    """Where the mask of a concept's photo lies."""
+    """Return the path of the mask of a concept's photo."""
     return folder / concept / f"{photo.stem}.png"
 
 
 def check_masks(folder: Path, concept: str, photos: Sequence[Path]) -> None:
-    """InputError unless every photo has a mask, and one that can be used: of the photo's size (upright), without
-    transparency, neither all black nor all white."""
-    stems = {photo.stem for photo in photos}
-    if len(stems) < len(photos):
+    """Raise InputError unless every photo has a mask of its upright size, without transparency, neither all black nor
+    all white."""
+    if len({photo.stem for photo in photos}) < len(photos):
         raise InputError(f"masks={folder}: two photos of {concept} differ in their suffix only, rename one")
     missing = [path for photo in photos if not (path := mask_path(folder, concept, photo)).is_file()]
     if missing:
@@ -33,31 +32,22 @@ def check_masks(folder: Path, concept: str, photos: Sequence[Path]) -> None:
             "every reference needs one"
         )
     for photo in photos:
-        _subject(mask_path(folder, concept, photo), load_photo(photo))
+        masked_photo(folder, concept, photo)
 
 
 def masked_photo(folder: Path, concept: str, photo: Path) -> Image.Image:
-    """The photo, black outside of its mask. InputError as check_masks."""
-    image = load_photo(photo)
-    subject = _subject(mask_path(folder, concept, photo), image)
-    return Image.composite(image, Image.new("RGB", image.size), subject)
-
-
-def _subject(path: Path, photo: Image.Image) -> Image.Image:
-    """255 where the mask is brighter than half, 0 elsewhere."""
+    """Return the photo, black where the mask is not brighter than half. InputError for a mask as in `check_masks`."""
+    image, path = load_photo(photo), mask_path(folder, concept, photo)
     mask = load_photo(path)
     with Image.open(path, formats=FORMATS) as stored:
         if stored.has_transparency_data:
-            raise InputError(
-                f"mask {path} is transparent in places: white for the subject and black elsewhere is needed"
-            )
-    if mask.size != photo.size:
-        sizes = [f"{width} x {height}" for width, height in (mask.size, photo.size)]
+            raise InputError(f"mask {path} is transparent: make the subject white and the rest black")
+    if mask.size != image.size:
+        sizes = [f"{width} x {height}" for width, height in (mask.size, image.size)]
         raise InputError(f"mask {path} has {sizes[0]} pixels, its photo {sizes[1]}: they must be equal")
     subject = mask.convert("L").point(lambda value: 255 if value > 127 else 0)
     darkest, brightest = subject.getextrema()
     if darkest == brightest:
-        raise InputError(
-            f"mask {path} is all {'white' if darkest else 'black'}: white for the subject, black elsewhere"
-        )
-    return subject
+        colour = "white" if darkest else "black"
+        raise InputError(f"mask {path} is all {colour}: make the subject white and the rest black")
+    return Image.composite(image, Image.new("RGB", image.size), subject)

@@ -1,5 +1,4 @@
-"""Photos as people have them: turned by EXIF, 16 bits deep, in print colours, transparent. Out comes upright
-8-bit RGB."""
+"""Photos of every kind (rotated by EXIF, 16 bits deep, in print colours, transparent) as upright 8-bit RGB images."""
 
 from __future__ import annotations
 
@@ -14,12 +13,13 @@ from dti_repro.errors import InputError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF")
-"""What a file may be inside, whatever its name: Pillow has other decoders, and that of PostScript runs Ghostscript."""
-NAMED = 8  # ignored files that a message lists
+"""The decoders that may read a photo, whatever its name is: Pillow has others, and the one of PostScript runs
+Ghostscript."""
+MAX_LISTED = 8  # ignored files in a message
 
 
 def list_photos(folder: Path) -> tuple[Path, ...]:
-    """Return the image files of a folder by name. Print which other files there are; hidden ones are not counted.
+    """Return the image files of a folder, sorted by name. Print the names of other files that are not hidden.
     InputError if there is no image."""
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist")
@@ -28,21 +28,22 @@ def list_photos(folder: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise InputError(f"image folder {folder} cannot be read ({error.strerror})") from error
     photos = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
-    known = set(photos)
-    others = [path.name + "/" * path.is_dir() for path in entries if path not in known]
-    listed = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
+    ignored = [path.name + "/" * path.is_dir() for path in sorted(set(entries) - set(photos))]
+    listed = ", ".join(ignored[:MAX_LISTED])
+    if len(ignored) > MAX_LISTED:
+        listed += f" and {len(ignored) - MAX_LISTED} more"
     if not photos:
-        ignored = f"; ignored: {listed}" if others else ""
-        raise InputError(f"image folder {folder} holds no image ({' '.join(SUFFIXES)}){ignored}")
-    if others:
-        line = f"{folder}: {len(photos)} photos used, {len(others)} files ignored: {listed}"
+        found = f"; ignored: {listed}" if ignored else ""
+        raise InputError(f"image folder {folder} holds no image ({' '.join(SUFFIXES)}){found}")
+    if ignored:
+        line = f"{folder}: {len(photos)} photos used, {len(ignored)} files ignored: {listed}"
         print(one_line(line), file=sys.stderr)
     return tuple(photos)
 
 
 def load_photo(path: Path) -> Image.Image:
-    """RGB, upright, alpha laid on white. InputError that names the file if it cannot be decoded to its
-    end."""
+    """Return the photo as an upright RGB image; what is transparent becomes white. InputError that names the file if it
+    cannot be decoded to its end."""
     if not path.is_file():
         raise InputError(f"image {path} does not exist")
     try:
@@ -56,14 +57,14 @@ def load_photo(path: Path) -> Image.Image:
 
 
 def check_photos(paths: Iterable[Path]) -> None:
-    """Decode each to its end: a truncated photo is found now, not after the models are loaded."""
+    """Decode each photo to its end, so that a truncated one is found before a model is loaded. InputError."""
     for path in paths:
         load_photo(path)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The largest centred square, resampled to size x size. Photos that are no squares lose their margins:
-    latents are encoded once, so there is no random crop per step."""
+    """Return the largest centred square, resampled to size x size pixels. There is no random crop in a step, as a photo
+    is encoded once."""
     if image.size == (size, size):
         return image
     return ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)

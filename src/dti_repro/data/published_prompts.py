@@ -1,11 +1,10 @@
-"""Read prompt sets from other people's files. The files are never run."""
+"""Read prompt sets from the files of their authors. The files are never run."""
 
 from __future__ import annotations
 
 import ast
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -14,22 +13,17 @@ from dti_repro.artifacts.files import atomic_write
 from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 
-Sets = Mapping[str, Mapping[str, list[str]]]  # name -> {"prompts": templates with {}, perhaps "live": others}
 DTI_KEYS = {"prompts": "object_prompts", "live": "live_prompts"}
 
 
 class PromptReader(ABC):
-    """Makes prompt sets from one downloaded file.
-
-    file: its path below the set's folder.
-    """
+    """Makes prompt sets from one downloaded file, whose path below the set's folder is `file`."""
 
     def __init__(self, file: str) -> None:
         self.file = file
 
     def write(self, folder: Path) -> None:
-        """Write a yaml beside the file for each set; `prompts=<yaml>` takes it. InputError if the file has another
-        form."""
+        """Write a yaml for each set into the folder, for `prompts=<yaml>`. InputError if the file has another form."""
         source = folder / self.file
         try:
             sets = self.read(source.read_text(encoding="utf-8"))
@@ -43,15 +37,16 @@ class PromptReader(ABC):
             print(f"prompts={path}")
 
     @abstractmethod
-    def read(self, text: str) -> Sets:
-        """Return the sets; any exception if the text has another form."""
+    def read(self, text: str) -> dict[str, dict[str, list[str]]]:
+        """Return the sets: name -> {"prompts": templates with {}, optionally "live": others}. Any exception if the text
+        has another form."""
 
 
 class DreamBoothPrompts(PromptReader):
-    """The two lists of DreamBooth's prompts_and_classes.txt: 25 prompts for objects (one stands there twice and counts
+    """The two lists of DreamBooth's prompts_and_classes.txt: 25 prompts for objects (one is listed twice and counts
     once) and 25 for live subjects. `{0} {1}`, a unique token and the class, becomes `{}`."""
 
-    def read(self, text: str) -> Sets:
+    def read(self, text: str) -> dict[str, dict[str, list[str]]]:
         objects, live = text.split("\nLive Subject Prompts\n")
         lists = {}
         for key, part in (("prompts", objects), ("live", live)):
@@ -64,7 +59,7 @@ class DTIPrompts(PromptReader):
     """The prompt sets of Kim et al. 2025: `ALL_PROMPT_SETS` and the assignments that it refers to, in
     src/dti/metrics/prompts.py. A set is a call with object_prompts and live_prompts, or with one list."""
 
-    def read(self, text: str) -> Sets:
+    def read(self, text: str) -> dict[str, dict[str, list[str]]]:
         assigned = {
             target.id: statement.value
             for statement in ast.parse(text).body
@@ -77,10 +72,13 @@ class DTIPrompts(PromptReader):
             return assigned[node.id] if isinstance(node, ast.Name) else node
 
         sets = {}
-        everything = assigned["ALL_PROMPT_SETS"]
-        for name, node in zip(everything.keys, everything.values, strict=True):
+        listed = assigned["ALL_PROMPT_SETS"]
+        for name, node in zip(listed.keys, listed.values, strict=True):
             call = resolve(node)
-            given = {keyword.arg: keyword.value for keyword in call.keywords} or {"object_prompts": call.args[0]}
-            lists = {key: ast.literal_eval(resolve(given[arg])) for key, arg in DTI_KEYS.items() if arg in given}
-            sets[f"dti_{ast.literal_eval(name)}"] = {key: [t.strip() for t in lists[key]] for key in lists}
+            arguments = {keyword.arg: keyword.value for keyword in call.keywords} or {"object_prompts": call.args[0]}
+            sets[f"dti_{ast.literal_eval(name)}"] = {
+                key: [template.strip() for template in ast.literal_eval(resolve(arguments[argument]))]
+                for key, argument in DTI_KEYS.items()
+                if argument in arguments
+            }
         return sets

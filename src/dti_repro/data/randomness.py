@@ -1,5 +1,4 @@
-"""Random numbers that are a function of what they are for, so that packing, resuming and workers change
-nothing."""
+"""Random numbers as a function of their use, so that packing, resuming and the number of workers change nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +8,6 @@ import torch
 
 
 def generator(*key: str | int) -> torch.Generator:
-    """A CPU generator seeded by a key such as (seed, concept name, step). Draw on the CPU, then move."""
+    """Return a generator on the CPU, seeded by a key such as (seed, concept name, step)."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))

@@ -39,8 +39,6 @@ WORDS = re.compile(r"[\w.' -]+")
 
 def export(cfg: DictConfig) -> list[Path]:
     """Write the files of each concept of the run below `out`; return them, texts included."""
-    if cfg.to not in NOTES:
-        raise InputError(f"to={cfg.to}: {', '.join(NOTES)} are known")
     folders = parse(cfg.run)
     adapters = [adapter_of(folder.embedding) for folder in folders]
     for folder, adapter in zip(folders, adapters, strict=True):
@@ -48,7 +46,7 @@ def export(cfg: DictConfig) -> list[Path]:
             raise InputError(f"to={cfg.to} has no place for the adapter of {folder.path}: use to=diffusers")
     written = []
     for folder, adapter in zip(folders, adapters, strict=True):
-        written += _export_concept(folder, adapter, cfg.to, Path(str(cfg.out)))
+        written += _export_concept(folder, adapter, cfg.to, Path(cfg.out))
     return written
 
 

@@ -20,7 +20,7 @@ from dti_repro.backbones.checkpoint import locate
 from dti_repro.config import target
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
-from dti_repro.launch.devices import check_count, run_on_devices
+from dti_repro.launch.devices import run_on_devices
 
 LOCKS = 64
 """Folders that are locked at once: each lock is an open file and a thread, and there may be thousands of folders."""
@@ -65,18 +65,16 @@ def check_drawing(
 
     Return the prompts that the text encoder has no room for, where these may be cut -> the words that they lose.
     """
-    for key in ("batch", "devices", "threads"):
-        check_count(key, cfg[key])
     for image_folder in image_folders:
         refuse_links(image_folder.path, *image_folder.path.parents[:2])
     from dti_repro.artifacts.embedding import load_embeddings
-    from dti_repro.backbones.base import Asked, Backbone
+    from dti_repro.backbones.base import Backbone, PromptGroup
     from dti_repro.backbones.load import device_of
 
     device_of(cfg.accelerator)
     backbone = target(cfg.backbone._target_, Backbone)
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
-    backbone.check_drawing(checkpoint, **settings.sampling)
+    backbone.check_generation(checkpoint, **settings.sampling)
     files = sorted({path for image_folder in image_folders for path in image_folder.vectors.values()})
     counts = {path: len(next(iter(load_embeddings(path).values()))) for path in files}
     check_adapters({image_folder.adapter for image_folder in image_folders} - {None})
@@ -84,8 +82,8 @@ def check_drawing(
     for image_folder in image_folders:
         prompts = list(dict.fromkeys(image.prompt for image in image_folder.missing()))
         placeholders = {placeholder: counts[path] for placeholder, path in image_folder.vectors.items()}
-        asked.append(Asked(prompts, image_folder.negative_prompt, placeholders))
-    lost = backbone.lost_words(checkpoint, asked, **OmegaConf.to_container(cfg.backbone, resolve=True))
+        asked.append(PromptGroup(prompts, image_folder.negative_prompt, placeholders))
+    lost = backbone.truncated_words(checkpoint, asked, **OmegaConf.to_container(cfg.backbone, resolve=True))
     if lost and cfg.prompts_long == "refuse":
         prompt, words = next(iter(lost.items()))
         more = f" (and {len(lost) - 1} more such prompts)" if len(lost) > 1 else ""

@@ -22,13 +22,10 @@ from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.generator import check_drawing
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, Subject, build_image_folder
-from dti_repro.inference.selection import check_path, image_seeds, learned_subject
+from dti_repro.inference.selection import image_seeds, learned_subject
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MODES = ("slerp", "lerp")
-MAX_STEPS = 1000  # points on the way, each a folder of images and a column of the grid
 
 
 @dataclass(frozen=True)
@@ -44,15 +41,8 @@ class Interpolation:
 def prepare_interpolation(cfg: DictConfig) -> Interpolation:
     """Write the embeddings of the points. InputError, and nothing is written, for what cannot be interpolated or
     drawn."""
-    if cfg.mode not in MODES:
-        raise InputError(f"mode={cfg.mode}: slerp or lerp is needed")
-    if type(cfg.steps) is not int or not 2 <= cfg.steps <= MAX_STEPS:
-        raise InputError(f"steps={cfg.steps}: a whole number from 2 (both ends count) to {MAX_STEPS} is needed")
     values = OmegaConf.to_container(cfg)
-    found = {key: parse(check_path(key, values[key])) for key in ("a", "b")}
-    check_path("runs", cfg.runs)
-    if cfg.out is not None:
-        check_path("out", cfg.out)
+    found = {key: parse(values[key]) for key in ("a", "b")}
     prompts, seeds = load_prompts(values["prompts"]), image_seeds(values["seeds"])
     if any(prompt.names for prompt in prompts.prompts):
         raise InputError("prompts: one word stands in each prompt here; use {} instead of names")

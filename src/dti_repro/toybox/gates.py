@@ -53,7 +53,7 @@ def scale(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, An
     tokens = model.tokenize([f"a photo of a {WORD} on the beach"], {WORD: 1})
     slots = tokens.slots["text_encoder"]
     place = int((slots[0] >= 0).nonzero()[0])
-    rows = {word: model.start(word, word, 0).rows["text_encoder"] for word in CLASSES}
+    rows = {word: model.embed_initializer(word, word, 0).rows["text_encoder"] for word in CLASSES}
     paths = []
     for row in rows.values():
         with torch.no_grad(), model.embedding.reading(slots, row[None]):
@@ -141,10 +141,10 @@ def sums(model: StableDiffusion, cfg: DictConfig) -> dict[str, Any]:
     pairs = [(str(rng.choice(CLASSES)), looks[rng.integers(len(looks))]) for _ in range(cfg.pairs)]
 
     def row(word: str):
-        return F.normalize(model.start(word, word, 0).rows["text_encoder"], dim=-1)
+        return F.normalize(model.embed_initializer(word, word, 0).rows["text_encoder"], dim=-1)
 
     drawn: dict[str, list[Image.Image]] = {"sum": [], "look_word": []}
-    norm = float(model.start("dog", "dog", 0).rows["text_encoder"].norm())
+    norm = float(model.embed_initializer("dog", "dog", 0).rows["text_encoder"].norm())
     for k, (cls, look) in enumerate(pairs):
         learned = {WORD: {"text_encoder": norm * F.normalize(row(cls) + row(look.name), dim=-1)}}
         options = {"steps": cfg.steps, "guidance": cfg.guidance}
@@ -180,7 +180,7 @@ def naming_lowers_the_loss(model: StableDiffusion, cfg: DictConfig) -> dict[str,
     import torch
     from PIL import Image
 
-    from dti_repro.data.toybox import Toybox
+    from dti_repro.data.concept import Toybox
     from dti_repro.toybox.vae import as_pixels
 
     figures: dict[str, Any] = {}

@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
     torch.set_num_threads(cfg.threads)
     model = StableDiffusion("toybox", cfg.weights, None)
     positions = position_accuracy(model, cfg.norms, cfg.seed)
-    rows = {word: model.start(word, word, 0).rows["text_encoder"] for word in CLASSES}
+    rows = {word: model.embed_initializer(word, word, 0).rows["text_encoder"] for word in CLASSES}
     updates = {float(f): residual_updates(model, rows, float(f)) for f in cfg.factors}
     scores = {float(f): _pictures(model, rows, float(f), cfg) for f in track(cfg.factors, "drawing")}
     norm = float(torch.cat(list(rows.values())).norm(dim=-1).mean())

@@ -72,7 +72,7 @@ class ConceptState:
         cache: LatentCache,
     ) -> ConceptState:
         """Tokenize the templates, decode and encode the photos: both once."""
-        start = backbone.start(concept.name, concept.initializer, seed)
+        start = backbone.embed_initializer(concept.name, concept.initializer, seed)
         prompts = [template.replace("{}", concept.placeholder) for template in templates]
         plain = [template.replace("{}", concept.class_word) for template in templates]
         size = backbone.spec.resolution

@@ -31,7 +31,7 @@ from dti_repro.backbones.checkpoint import check_words, commit, locate
 from dti_repro.backbones.load import load_backbone
 from dti_repro.config import build, target
 from dti_repro.data.concept import Concept
-from dti_repro.data.latent_cache import LatentCache, own_folder
+from dti_repro.data.latent_cache import LatentCache, make_private_folder
 from dti_repro.data.randomness import generator
 from dti_repro.errors import InputError, OutOfMemoryError, is_out_of_memory
 from dti_repro.methods.base import DerivedMethod, TokenMethod
@@ -39,7 +39,7 @@ from dti_repro.optim.sphere_optimizer import SphereOptimizer
 from dti_repro.training.callbacks import Interruptible, OwnSignals, StepBar
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.lit_module import InversionModule, Schedule
-from dti_repro.training.runs import check, facts, hashed, is_complete, run_folder, source_config, train_concepts
+from dti_repro.training.runs import facts, hashed, is_complete, run_folder, source_config, train_concepts
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -56,7 +56,7 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
         return _derive(cfg, run, concepts, method)
     _check_optimizer(cfg, method)
     if cfg.trainer.latents:
-        own_folder(Path(cfg.trainer.latents))
+        make_private_folder(Path(cfg.trainer.latents))
     trained = 0
     busy: list[BusyError] = []
     for k in range(0, len(concepts), cfg.trainer.pack):
@@ -227,7 +227,6 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
     began = time.time()
     source_cfg = source_config(cfg)
     source_cfg.trainer.devices = 1  # this is one of them
-    check(source_cfg)
     train_concepts(source_cfg, concepts)
     source = run_folder(source_cfg)
     backbone = _load(cfg)
