@@ -188,7 +188,7 @@ def test_at_rate_zero_the_words_stay_and_the_adapter_learns(training: Training, 
     start = load_backbone(cfg.backbone, "cpu").start("ann", "red cat", 42).rows["text_encoder"]
     assert torch.equal(load_embedding(folder.embedding)[1], start)
     assert all(bool(rows.any()) for rows in weights(folder).values())
-    assert json.loads(folder.facts.read_text())["class_word"] == "cat"
+    assert json.loads(folder.metadata.read_text())["class_word"] == "cat"
 
 
 def test_dreambooths_own_words_are_a_rare_one_before_the_class() -> None:

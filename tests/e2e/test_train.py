@@ -32,7 +32,7 @@ from dti_repro.errors import DivergedError, InputError
 from dti_repro.launch.failures import explain
 from dti_repro.losses.priors import L2ToInitial
 from dti_repro.methods.base import SharedVectors
-from dti_repro.methods.textual_inversion import TI
+from dti_repro.methods.textual_inversion import TextualInversion
 from dti_repro.training.concept_state import COLUMNS, ConceptState
 from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.runs import run_folder, train, train_missing
@@ -239,12 +239,14 @@ def test_vectors_that_would_not_be_trained_are_refused(
     layers: int, training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two vectors for an initializer of one token; one that differs by layer."""
-    start, forward = TI.parameters_of, TI.forward
+    start, forward = TextualInversion.parameters_of, TextualInversion.forward
     if layers == 1:
         twice = lambda *a: nn.ParameterDict({k: v.repeat(2, 1) for k, v in start(*a).items()})  # noqa: E731
-        monkeypatch.setattr(TI, "parameters_of", twice)
+        monkeypatch.setattr(TextualInversion, "parameters_of", twice)
     else:
-        monkeypatch.setattr(TI, "forward", lambda *a: {k: v.repeat(1, 2, 1, 1) for k, v in forward(*a).items()})
+        monkeypatch.setattr(
+            TextualInversion, "forward", lambda *a: {k: v.repeat(1, 2, 1, 1) for k, v in forward(*a).items()}
+        )
     words = {1: "2 vectors for concept 'ann'.* reads 1, .*initializer of 2 tokens", 2: "each of 2 layers"}
     with pytest.raises(InputError, match=words[layers]):
         train(training("method=ti"))
@@ -257,7 +259,7 @@ def test_what_is_missing_of_a_run_is_made_again(training: Training) -> None:
     whole = content(folder.seed_folder.parent)
     zeros = safetensors.numpy.save({"<ann>": np.full((1, 32), np.nan, np.float32)})
     for path, damage in [
-        (folder.facts, None),
+        (folder.metadata, None),
         (folder.config, None),
         (folder.config, b""),
         (folder.log, None),
@@ -274,7 +276,7 @@ def test_what_is_missing_of_a_run_is_made_again(training: Training) -> None:
 
 
 def test_a_kill_before_the_embedding_leaves_its_provenance(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConceptState, "keep", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(ConceptState, "save_embedding", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         train(training())
     monkeypatch.undo()
@@ -287,7 +289,7 @@ def test_a_kill_before_the_embedding_leaves_its_provenance(training: Training, m
 
 def test_what_another_process_finished_meanwhile_was_there(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train_missing(training())[1] == 1
-    monkeypatch.setattr("dti_repro.train.is_complete", lambda *_: False)  # as it was when this one began
+    monkeypatch.setattr("dti_repro.training.runs.is_complete", lambda *_: False)  # as it was when this one began
     assert train_missing(training())[1] == 0
 
 

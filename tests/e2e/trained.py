@@ -26,5 +26,5 @@ def trained_run(root: Path, concepts: dict[str, torch.Tensor], *, seed: int = 42
         folder = run.concept(name)
         header = {"method": "ti", "concept": name, "initializer": CLASS}
         save_embedding(folder.embedding, f"<{name}>", rows, header)
-        write_json(folder.facts, {"placeholder": f"<{name}>", "initializer": CLASS, "images": {}})
+        write_json(folder.metadata, {"placeholder": f"<{name}>", "initializer": CLASS, "images": {}})
     return run.path

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dti_repro.optim import SphericalSGD
 from dti_repro.optim.projected_adamw import ProjectedAdamW
+from dti_repro.optim.spherical_sgd import SphericalSGD
 
 
 def unit_rows(rows: int = 3, dim: int = 16, seed: int = 0) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from peft import OFTConfig, PeftConfig
 from torch import Tensor
 
-from dti_repro.adapters.peft import Files, PeftAdapter, check_whole
+from dti_repro.adapters.peft import PeftAdapter, check_whole
 from dti_repro.losses.objectives import Objective
 
 
@@ -22,6 +23,5 @@ class OFT(PeftAdapter):
     def config(self) -> PeftConfig:
         return OFTConfig(r=self.r, oft_block_size=0, target_modules=list(self.targets))
 
-    def other_formats(self, weights: Mapping[str, Tensor], part: str) -> Files:
-        """None: diffusers loads OFT through peft."""
-        return {}
+    def save_for_diffusers(self, folder: Path, weights: Mapping[str, Tensor], part: str) -> None:
+        """Write nothing: diffusers loads OFT through peft."""

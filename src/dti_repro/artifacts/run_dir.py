@@ -64,8 +64,8 @@ class ConceptFolder:
         return self.path / "lock"
 
     @property
-    def facts(self) -> Path:
-        """concept.json: initializer, placeholder and the hashes of the images it was taught with."""
+    def metadata(self) -> Path:
+        """concept.json: initializer, placeholder and the hashes of the images that it is trained on."""
         return self.path / "concept.json"
 
     @property

@@ -101,7 +101,7 @@ def of_text(cfg: DictConfig, prompts: PromptSet, seeds: Sequence[int], settings:
 def learned_subject(folder: ConceptFolder, embedding: Path) -> Subject:
     """A trained concept as something that stands in a prompt. InputError if its concept.json is missing."""
     try:
-        facts = read_json(folder.facts, f"train {folder.name} again")
+        facts = read_json(folder.metadata, f"train {folder.name} again")
         word, live = facts.get("class_word", ""), facts.get("live", False)
         texts = (word, facts["placeholder"], facts["initializer"])
         if not (all(isinstance(text, str) for text in texts) and isinstance(live, bool)):
@@ -110,7 +110,7 @@ def learned_subject(folder: ConceptFolder, embedding: Path) -> Subject:
             raise TypeError("a placeholder has angle brackets")
         concept = Concept(folder.name, facts["placeholder"], facts["initializer"], (), class_word=word, live=live)
     except (TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{folder.facts} is damaged: train {folder.name} again") from error
+        raise InputError(f"{folder.metadata} is damaged: train {folder.name} again") from error
     digest = embedding_sha256(embedding)
     return Subject(concept.name, concept.placeholder, concept.class_word, digest, live=concept.live)
 

@@ -1,4 +1,4 @@
-"""Where a vector starts: at the class word's row, at random, or at the vocabulary's mean."""
+"""Where a vector starts: at the initializer's row, at random, or at the vocabulary's mean."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ CHOICES = ("token", "random", "vocab_mean")
 
 
 def check_init(init: str) -> str:
-    """As configured, or InputError."""
+    """Return `init`. InputError if it is unknown."""
     if init not in CHOICES:
         raise InputError(f"method.init '{init}' is unknown (choices: {', '.join(CHOICES)})")
     return init
 
 
-def initial_rows(init: str, start: InitializerEmbedding, encoder: str, spec: EncoderSpec) -> Tensor:
-    """(vectors, dim), as many as the initializer has tokens. `random` is a uniform direction at the
+def initial_vectors(init: str, initializer: InitializerEmbedding, encoder: str, spec: EncoderSpec) -> Tensor:
+    """Return (vectors, dim), a vector for each token of the initializer. `random` is a uniform direction at the
     vocabulary's mean norm, a function of the seed and the concept's name."""
-    rows = start.rows[encoder].detach().float()
+    rows = initializer.rows[encoder].detach().float()
     if init == "token":
         return rows.clone()
     if init == "vocab_mean":
         return spec.mean_row.to(rows).expand_as(rows).clone()
-    drawn = torch.randn(rows.shape, generator=generator(start.seed, start.concept, "init", encoder)).to(rows.device)
-    return torch.nn.functional.normalize(drawn, dim=-1) * spec.norms["mean"]
+    random = generator(initializer.seed, initializer.concept, "init", encoder)
+    directions = torch.randn(rows.shape, generator=random).to(rows.device)
+    return torch.nn.functional.normalize(directions, dim=-1) * spec.norms["mean"]

@@ -1,4 +1,4 @@
-"""The norm that a vector is given: a statistic of the vocabulary, or a number."""
+"""The norm of a vector: a statistic of the vocabulary, or a number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STATISTICS = ("mean", "min", "max", "median")
 
 
 def check_magnitude(magnitude: str | float) -> str | float:
-    """As configured, or InputError."""
+    """Return `magnitude`. InputError if it is neither a statistic nor a number above 0."""
     if magnitude in STATISTICS:
         return magnitude
     if isinstance(magnitude, bool) or not isinstance(magnitude, (int, float)):
@@ -22,5 +22,5 @@ def check_magnitude(magnitude: str | float) -> str | float:
 
 
 def magnitude_for(magnitude: str | float, encoder: EncoderSpec) -> float:
-    """The norm for vectors of this encoder."""
+    """Return the norm of vectors for this encoder."""
     return encoder.norms[magnitude] if isinstance(magnitude, str) else magnitude

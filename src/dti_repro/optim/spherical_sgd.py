@@ -7,9 +7,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from dti_repro.errors import InputError
-from dti_repro.optim.sphere_optimizer import SphereOptimizer
+
+UNIT_TOLERANCE = 1e-3  # a row that comes from float32 or bfloat16 counts as unit within this
+
+
+class SphereOptimizer(Optimizer):
+    """Keeps the rows (last dimension) of its parameters on the unit sphere. ValueError for rows of another norm."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        for rows in self.param_groups[-1]["params"]:
+            norms = torch.linalg.vector_norm(rows.detach(), dim=-1) if rows.ndim else torch.zeros(1)
+            if not bool(((norms - 1).abs() <= UNIT_TOLERANCE).all()):  # true for nan, too
+                raise ValueError(
+                    f"rows of norm {norms.min().item():.4g} to {norms.max().item():.4g} are not on the unit sphere"
+                )
 
 
 class SphericalSGD(SphereOptimizer):
@@ -19,10 +34,9 @@ class SphericalSGD(SphereOptimizer):
         g <- g / (|g| + eps)
         v <- normalise(v - lr g)
 
-    so that a step turns v by arctan(lr), about lr radians, whatever the gradient's size. With beta > 0, |g|
-    is the root of the bias-corrected exponential average of |g|^2. A prior enters through the loss. A row
-    whose gradient is zero stays where it is, to the bit. Raises ValueError for rows that are not unit,
-    InputError (a ValueError) for its own settings.
+    so a step turns v by arctan(lr), about lr radians, whatever the gradient's size. With beta > 0, |g| is the
+    root of the bias-corrected exponential average of |g|^2. A prior enters through the loss. A row whose
+    gradient is zero stays as it is, to the bit. InputError for settings out of range.
     """
 
     def __init__(
@@ -43,7 +57,7 @@ class SphericalSGD(SphereOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step of every parameter that has a gradient."""
+        """Take a step of every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -58,7 +72,7 @@ class SphericalSGD(SphereOptimizer):
         if group["tangent"]:
             g = g - (g * v).sum(dim=-1, keepdim=True) * v
         norm = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
-        still = norm == 0
+        unmoved = norm == 0
         if beta := group["beta"]:
             state = self.state[v]
             if not state:
@@ -68,4 +82,4 @@ class SphericalSGD(SphereOptimizer):
             state["square"].mul_(beta).add_(norm.square(), alpha=1 - beta)
             norm = (state["square"] / (1 - beta ** state["step"].item())).sqrt()
         moved = torch.nn.functional.normalize(v - group["lr"] * g / (norm + group["eps"]), dim=-1)
-        v.copy_(torch.where(still, v, moved))
+        v.copy_(torch.where(unmoved, v, moved))
