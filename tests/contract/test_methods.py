@@ -107,8 +107,8 @@ SENSITIVE = {
     "ti": ["optim.eps=0.1"],
     "ti_rescaled": ["optim.eps=0.1"],
 }
-"""Settings with which the size of each term of the loss decides the step: priors as strong as the loss, and for AdamW an
-eps that is large beside the gradient, whose scale it would else divide out."""
+"""Settings with which the size of each term of the loss decides the step: priors as strong as the loss, and for AdamW
+an eps that is not small beside the gradient, as it would else divide the gradient's scale out."""
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -21,7 +21,8 @@ class SphereOptimizer(Optimizer):
         super().add_param_group(param_group)
         for rows in self.param_groups[-1]["params"]:
             norms = torch.linalg.vector_norm(rows.detach(), dim=-1) if rows.ndim else torch.zeros(1)
-            if not bool(((norms - 1).abs() <= UNIT_TOLERANCE).all()):  # true for nan, too
+            outside = ~((norms - 1).abs() <= UNIT_TOLERANCE)  # nan is outside, too
+            if bool(outside.any()):
                 raise ValueError(
                     f"rows of norm {norms.min().item():.4g} to {norms.max().item():.4g} are not on the unit sphere"
                 )

@@ -130,6 +130,8 @@ class Signals(Callback):
 class StepBar(Callback):
     """Shows a bar on a terminal. It counts steps from the one that the training goes on from."""
 
+    _bar: tqdm | None = None
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         done = min(state.step for state in pl_module.states)
         self._bar = tqdm(total=pl_module.settings.steps, initial=done, bar_format=BAR, disable=None)
@@ -140,3 +142,7 @@ class StepBar(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: InversionModule, exception: BaseException) -> None:
+        if self._bar is not None:  # the message goes below it
+            self._bar.close()
