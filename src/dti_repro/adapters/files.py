@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict, set_peft_model_state_dict
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from dti_repro.adapters.folder import CONFIG, WEIGHTS
 from dti_repro.artifacts.embedding import write_tensors
 from dti_repro.artifacts.files import read_json, write_json
+from dti_repro.config.values import Targets, check_value
 from dti_repro.errors import InputError
 
 TYPES = ("LORA", "OFT")
@@ -82,14 +81,14 @@ def read_config(folder: Path) -> PeftConfig:
         raise InputError(
             f"{path}: adapters of peft_type {', '.join(TYPES)} are taken, not {content.get('peft_type')!r}"
         )
-    targets = check_targets(f"{path}: target_modules", content.get("target_modules"))
+    targets = check_value(content.get("target_modules"), Targets, f"{path}: target_modules")
     numbers = {key: content[key] for key in NUMBERS if key in content}
     for key, value in numbers.items():
         kinds = (int, float) if key == "lora_alpha" else int
         if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value <= MAX_NUMBER:
             raise InputError(f"{path}: {key} is {value!r:.60}: a number from 0 to {MAX_NUMBER} is needed")
     try:
-        config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(content["peft_type"])](**numbers, target_modules=list(targets))
+        config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(content["peft_type"])](**numbers, target_modules=targets)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is no adapter's configuration: {' '.join(str(error).split())}") from error
     defaults = config.to_dict()
@@ -97,17 +96,6 @@ def read_config(folder: Path) -> PeftConfig:
         if key not in defaults or content[key] != defaults[key]:
             raise InputError(f"{path}: {key} is {str(content[key])[:40]!r}: only peft's default is taken")
     return config
-
-
-def check_targets(key: str, targets: Any) -> tuple[str, ...]:
-    """Return the ends of layers' names, such as to_q or to_out.0. InputError, which names the key, if they are not."""
-    named = isinstance(targets, (list, tuple)) and all(isinstance(name, str) for name in targets)
-    if not named or not targets or len(targets) > 100:
-        raise InputError(f"{key} is {targets!r:.60}: a list of layers' names is needed, e.g. [to_q,to_k,to_v]")
-    for name in targets:
-        if not re.fullmatch(r"[A-Za-z_]\w{0,99}(\.\w{1,100}){0,20}", name):
-            raise InputError(f"{key} has {name!r:.60}: the name of a layer is needed, such as to_q or to_out.0")
-    return tuple(targets)
 
 
 def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

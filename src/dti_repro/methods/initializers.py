@@ -6,20 +6,11 @@ import torch
 from torch import Tensor
 
 from dti_repro.backbones.base import EncoderSpec, InitializerEmbedding
+from dti_repro.config.values import Init
 from dti_repro.data.randomness import generator
-from dti_repro.errors import InputError
-
-CHOICES = ("token", "random", "vocab_mean")
 
 
-def check_init(init: str) -> str:
-    """Return `init`. InputError if it is unknown."""
-    if init not in CHOICES:
-        raise InputError(f"method.init '{init}' is unknown (choices: {', '.join(CHOICES)})")
-    return init
-
-
-def initial_vectors(init: str, initializer: InitializerEmbedding, encoder: str, spec: EncoderSpec) -> Tensor:
+def initial_vectors(init: Init, initializer: InitializerEmbedding, encoder: str, spec: EncoderSpec) -> Tensor:
     """Return (vectors, dim), a vector for each token of the initializer. `random` is a uniform direction at the
     vocabulary's mean norm, a function of the seed and the concept's name."""
     rows = initializer.rows[encoder].detach().float()

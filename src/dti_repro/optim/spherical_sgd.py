@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.optim import Optimizer
-
-from dti_repro.errors import InputError
 
 UNIT_TOLERANCE = 1e-3  # a row that comes from float32 or bfloat16 counts as unit within this
 
@@ -37,23 +36,17 @@ class SphericalSGD(SphereOptimizer):
 
     so a step turns v by arctan(lr), about lr radians, whatever the gradient's size. With beta > 0, |g| is the
     root of the bias-corrected exponential average of |g|^2. A prior enters through the loss. A row whose
-    gradient is zero stays as it is, to the bit. InputError for settings out of range.
+    gradient is zero stays as it is, to the bit.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
-        beta: float = 0.0,
-        eps: float = 1e-8,
+        lr: PositiveFloat,
+        beta: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        eps: PositiveFloat = 1e-8,
         tangent: bool = True,
     ) -> None:
-        if not 0 < lr < float("inf"):
-            raise InputError(f"optim.lr is {lr}: a number above 0 is needed")
-        if not 0 <= beta < 1:
-            raise InputError(f"optim.beta is {beta}: a number in [0, 1) is needed")
-        if not 0 < eps < float("inf"):
-            raise InputError(f"optim.eps is {eps}: a number above 0 is needed")
         super().__init__(params, {"lr": lr, "beta": beta, "eps": eps, "tangent": tangent})
 
     @torch.no_grad()

@@ -52,13 +52,7 @@ class ConceptDataset(Dataset[Batch]):
 
     @classmethod
     def encode(
-        cls,
-        backbone: Backbone,
-        concept: Concept,
-        templates: Sequence[str],
-        seed: int,
-        samples: int,
-        cache: LatentCache,
+        cls, backbone: Backbone, concept: Concept, templates: Sequence[str], seed: int, samples: int, cache: LatentCache
     ) -> ConceptDataset:
         """Tokenize the templates and encode the photos. InputError for a photo that cannot be read."""
         initializer = backbone.start(concept.name, concept.initializer, seed)

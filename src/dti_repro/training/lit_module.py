@@ -33,11 +33,11 @@ class InversionModule(pl.LightningModule):
         backbone: Backbone,
         method: TokenMethod,
         states: Sequence[ConceptState],
-        optimizer: Callable[[list[dict]], Optimizer],
+        optimizer: Callable[..., Optimizer],
         adapter: Adapter,
         settings: DictConfig,
     ) -> None:
-        """states: of the method's concepts, in their order. optimizer(groups) makes the configured optimizer. adapter:
+        """states: of the method's concepts, in their order. optimizer(params=groups) makes the configured optimizer. adapter:
         attached to the backbone. settings: as in conf/trainer."""
         super().__init__()
         # By hand, as automatic optimization knows one backward pass of one loss a step. Here a step has one for each
@@ -56,7 +56,7 @@ class InversionModule(pl.LightningModule):
         groups = self.method.param_groups()
         vectors = [group for group in groups if "lr" not in group]
         others = [group for group in groups if "lr" in group]
-        return [self._optimizer(vectors), *([Adam(others)] if others else []), *self.adapter.optimizers()]
+        return [self._optimizer(params=vectors), *([Adam(others)] if others else []), *self.adapter.optimizers()]
 
     def learned(self, c: int) -> nn.Module:
         """Return all parameters that are learned for a concept."""

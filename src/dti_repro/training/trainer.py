@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,7 @@ from dti_repro.training.callbacks import ConceptCheckpoint, Previews, Signals, S
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.datamodule import ConceptDataset, PackDataModule
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import (
-    concept_metadata,
-    hashed,
-    is_complete,
-    run_folder,
-    source_config,
-    train_missing,
-)
+from dti_repro.training.runs import concept_metadata, hashed, is_complete, run_folder, source_config, train_missing
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -141,10 +135,7 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
         method.initialise([state.dataset.initializer for state in states], backbone.spec)
         for c, state in enumerate(states):
             _check_vectors(method.export(c), state)
-
-        def optimizer(groups: list[dict[str, Any]]) -> Optimizer:
-            return build(cfg.optim, Optimizer, params=groups)
-
+        optimizer = partial(build, cfg.optim, Optimizer)
         module = InversionModule(backbone, method, states, optimizer, adapter, cfg.trainer)
         _fit(cfg, module, ConceptCheckpoint(complete))
 
