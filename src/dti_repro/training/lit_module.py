@@ -37,8 +37,8 @@ class InversionModule(pl.LightningModule):
         adapter: Adapter,
         settings: DictConfig,
     ) -> None:
-        """states: of the method's concepts, in their order. optimizer(params=groups) makes the configured optimizer. adapter:
-        attached to the backbone. settings: as in conf/trainer."""
+        """states: of the method's concepts, in their order. optimizer(params=groups) makes the configured optimizer.
+        adapter: attached to the backbone. settings: as in conf/trainer."""
         super().__init__()
         # By hand, as automatic optimization knows one backward pass of one loss a step. Here a step has one for each
         # concept (or one for all) and accumulated part, and its numbers are checked before the optimizer takes it.
