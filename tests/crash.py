@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dti_repro.artifacts.run_dir import ConceptFolder
-from dti_repro.training.concept_state import Batch, ConceptState
+from dti_repro.training.datamodule import Batch, ConceptDataset
 
 
 def assert_same(a: ConceptFolder, b: ConceptFolder) -> None:
@@ -27,14 +27,14 @@ def assert_same(a: ConceptFolder, b: ConceptFolder) -> None:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Die while drawing a later step's samples, as a killed process would: nothing is tidied up."""
-    draw = ConceptState.draw
+    draw = ConceptDataset.__getitem__
 
-    def dying(self: ConceptState, *arguments: int) -> Batch:
-        if self.step == step:
+    def dying(self: ConceptDataset, k: int) -> Batch:
+        if k == step:
             raise MemoryError
-        return draw(self, *arguments)
+        return draw(self, k)
 
-    monkeypatch.setattr(ConceptState, "draw", dying)
+    monkeypatch.setattr(ConceptDataset, "__getitem__", dying)
 
 
 class Crash(BaseException):

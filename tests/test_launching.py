@@ -116,7 +116,7 @@ def test_a_sweep_folder_that_cannot_be_written_is_one_line_before_anything_start
 def test_what_another_driver_finished_meanwhile_counts_as_there(
     monkeypatch: pytest.MonkeyPatch, training: Callable[..., DictConfig]
 ) -> None:
-    monkeypatch.setattr(training_module, "_owned", lambda *_: nullcontext([]))  # none is left when they are locked
+    monkeypatch.setattr(training_module, "_lock_pending", lambda *_: nullcontext([]))  # none is left by then
     assert train_missing(training())[1] == 0
 
 

@@ -128,7 +128,7 @@ def test_two_packs_a_generation_and_the_metrics_on_one_device(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a fake")
     monkeypatch.setattr(ConceptState, "save", lambda *_: None)
     monkeypatch.setattr(
-        ConceptState, "keep", lambda self, path, vectors, **_: learned.update({self.concept.name: vectors})
+        ConceptState, "save_embedding", lambda self, path, vectors, **_: learned.update({self.name: vectors})
     )
     with gpu():
         backbone.to(GPU)

@@ -20,7 +20,7 @@ from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, co
 from dti_repro.backbones.checkpoint import check_kind, check_words, encoder_dims, fingerprint, locate
 from dti_repro.data.concept import Concept
 from dti_repro.launch.command import command
-from dti_repro.training.runs import facts
+from dti_repro.training.runs import concept_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ def _write(
     with locked(folder.lock, f"concept '{folder.name}' is being trained"):
         with atomic_write(run.config) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed)))
-        write_json(folder.metadata, facts(concept))
+        write_json(folder.metadata, concept_metadata(concept))
         write_json(folder.provenance, {**provenance(time.time(), "cpu"), "imported": [file.name for file in files]})
         save_embeddings(folder.embedding, concept.placeholder, vectors, header)
 

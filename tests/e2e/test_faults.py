@@ -17,7 +17,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from dti_repro import evaluate as evaluate_module
 from dti_repro import generate as generate_module
@@ -28,7 +27,7 @@ from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
 from dti_repro.launch import command
 from dti_repro.training.callbacks import StepBar
-from dti_repro.training.concept_state import Batch, ConceptState
+from dti_repro.training.datamodule import Batch, ConceptDataset
 from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.runs import run_folder, train
 from tests.crash import content, obey_permissions, started, status_of, stop_after
@@ -177,6 +176,13 @@ def test_a_nan_in_the_loss_keeps_the_last_good_state_and_the_run_goes_on_from_it
     monkeypatch.setattr(InversionModule, "_losses", broken_once)
     with pytest.raises(DivergedError, match=r"'bob' diverged at step 3: loss nan.* after step 2 is kept in"):
         train(training("concepts.names=[ann,bob]"))
+    for name in ("ann", "bob"):
+        folder = run_folder(training()).concept(name)
+        state = torch.load(folder.checkpoint, weights_only=True)
+        assert state["step"] == 2
+        assert all(bool(torch.isfinite(p).all()) for p in state["parameters"].values())
+        assert folder.checkpoint.stat().st_size < 20_000
+        assert not folder.is_done()
     for ours, theirs in zip(train(training("concepts.names=[ann,bob]")), whole, strict=True):
         assert content(ours.path) == content(theirs.path)
 
@@ -222,14 +228,14 @@ def test_ctrl_c_saves_what_there_is_and_the_same_command_goes_on(
     training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(training(f"runs={tmp_path / 'whole'}"))[0]
-    draw = ConceptState.draw
+    draw = ConceptDataset.__getitem__
 
-    def pressed(self: ConceptState, *arguments: int) -> Batch:
-        if self.step == 3:
+    def pressed(self: ConceptDataset, step: int) -> Batch:
+        if step == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return draw(self, *arguments)
+        return draw(self, step)
 
-    monkeypatch.setattr(ConceptState, "draw", pressed)
+    monkeypatch.setattr(ConceptDataset, "__getitem__", pressed)
     with pytest.raises(StoppedError, match=r"stopped after step 4 of 6 \(ann\): the same command goes on from there"):
         train(training())
     monkeypatch.undo()
@@ -273,14 +279,21 @@ def test_too_little_memory_says_what_to_reduce(training: Training, monkeypatch: 
         train(training())
 
 
-def test_the_bar_counts_from_where_the_training_goes_on() -> None:
-    said = io.StringIO()
-    bar = StepBar(294, 400, Console(file=said, width=100))
-    clock = iter(range(0, 1000, 4))
-    bar.bar.get_time = lambda: float(next(clock))
-    with bar.bar:
-        for k in range(2):
-            bar.on_train_batch_end(None, SimpleNamespace(last_loss=0.25), None, None, k)
+def test_the_bar_counts_from_where_the_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, clock = io.StringIO(), iter(range(0, 1000, 4))
+    monkeypatch.setattr(said, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", said)
+    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
+    module = SimpleNamespace(
+        states=[SimpleNamespace(step=300), SimpleNamespace(step=294)],
+        settings=SimpleNamespace(steps=400),
+        last_loss=0.25,
+    )
+    bar = StepBar()
+    bar.on_train_start(None, module)
+    for _ in range(2):
+        bar.on_train_batch_end(None, module)
+    bar.on_train_end(None, module)
     assert "step 296 of 400" in said.getvalue()
     assert "s/it" in said.getvalue()
     assert "loss 0.2500" in said.getvalue()
@@ -292,15 +305,15 @@ def test_signals_of_a_cluster_reach_whoever_had_them(training: Training, monkeyp
     taken: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.signal(number, lambda given, _: taken.append(given)) for number in numbers}
-    draw = ConceptState.draw
+    draw = ConceptDataset.__getitem__
 
-    def signalled(self: ConceptState, *arguments: int) -> Batch:
-        if self.step == 1:
+    def signalled(self: ConceptDataset, step: int) -> Batch:
+        if step == 1:
             for number in numbers:
                 os.kill(os.getpid(), number)
-        return draw(self, *arguments)
+        return draw(self, step)
 
-    monkeypatch.setattr(ConceptState, "draw", signalled)
+    monkeypatch.setattr(ConceptDataset, "__getitem__", signalled)
     try:
         assert train(training("trainer.steps=3"))[0].is_done()
     finally:

@@ -64,7 +64,7 @@ Capture = pytest.CaptureFixture[str]
         "dti_repro.backbones.stable_diffusion.StableDiffusion",
         "dti_repro.toybox.dataset.RenderedScenes",  # which fills a folder
         "dti_repro.metrics.encoders.TimmEncoder.load",
-        "dti_repro.methods.textual_inversion.TI.initialise",
+        "dti_repro.methods.textual_inversion.TextualInversion.initialise",
         "dti_repro.losses.priors.Prior",  # abstract
         "dti_repro..train",
         "dti_repro",
@@ -141,7 +141,7 @@ def test_what_the_configurations_name_is_taken_by_the_kind_of_their_group() -> N
     assert found > 40
     for other in set(GROUPS) - {"method"}:
         with pytest.raises(InputError, match="refused"):
-            target("dti_repro.methods.textual_inversion.TI", GROUPS[other])
+            target("dti_repro.methods.textual_inversion.TextualInversion", GROUPS[other])
 
 
 def test_a_training_asked_to_run_code_runs_none(training: Training, tmp_path: Path) -> None:

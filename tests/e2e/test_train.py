@@ -1,12 +1,10 @@
-"""Training as its user sees it: nothing twice, nothing lost, nothing that depends on how it was run."""
+"""Training as its user sees it: what the keys do, and what the files of a run say."""
 
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,29 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from huggingface_hub import constants
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from PIL import Image
 from torch import nn
 
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.artifacts.run_dir import ConceptFolder, parse
 from dti_repro.backbones.load import _load, load_backbone
 from dti_repro.config import CONF
-from dti_repro.errors import DivergedError, InputError
+from dti_repro.errors import InputError
 from dti_repro.launch.failures import explain
 from dti_repro.losses.priors import L2ToInitial
-from dti_repro.methods.base import SharedVectors
-from dti_repro.methods.textual_inversion import TI
-from dti_repro.training.concept_state import COLUMNS, ConceptState
+from dti_repro.methods.textual_inversion import TextualInversion
+from dti_repro.training.concept_state import COLUMNS
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import run_folder, train, train_missing
-from tests.crash import assert_same, content, stop_after
+from dti_repro.training.runs import run_folder, train
 
 Training = Callable[..., DictConfig]
 
@@ -61,12 +54,6 @@ def test_the_log_says_of_each_step_what_happened(training: Training) -> None:
     assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
 
 
-def test_a_second_call_trains_nothing(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = train(training())
-    monkeypatch.setattr(InversionModule, "training_step", lambda *_: pytest.fail("trained again"))
-    assert train(training("trainer.pack=1", "logger=tensorboard", "trainer.checkpoint_every=3")) == first
-
-
 def test_only_what_can_change_a_vector_changes_the_folder(training: Training) -> None:
     same = ["trainer.threads=2", "trainer.pack=1", "trainer.preview_every=5", "concepts.names=[bob]", "optim.lr=4e-2"]
     other = ["optim.lr=0.05", "trainer.steps=7", "trainer.accumulate=2", "method.prior.kappa=0", "method.init=random"]
@@ -89,46 +76,11 @@ def test_answers_without_importing_torch(training: Training) -> None:
     assert "| torch\n" not in done.stderr
 
 
-def test_a_crash_between_the_log_and_the_checkpoint_leaves_no_trace(
-    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(training(f"runs={tmp_path / 'whole'}"))[0]
-    stop_after(monkeypatch, step=5)
-    with pytest.raises(MemoryError):
-        train(training("trainer.checkpoint_every=4"))
-    monkeypatch.undo()
-    folder = run_folder(training()).concept("ann")
-    with folder.log.open("a") as file:
-        file.write("5,0.1,0.2,0.3,0.4\n6,0.1,0.")
-    assert_same(train(training())[0], whole)
-    assert json.loads(folder.provenance.read_text())["resumed_from_step"] == 4  # no more than checkpoint_every is lost
-
-
-def test_concepts_of_a_pack_may_be_at_different_steps(
-    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(training("concepts.names=all", f"runs={tmp_path / 'whole'}"))
-    stop_after(monkeypatch, step=3)
-    with pytest.raises(MemoryError):
-        train(training("concepts.names=[bob]", "trainer.checkpoint_every=2"))
-    monkeypatch.undo()
-    for ours, theirs in zip(train(training("concepts.names=all")), whole, strict=True):
-        assert_same(ours, theirs)
-
-
 def test_a_process_loads_the_model_once_however_many_packs_it_trains(training: Training) -> None:
     _load.cache_clear()
     train(training("concepts.names=all", "trainer.pack=1", "trainer.steps=1"))
     train(training("method=ti", "trainer.steps=1"))
     assert _load.cache_info().misses == 1
-
-
-def test_one_pass_for_a_pack_is_within_rounding_of_one_for_each(training: Training, tmp_path: Path) -> None:
-    for method in ("ti", "dti"):
-        each = train(training(f"method={method}", "concepts.names=all"))
-        fused = train(training(f"method={method}", "concepts.names=all", "trainer.fuse=true", f"runs={tmp_path / 'f'}"))
-        for a, b in zip(each, fused, strict=True):
-            torch.testing.assert_close(vectors(a), vectors(b), atol=2e-4, rtol=0)
 
 
 def test_accumulated_passes_are_one_larger_batch(training: Training) -> None:
@@ -191,34 +143,6 @@ def test_a_strong_prior_pulls_back_to_the_initializer(training: Training) -> Non
     assert pulled[-1]["angle"] == pytest.approx(pulled[0]["angle"] - 19 * math.atan(0.04), abs=0.02)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(
-    training: Training, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forward = SharedVectors.forward
-    calls = iter(range(100))
-
-    def poisoned(self: SharedVectors, *arguments: torch.Tensor) -> dict[str, torch.Tensor]:
-        bad = math.nan if next(calls) >= 3 else 1.0
-        return {name: v * bad for name, v in forward(self, *arguments).items()}
-
-    monkeypatch.setattr(SharedVectors, "forward", poisoned)
-    with pytest.raises(DivergedError, match="'ann' diverged at step 4: loss nan"):
-        train(training())
-    folder = run_folder(training()).concept("ann")
-    state = torch.load(folder.checkpoint, weights_only=True)
-    assert state["step"] == 3
-    assert all(bool(torch.isfinite(p).all()) for p in state["parameters"].values())
-    assert folder.checkpoint.stat().st_size < 20_000
-    assert not folder.is_done()
-
-
-def test_an_exploding_loss_stops_and_a_start_is_no_state_to_go_on_from(training: Training) -> None:
-    both = "concepts.names=[ann,bob]"
-    with pytest.raises(DivergedError, match=r"'ann' diverged at step 1.*nothing was learned"):
-        train(training(both, "trainer.max_loss=1e-6"))
-    assert all(folder.is_done() for folder in train(training(both, "trainer.steps=6")))
-
-
 def test_a_fit_moves_nothing_of_the_backbone(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning moves its module to the CPU when it is done, and the next pack would train there."""
     backbone = load_backbone(training().backbone, "cpu")
@@ -239,56 +163,17 @@ def test_vectors_that_would_not_be_trained_are_refused(
     layers: int, training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two vectors for an initializer of one token; one that differs by layer."""
-    start, forward = TI.parameters_of, TI.forward
+    start, forward = TextualInversion.parameters_of, TextualInversion.forward
     if layers == 1:
         twice = lambda *a: nn.ParameterDict({k: v.repeat(2, 1) for k, v in start(*a).items()})  # noqa: E731
-        monkeypatch.setattr(TI, "parameters_of", twice)
+        monkeypatch.setattr(TextualInversion, "parameters_of", twice)
     else:
-        monkeypatch.setattr(TI, "forward", lambda *a: {k: v.repeat(1, 2, 1, 1) for k, v in forward(*a).items()})
+        monkeypatch.setattr(
+            TextualInversion, "forward", lambda *a: {k: v.repeat(1, 2, 1, 1) for k, v in forward(*a).items()}
+        )
     words = {1: "2 vectors for concept 'ann'.* reads 1, .*initializer of 2 tokens", 2: "each of 2 layers"}
     with pytest.raises(InputError, match=words[layers]):
         train(training("method=ti"))
-
-
-def test_what_is_missing_of_a_run_is_made_again(training: Training) -> None:
-    """Whatever is lost or damaged, the same command gives the same files; nothing is done twice afterwards."""
-    cfg = training("trainer.snapshots=[2]")
-    folder = train(cfg)[0]
-    whole = content(folder.seed_folder.parent)
-    zeros = safetensors.numpy.save({"<ann>": np.full((1, 32), np.nan, np.float32)})
-    for path, damage in [
-        (folder.metadata, None),
-        (folder.config, None),
-        (folder.config, b""),
-        (folder.log, None),
-        (folder.log, b"step,loss\n1,0.5\n"),
-        (folder.embedding, b""),
-        (folder.embedding, folder.embedding.read_bytes()[:-4]),
-        (folder.embedding, zeros),
-        (folder.snapshot(2), b""),
-    ]:
-        path.unlink() if damage is None else path.write_bytes(damage)
-        assert train_missing(cfg) == ([folder], 0 if path == folder.config else 1)
-        assert content(folder.seed_folder.parent) == whole, path.name
-        assert train_missing(cfg) == ([folder], 0)
-
-
-def test_a_kill_before_the_embedding_leaves_its_provenance(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConceptState, "keep", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
-    with pytest.raises(MemoryError):
-        train(training())
-    monkeypatch.undo()
-    folder = run_folder(training()).concept("ann")
-    before = folder.provenance.read_bytes()
-    assert not folder.is_done()
-    assert train(training())[0].is_done()
-    assert folder.provenance.read_bytes() == before
-
-
-def test_what_another_process_finished_meanwhile_was_there(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train_missing(training())[1] == 1
-    monkeypatch.setattr("dti_repro.train.is_complete", lambda *_: False)  # as it was when this one began
-    assert train_missing(training())[1] == 0
 
 
 def test_ti_beside_an_adapter_trains_its_token_at_the_published_rate(training: Training) -> None:
@@ -307,31 +192,6 @@ def test_crossinits_prior_is_a_mean_over_vectors() -> None:
     vectors, anchor = torch.zeros(2, 4), torch.tensor([[2.0, 0, 0, 0], [0, 0, 0, 4]])
     assert L2ToInitial(1.0, "unsquared")(vectors, anchor) == 3
     assert L2ToInitial(1.0, "mse")(vectors, anchor) == 2.5
-
-
-def test_a_second_process_on_the_same_concept_is_refused(training: Training) -> None:
-    folder = run_folder(training()).concept("ann")
-    folder.path.mkdir(parents=True)
-    with folder.lock.open("w") as lock:
-        lock.write(f"process 7 on {socket.gethostname()}\n")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="'ann' is being trained by process 7 on "):
-            train(training())
-    assert train(training())[0].is_done()
-
-
-def test_other_photos_under_the_same_name_are_not_taken_for_the_same_concept(
-    training: Training, tmp_path: Path
-) -> None:
-    (tmp_path / "rex").mkdir()
-    Image.new("RGB", (20, 30), "red").save(tmp_path / "rex" / "a.png")
-    cfg = training()
-    cfg.concepts = {"_target_": "dti_repro.data.concept.Folder", "path": str(tmp_path / "rex"), "initializer": "cat"}
-    assert train(cfg)[0].name == "rex"
-    Image.new("RGB", (20, 30), "blue").save(tmp_path / "rex" / "a.png")
-    with pytest.raises(InputError, match=r"rex.*images"):
-        train(cfg)
 
 
 def test_times_and_hosts_live_in_the_provenance_alone(training: Training) -> None:

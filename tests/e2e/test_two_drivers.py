@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from dti_repro import train as train_module
-from dti_repro.training.concept_state import Batch, ConceptState
+from dti_repro.training.datamodule import Batch
+from dti_repro.training.lit_module import InversionModule
 from tests.crash import content, started, status_of
 from tests.e2e.test_benchmark import EXTRA
 
@@ -30,17 +31,18 @@ def test_two_drivers_at_once_compute_no_cell_twice(
 
     def noted() -> None:
         """Note each step that is taken; the first one waits until the other driver takes one, too."""
-        draw = ConceptState.draw
+        step = InversionModule.training_step
 
-        def noting(self: ConceptState, *arguments: int) -> Batch:
+        def noting(self: InversionModule, batch: dict[int, Batch], batch_idx: int) -> None:
+            (state,) = (self.states[c] for c in batch)
             with steps.open("a") as file:
-                file.write(f"{os.getpid()} {self.folder.path} {self.step}\n")
+                file.write(f"{os.getpid()} {state.folder.path} {state.step}\n")
             until = time.monotonic() + 120
             while len({line.split()[0] for line in steps.read_text().splitlines()}) < 2 and time.monotonic() < until:
                 time.sleep(0.02)
-            return draw(self, *arguments)
+            step(self, batch, batch_idx)
 
-        ConceptState.draw = noting
+        InversionModule.training_step = noting
 
     drivers = [started(train_module.main, [*sweep, f"runs={tmp_path / 'two'}"], noted) for _ in range(2)]
     statuses = {status_of(driver) for driver in drivers}

@@ -38,7 +38,7 @@ from dti_repro.data.concept import Toybox
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.randomness import generator
 from dti_repro.losses.objectives import DCO, DiffusionLoss, Objective
-from dti_repro.training.concept_state import ConceptState
+from dti_repro.training.datamodule import ConceptDataset
 from dti_repro.training.runs import train
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import SIDE
@@ -90,7 +90,7 @@ def test_the_reference_is_the_model_without_adapter_and_without_gradient(
     without = mean_loss(vectors, prompt == "class")
     adapter, learned = lora(DCO(1000, prompt)), vectors.clone().requires_grad_()
     with adapter.attached(backbone, generator("x")):
-        weights = dict(adapter.beside(nn.Module()).named_parameters())
+        weights = dict(adapter.with_weights(nn.Module()).named_parameters())
         filled = {name: torch.randn(rows.shape, generator=random) * 0.1 for name, rows in weights.items()}
         with torch.no_grad():
             for name, rows in weights.items():
@@ -101,7 +101,7 @@ def test_the_reference_is_the_model_without_adapter_and_without_gradient(
     assert not torch.equal(loss.detach(), mean_loss(vectors, False))
     again, other = lora(DiffusionLoss()), vectors.clone().requires_grad_()
     with again.attached(backbone, generator("y")):
-        weights = dict(again.beside(nn.Module()).named_parameters())
+        weights = dict(again.with_weights(nn.Module()).named_parameters())
         with torch.no_grad():
             for name, rows in weights.items():
                 rows.copy_(filled[name])
@@ -119,7 +119,7 @@ def test_lora_starts_at_the_model_and_from_the_seed(backbone: StableDiffusion) -
         adapter = lora(DiffusionLoss())
         with adapter.attached(backbone, generator(key)):
             assert torch.equal(backbone.denoiser(*inputs).sample, plain)
-            starts.append(torch.cat([p.detach().flatten() for p in adapter.beside(nn.Module()).parameters()]))
+            starts.append(torch.cat([p.detach().flatten() for p in adapter.with_weights(nn.Module()).parameters()]))
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
     assert torch.equal(torch.get_rng_state(), state)  # of whoever else draws from it
@@ -137,22 +137,20 @@ def test_a_training_is_the_loop_written_out_with_diffusers_and_peft(
     cfg = training(*keys)
     own = load_backbone(cfg.backbone, "cpu")
     (concept,) = Toybox(["ann"], root=cfg.concepts.root).load()
-    concept_state = ConceptState.prepare(
-        own, concept, ConceptFolder(folder.path / "none"), cfg.templates.prompts, 42, {}, LatentCache(None, {})
-    )
-    draw = concept_state.draw(1, own.spec.timesteps)
+    dataset = ConceptDataset.encode(own, concept, cfg.templates.prompts, 42, 1, LatentCache(None, {}))
+    batch = dataset[0]
     unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet").requires_grad_(False)
     torch.manual_seed(generator(42, "ann", "adapter").initial_seed())
     unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=TARGETS))
     theirs = {name: p for name, p in unet.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(theirs.values(), lr=0.01, weight_decay=0.01)
-    latents = concept_state.latents.sample(draw.image, draw.latent_noise)
+    latents = dataset.latents.sample(batch.image, batch.latent_noise)
     scheduler = DDIMScheduler.from_pretrained(checkpoint / "scheduler")
-    start = concept_state.start.rows[ENCODER]
+    start = dataset.initializer.rows[ENCODER]
     scale = own.spec.encoders[ENCODER].norms["mean"] / start.norm() if method == "dti" else 1.0
-    hidden = own.encode_text(concept_state.tokens[draw.template], {ENCODER: start[None, None] * scale}).hidden
-    predicted = unet(scheduler.add_noise(latents, draw.noise, draw.t), draw.t, hidden).sample
-    (predicted - scheduler.get_velocity(latents, draw.noise, draw.t)).square().mean().backward()
+    hidden = own.encode_text(dataset.tokens[batch.template], {ENCODER: start[None, None] * scale}).hidden
+    predicted = unet(scheduler.add_noise(latents, batch.noise, batch.t), batch.t, hidden).sample
+    (predicted - scheduler.get_velocity(latents, batch.noise, batch.t)).square().mean().backward()
     optimizer.step()
     learned = load_file(adapter_folder(folder.embedding) / WEIGHTS)
     assert len(learned) == len(theirs)
@@ -236,7 +234,7 @@ def test_a_saved_lora_is_the_same_model_in_the_pipelines_of_every_backbone(
 
     plain, adapter = loss(), lora(DiffusionLoss())
     with adapter.attached(backbone, generator("x")):
-        for rows in adapter.beside(nn.Module()).parameters():
+        for rows in adapter.with_weights(nn.Module()).parameters():
             rows.data.copy_(torch.randn(rows.shape, generator=random) * 0.3)
         adapter.save(tmp_path / "embedding.safetensors")
         wanted = loss()

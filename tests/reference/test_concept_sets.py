@@ -19,7 +19,7 @@ from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
-from dti_repro.training.runs import check_metadata, facts, hashed
+from dti_repro.training.runs import check_metadata, concept_metadata, hashed
 from tests.e2e.trained import trained_run, vectors
 
 # The classes of prompts_and_classes.txt (github google/dreambooth), CC BY 4.0.
@@ -178,7 +178,7 @@ def test_living_concepts_have_other_prompts(settings: Callable, tmp_path: Path) 
     assert dog.path.name != vase.path.name
     run = trained_run(tmp_path / "runs", {"dog": vectors(0), "vase": vectors(1)})
     for concept in Collection("dreambooth", str(root), ["dog", "vase"]).load():
-        (run / concept.name / "concept.json").write_text(json.dumps(facts(concept)))
+        (run / concept.name / "concept.json").write_text(json.dumps(concept_metadata(concept)))
     cfg, made = settings(f"run='{run}'")
     dog, vase = image_folders_of_run(parse(run), cfg, simple, [0], made)
     assert templates(dog) == expected(simple, True)
@@ -190,7 +190,7 @@ def test_text_scores_read_the_class_where_the_word_began_elsewhere(settings: Cal
     root = photos(tmp_path / "data", "duck_toy")
     run = trained_run(tmp_path / "runs", {"duck_toy": vectors(0)})
     (duck,) = Collection("dreambooth", str(root), ["duck_toy"], initializer_key="sana_dti").load()
-    (run / "duck_toy" / "concept.json").write_text(json.dumps(facts(duck)))
+    (run / "duck_toy" / "concept.json").write_text(json.dumps(concept_metadata(duck)))
     cfg, made = settings(f"run='{run}'")
     (image_folder,) = image_folders_of_run(parse(run), cfg, load_prompts(["a {} at night"]), [0], made)
     assert image_folder.manifest.images[0].text == "a toy at night"
@@ -201,7 +201,7 @@ def test_what_only_prompts_need_can_be_corrected_after_training(tmp_path: Path) 
     root = photos(tmp_path / "data", "rex")
     (folder,) = parse(trained_run(tmp_path / "runs", {"rex": vectors(0)}))
     (rex,) = Folder(str(root / "rex"), initializer="dog").load()
-    folder.metadata.write_text(json.dumps(facts(rex)))
+    folder.metadata.write_text(json.dumps(concept_metadata(rex)))
     check_metadata(folder, *Folder(str(root / "rex"), initializer="dog", live=True).load())
     with pytest.raises(InputError, match="changed: initializer"):
         check_metadata(folder, *Folder(str(root / "rex"), initializer="cat").load())

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dti_repro.config import build
 from dti_repro.errors import InputError
-from dti_repro.optim import SphericalSGD
 from dti_repro.optim.projected_adamw import ProjectedAdamW
+from dti_repro.optim.spherical_sgd import SphericalSGD
 
 
 def unit_rows(rows: int = 3, dim: int = 16, seed: int = 0) -> Tensor:

@@ -1,1 +1,1 @@
-"""Weights that are trained on the denoiser beside a word: LoRA, OFT, or none."""
+"""Weights of the denoiser that are trained together with a word: LoRA, OFT, or none."""

@@ -1,9 +1,9 @@
-"""What may be trained beside the vectors of one concept."""
+"""What an adapter is, and the adapter that is none."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from torch import Generator, Tensor, nn
@@ -14,32 +14,52 @@ from dti_repro.losses.objectives import Reference
 
 
 class Adapter(ABC):
-    """An adapter's weights are shared by all that the denoiser draws: with one, a pack is a single concept.
-
-    Nothing of it can be used outside of `attached`.
-    """
+    """Weights of the denoiser that are trained together with the vectors of one concept. All that the denoiser draws
+    shares them: with an adapter, a pack is a single concept. Its methods work inside of `attached` only."""
 
     @abstractmethod
     def attached(self, backbone: Backbone, random: Generator) -> AbstractContextManager[None]:
-        """Within it the backbone's denoiser has the adapter, newly initialised from `random`'s seed; afterwards it is
-        as it was. InputError if the adapter does not fit the denoiser."""
+        """Put the adapter, initialised from `random`'s seed, on the backbone's denoiser; at the exit take it off.
+        InputError if it does not fit the denoiser."""
 
     @abstractmethod
     def objective(self, loss: Tensor, reference: Reference) -> Tensor:
-        """What is minimised, (concepts,), given each concept's mean loss (concepts,)."""
+        """Return what is minimised, (concepts,), given each concept's mean loss (concepts,)."""
 
     @abstractmethod
     def optimizers(self) -> list[Optimizer]:
-        """Of the adapter's weights."""
+        """Return the optimizers of the adapter's weights."""
 
     @abstractmethod
     def gradient_norm(self) -> float:
-        """Of all of the adapter's weights together."""
+        """Return the norm of the gradient of all weights together."""
 
     @abstractmethod
-    def beside(self, tokens: nn.Module) -> nn.Module:
-        """All that is learned of a concept, for checkpoints: the method's parameters and the adapter's."""
+    def with_weights(self, tokens: nn.Module) -> nn.Module:
+        """Return all that is learned for a concept, for its checkpoint: the method's parameters and the weights."""
 
     @abstractmethod
     def save(self, embedding: Path) -> dict[str, str]:
-        """Write the weights beside an embedding's place; what the embedding's header has to say of them."""
+        """Write the weights next to the embedding's path. Return what the embedding's header says of them."""
+
+
+class NoAdapter(Adapter):
+    """Only the vectors are learned, and their loss is minimised."""
+
+    def attached(self, backbone: Backbone, random: Generator) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def objective(self, loss: Tensor, reference: Reference) -> Tensor:
+        return loss
+
+    def optimizers(self) -> list[Optimizer]:
+        return []
+
+    def gradient_norm(self) -> float:
+        return 0.0
+
+    def with_weights(self, tokens: nn.Module) -> nn.Module:
+        return tokens
+
+    def save(self, embedding: Path) -> dict[str, str]:
+        return {}

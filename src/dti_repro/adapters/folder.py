@@ -1,9 +1,8 @@
-"""Where an adapter lies beside its embedding, and that the two belong together. No torch here, and peft only where
-there is an adapter.
+"""Where an adapter lies next to its embedding, and whether the two belong together.
 
-`<embedding>.adapter/`: adapter_config.json and adapter_model.safetensors, peft's format, and of LoRA
+`<embedding>.adapter/` holds adapter_config.json and adapter_model.safetensors, peft's format, and for a LoRA
 pytorch_lora_weights.safetensors, diffusers'. The embedding's header holds the digest of peft's two, and is written
-after them.
+after them. No torch is imported here, and peft only where there is an adapter.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ HEADER = "adapter"
 
 
 def adapter_folder(embedding: Path) -> Path:
-    """Of the embedding (or snapshot) at this path, whether it has an adapter or not."""
+    """Return the folder of an embedding's (or snapshot's) adapter, whether there is one or not."""
     return embedding.with_suffix(".adapter")
 
 
 def adapter_files(folder: Path) -> list[Path]:
-    """Those that are there, in peft's format and others."""
+    """Return the adapter's files that exist, in peft's format and in diffusers'."""
     return [folder / name for name in (CONFIG, WEIGHTS, DIFFUSERS_LORA) if (folder / name).is_file()]
 
 
 def adapter_sha256(folder: Path) -> str:
-    """Hex digest of the digests of the configuration and the weights."""
+    """Return the hex digest of the digests of the configuration and the weights."""
     return hashlib.sha256("".join(sha256(folder / name) for name in (CONFIG, WEIGHTS)).encode()).hexdigest()
 
 
 def adapter_of(embedding: Path) -> Path | None:
-    """The folder of the adapter that the word was learned with, None if there was none. InputError if it is not there
-    any more, or another."""
+    """Return the folder of the adapter that the embedding was learned with, None if there was none. InputError if it is
+    missing or changed."""
     files = list(embedding_files(embedding).values())
     digest = read_header(files[0]).get(HEADER) if files else None
     if digest is None:
@@ -60,7 +59,7 @@ def adapter_of(embedding: Path) -> Path | None:
 
 
 def has_own_adapter(embedding: Path) -> bool:
-    """Whether the adapter that the word was learned with lies beside it, unchanged."""
+    """Return whether the adapter that the embedding was learned with is there, unchanged."""
     try:
         return adapter_of(embedding) is not None
     except InputError:
@@ -68,7 +67,7 @@ def has_own_adapter(embedding: Path) -> bool:
 
 
 def check_adapters(folders: Iterable[Path]) -> None:
-    """What can be judged of these adapters without a model. InputError that names the file."""
+    """Raise InputError, which names the file, for an adapter that can be refused without a model."""
     for folder in folders:
         from dti_repro.adapters.files import read_config
 
@@ -76,8 +75,8 @@ def check_adapters(folders: Iterable[Path]) -> None:
 
 
 def adapted(denoiser: nn.Module, folder: Path | None) -> AbstractContextManager[None]:
-    """Within it the denoiser has the adapter of this folder, if any; afterwards it is as it was. InputError, naming the
-    file, for an adapter that does not fit it."""
+    """Put the adapter of this folder, if any, on the denoiser; at the exit take it off. InputError, which names the
+    file, for an adapter that does not fit."""
     if folder is None:
         return nullcontext()
     from dti_repro.adapters.files import loaded
@@ -85,13 +84,12 @@ def adapted(denoiser: nn.Module, folder: Path | None) -> AbstractContextManager[
     return loaded(denoiser, folder)
 
 
-def copy_adapter(theirs: Path, ours: Path) -> dict[str, str]:
-    """Copy the adapter of one embedding, if it has one, to the place of another's; what the other's header has to say
-    of it."""
-    source = adapter_of(theirs)
-    if source is None:
+def copy_adapter(source: Path, target: Path) -> dict[str, str]:
+    """Copy the adapter of one embedding, if it has one, to another's. Return what the other's header says of it."""
+    folder = adapter_of(source)
+    if folder is None:
         return {}
-    for file in adapter_files(source):
-        with atomic_write(adapter_folder(ours) / file.name) as temporary:
+    for file in adapter_files(folder):
+        with atomic_write(adapter_folder(target) / file.name) as temporary:
             shutil.copyfile(file, temporary)
-    return {HEADER: adapter_sha256(source)}
+    return {HEADER: adapter_sha256(folder)}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from peft import OFTConfig, PeftConfig
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from dti_repro.adapters.peft import Files, PeftAdapter
+from dti_repro.adapters.peft import PeftAdapter
 from dti_repro.config.values import Targets
 from dti_repro.losses.objectives import Objective
 
@@ -26,6 +27,5 @@ class OFT(PeftAdapter):
     def config(self) -> PeftConfig:
         return OFTConfig(r=self.r, oft_block_size=0, target_modules=list(self.targets))
 
-    def other_formats(self, weights: Mapping[str, Tensor], part: str) -> Files:
-        """None: diffusers loads OFT through peft."""
-        return {}
+    def save_for_diffusers(self, folder: Path, weights: Mapping[str, Tensor], part: str) -> None:
+        """Write nothing: diffusers loads OFT through peft."""

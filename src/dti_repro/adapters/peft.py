@@ -1,4 +1,4 @@
-"""What LoRA and OFT share: peft puts them into the denoiser."""
+"""What LoRA and OFT share: peft puts them on the denoiser."""
 
 from __future__ import annotations
 
@@ -16,20 +16,16 @@ from torch.optim import AdamW, Optimizer
 from dti_repro.adapters.base import Adapter
 from dti_repro.adapters.files import attached, save_weights, weights_of
 from dti_repro.adapters.folder import HEADER, adapter_folder, adapter_sha256
-from dti_repro.artifacts.embedding import write_tensors
 from dti_repro.backbones.base import Backbone
 from dti_repro.config.values import Targets
 from dti_repro.losses.objectives import Objective, Reference
 
-Files = dict[str, tuple[Mapping[str, Tensor], Mapping[str, str]]]
-"""File name -> (key -> weight, header)."""
-
 
 class PeftAdapter(Adapter):
-    """float32 weights, stepped by AdamW (its betas .9 and .999), whatever the denoiser's own type.
+    """float32 weights, stepped by AdamW (with betas .9 and .999), whatever the denoiser's own type.
 
-    targets: the ends of the names of the denoiser's layers that get one. lr, weight_decay: of AdamW. objective: what is
-    minimised, by the adapter and the vectors alike.
+    targets: ends of the names of the denoiser's layers that get an adapter. lr, weight_decay: of AdamW. objective: is
+    minimised by the adapter and the vectors alike.
     """
 
     def __init__(
@@ -45,17 +41,18 @@ class PeftAdapter(Adapter):
 
     @abstractmethod
     def config(self) -> PeftConfig:
-        """peft's own."""
+        """Return peft's configuration of the adapter."""
 
     @abstractmethod
-    def other_formats(self, weights: Mapping[str, Tensor], part: str) -> Files:
-        """Files beside peft's. weights by the denoiser's own names, part: its name in a pipeline."""
+    def save_for_diffusers(self, folder: Path, weights: Mapping[str, Tensor], part: str) -> None:
+        """Write what diffusers needs besides peft's files. weights: by the denoiser's own names. part: the denoiser's
+        name in diffusers' pipeline."""
 
     @contextmanager
     def attached(self, backbone: Backbone, random: Generator) -> Iterator[None]:
         what = f"adapter.targets [{', '.join(self.targets)}]"
         with ExitStack() as stack:
-            with torch.random.fork_rng(devices=[]):  # peft draws from torch's own generator, on the CPU
+            with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator, on the CPU
                 torch.manual_seed(random.initial_seed())
                 self._model = stack.enter_context(attached(backbone.denoiser, self.config(), what))
             self._part = backbone.DENOISER
@@ -64,11 +61,11 @@ class PeftAdapter(Adapter):
             yield
 
     def objective(self, loss: Tensor, reference: Reference) -> Tensor:
-        def without(class_word: bool) -> Tensor:
+        def without_adapter(class_word: bool) -> Tensor:
             with torch.no_grad(), self._model.disable_adapter():
                 return reference(class_word)
 
-        return self._objective(loss, without)
+        return self._objective(loss, without_adapter)
 
     def optimizers(self) -> list[Optimizer]:
         return [AdamW(self._weights.values(), lr=self.lr, weight_decay=self.weight_decay)]
@@ -76,13 +73,12 @@ class PeftAdapter(Adapter):
     def gradient_norm(self) -> float:
         return torch.nn.utils.get_total_norm([p.grad for p in self._weights.values() if p.grad is not None]).item()
 
-    def beside(self, tokens: nn.Module) -> nn.Module:
+    def with_weights(self, tokens: nn.Module) -> nn.Module:
         return nn.ModuleDict({"tokens": tokens, "adapter": self._weights})
 
     def save(self, embedding: Path) -> dict[str, str]:
         folder = adapter_folder(embedding)
         save_weights(folder, self._model)
         weights = {name.removeprefix("base_model.model."): w for name, w in weights_of(self._model).items()}
-        for file, (tensors, header) in self.other_formats(weights, self._part).items():
-            write_tensors(folder / file, tensors, header)
+        self.save_for_diffusers(folder, weights, self._part)
         return {HEADER: adapter_sha256(folder)}

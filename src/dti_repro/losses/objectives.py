@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 Reference = Callable[[bool], Tensor]
-"""(class_word) -> (concepts,) the loss of the same samples without the adapter, at the learned word or, if class_word,
-at the class word in its place."""
+"""reference(class_word) is the loss (concepts,) of the same samples without the adapter: with the learned word or, if
+class_word, with the class word in its place."""
 
 
 class Objective(ABC):
@@ -20,23 +20,24 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, loss: Tensor, reference: Reference) -> Tensor:
-        """loss (concepts,), each the mean of a concept's samples -> (concepts,). `reference` costs another pass."""
+        """Return what is minimised, (concepts,). loss: (concepts,), each the mean of a concept's samples. A call of
+        `reference` costs another pass."""
 
 
 class DiffusionLoss(Objective):
-    """As without an adapter; there is no reference pass."""
+    """The same loss as without an adapter."""
 
     def __call__(self, loss: Tensor, reference: Reference) -> Tensor:
         return loss
 
 
 class DCO(Objective):
-    """-log sigmoid(-beta (L - L_reference)): the adapted model is to become better than the model without the adapter,
-    and the less is gained the better it already is.
+    """-log sigmoid(-beta (L - L_reference)) (Lee et al. 2024): the model becomes better than without the adapter, and
+    the better it is already, the smaller is the gradient.
 
     L is the mean over the samples of a pass through the denoiser, as in the published code of Lee et al. and of Kim et
-    al.; L_reference is that of the same samples, without gradient. prompt: what the reference reads, `class` for the
-    class word in the word's place or `word` for the learned word.
+    al. L_reference is that of the same samples without the adapter, and has no gradient. prompt: what the reference
+    reads, `class` for the class word or `word` for the learned word.
     """
 
     def __init__(self, beta: PositiveFloat, prompt: Literal["class", "word"]) -> None:

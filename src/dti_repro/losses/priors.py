@@ -1,4 +1,4 @@
-"""Priors on learned vectors: the negative log density of a concept's vectors, up to a constant."""
+"""Priors on learned vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Prior(ABC):
 
     @abstractmethod
     def __call__(self, vectors: Tensor, anchor: Tensor) -> Tensor:
-        """vectors and anchor (vectors, dim) -> scalar. Each prior says whether it is a sum or a mean."""
+        """Return a scalar, given vectors and anchor (vectors, dim). Each prior says whether it is a sum or a mean."""
 
 
 class NoPrior(Prior):
@@ -26,8 +26,8 @@ class NoPrior(Prior):
 
 
 class VonMisesFisher(Prior):
-    """-kappa <mu, v> for unit v and mu: its gradient is -kappa mu, added before the step is projected and
-    normalised, so its strength is relative to the loss gradient's norm (Kim et al. 2025)."""
+    """-kappa <mu, v> for unit v and mu, a sum over the vectors (Kim et al. 2025). Its gradient, -kappa mu, is added
+    before the step is projected and normalised: its strength is relative to the norm of the loss's gradient."""
 
     def __init__(self, kappa: NonNegativeFloat) -> None:
         self.kappa = kappa
@@ -37,7 +37,7 @@ class VonMisesFisher(Prior):
 
 
 class L2ToInitial(Prior):
-    """weight * distance to the initial value, a mean over the vectors (Pang et al. 2024). distance: `unsquared` (the
+    """weight times the distance to the anchor, a mean over the vectors (Pang et al. 2024). distance: `unsquared` (the
     norm of the difference, the original) or `mse` (its mean square, the DTI paper's code)."""
 
     def __init__(self, weight: NonNegativeFloat, distance: Literal["unsquared", "mse"]) -> None:

@@ -12,8 +12,8 @@ from dti_repro.methods.base import SharedVectors
 
 
 class CrossInit(SharedVectors):
-    """A free vector that starts at the text encoder's last hidden state at the initializer's position (so at
-    the contextual norm) and is drawn back there by the prior."""
+    """A free vector. It starts at the text encoder's last hidden state at the initializer's position, so at that
+    state's norm, and the prior draws it back there."""
 
     on_sphere: ClassVar[bool] = False
 
@@ -21,14 +21,14 @@ class CrossInit(SharedVectors):
         super().__init__()
         self._prior = prior
 
-    def parameters_of(self, start: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
-        return nn.ParameterDict({name: start.states[name].detach().float().clone() for name in spec.encoders})
+    def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
+        return nn.ParameterDict({name: initializer.states[name].detach().float().clone() for name in spec.encoders})
 
     def vectors_of(self, concept: int) -> dict[str, Tensor]:
         return dict(self.concepts[concept].items())
 
     def prior_of(self, concept: int) -> Tensor:
-        states = self._starts[concept].states
+        states = self._initializers[concept].states
         return sum(self._prior(v, states[name]) for name, v in self.concepts[concept].items())
 
     def param_groups(self) -> list[dict[str, Any]]:

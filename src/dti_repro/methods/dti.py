@@ -14,26 +14,15 @@ from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
 from dti_repro.config.values import Init, Magnitude
 from dti_repro.losses.priors import Prior
 from dti_repro.methods.base import SharedVectors
-from dti_repro.methods.initializers import initial_rows
+from dti_repro.methods.initializers import initial_vectors
 from dti_repro.methods.magnitudes import magnitude_for
 
 
-class _Direction(nn.Module):
-    """What is learned of one concept: unit directions v and, if asked for, the logarithm of their norm m."""
-
-    def __init__(self, directions: dict[str, Tensor], magnitudes: dict[str, float], learn_magnitude: bool) -> None:
-        super().__init__()
-        self.v = nn.ParameterDict(directions)
-        logs = {name: torch.tensor(math.log(m)) for name, m in magnitudes.items()} if learn_magnitude else {}
-        self.log_m = nn.ParameterDict(logs)
-
-
 class DTI(SharedVectors):
-    """e = m v with |v| = 1: the norm is that of the vocabulary, only the direction is learned.
+    """e = m v with |v| = 1: the norm m is that of the vocabulary, only the direction v is learned.
 
-    magnitude: m. init: where v starts; the prior's mu is the initializer's direction in any case.
-    learn_magnitude: m becomes one positive scalar per concept and text encoder, exp of a parameter stepped by
-    Adam at magnitude_lr.
+    init: where v starts; the prior's mu is the initializer's direction in any case. learn_magnitude: log m is learned,
+    too, one number per concept and text encoder, by Adam at magnitude_lr.
     """
 
     on_sphere: ClassVar[bool] = True
@@ -49,25 +38,26 @@ class DTI(SharedVectors):
         self._prior = prior
         self._m: dict[str, float] = {}
 
-    def parameters_of(self, start: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
+    def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
         self._m = {name: magnitude_for(self.magnitude, encoder) for name, encoder in spec.encoders.items()}
         directions = {
-            name: normalize(initial_rows(self.init, start, name, encoder), dim=-1)
+            name: normalize(initial_vectors(self.init, initializer, name, encoder), dim=-1)
             for name, encoder in spec.encoders.items()
         }
-        return _Direction(directions, self._m, self.learn_magnitude)
+        logs = {name: torch.tensor(math.log(m)) for name, m in self._m.items()} if self.learn_magnitude else {}
+        return nn.ModuleDict({"v": nn.ParameterDict(directions), "log_m": nn.ParameterDict(logs)})
 
     def vectors_of(self, concept: int) -> dict[str, Tensor]:
-        learned = self.concepts[concept]
-        return {n: (learned.log_m[n].exp() if self.learn_magnitude else self._m[n]) * v for n, v in learned.v.items()}
+        v, log_m = self.concepts[concept].values()
+        return {name: (log_m[name].exp() if self.learn_magnitude else self._m[name]) * v[name] for name in v}
 
     def prior_of(self, concept: int) -> Tensor:
-        rows = self._starts[concept].rows
-        return sum(self._prior(v, normalize(rows[name], dim=-1)) for name, v in self.concepts[concept].v.items())
+        rows = self._initializers[concept].rows
+        return sum(self._prior(v, normalize(rows[name], dim=-1)) for name, v in self.concepts[concept]["v"].items())
 
     def param_groups(self) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [{"params": [v for c in self.concepts for v in c.v.values()]}]
+        groups: list[dict[str, Any]] = [{"params": [v for c in self.concepts for v in c["v"].values()]}]
         if self.learn_magnitude:
-            logs = [m for c in self.concepts for m in c.log_m.values()]
+            logs = [m for c in self.concepts for m in c["log_m"].values()]
             groups.append({"params": logs, "lr": self.magnitude_lr})
         return groups

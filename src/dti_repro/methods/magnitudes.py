@@ -1,4 +1,4 @@
-"""The norm that a vector is given: a statistic of the vocabulary, or a number."""
+"""The norm of a vector: a statistic of the vocabulary, or a number."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from dti_repro.config.values import Magnitude
 
 
 def magnitude_for(magnitude: Magnitude, encoder: EncoderSpec) -> float:
-    """The norm for vectors of this encoder."""
+    """Return the norm of vectors for this encoder."""
     return encoder.norms[magnitude] if isinstance(magnitude, str) else float(magnitude)

@@ -1,4 +1,4 @@
-"""TI-rescaled, the paper's control: a TI vector whose norm is set back after its training."""
+"""TI-rescaled, the paper's control: a Textual Inversion vector with the vocabulary's norm, set after its training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dti_repro.methods.magnitudes import magnitude_for
 
 
 class TIRescaled(DerivedMethod):
-    """m * e / |e| for every learned vector e of the source's run. magnitude: m, as for DTI."""
+    """m e / |e| for every vector e that the source has learned. magnitude: m, as for DTI."""
 
     def __init__(self, magnitude: Magnitude, source: TokenMethod) -> None:
         self.magnitude = magnitude

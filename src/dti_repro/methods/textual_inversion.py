@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
 from dti_repro.config.values import Init
 from dti_repro.methods.base import SharedVectors
-from dti_repro.methods.initializers import initial_rows
+from dti_repro.methods.initializers import initial_vectors
 
 
-class TI(SharedVectors):
+class TextualInversion(SharedVectors):
     """A free vector for each token of the class word."""
 
     on_sphere: ClassVar[bool] = False
@@ -22,9 +22,9 @@ class TI(SharedVectors):
         super().__init__()
         self.init = init
 
-    def parameters_of(self, start: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
+    def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
         return nn.ParameterDict(
-            {name: initial_rows(self.init, start, name, encoder) for name, encoder in spec.encoders.items()}
+            {name: initial_vectors(self.init, initializer, name, encoder) for name, encoder in spec.encoders.items()}
         )
 
     def vectors_of(self, concept: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""AdamW followed by a projection to the unit sphere, the paper's ablation of the optimizer."""
+"""AdamW followed by a projection to the unit sphere, the paper's ablation of its optimizer."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from dti_repro.optim.sphere_optimizer import SphereOptimizer
+from dti_repro.optim.spherical_sgd import SphereOptimizer
 
 
 class ProjectedAdamW(SphereOptimizer, AdamW):
-    """torch's AdamW, with its settings, on unit rows, each normalised after the step."""
+    """torch's AdamW, with its settings, on unit rows, which are normalised after each step."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step of every parameter that has a gradient."""
+        """Take a step of every parameter that has a gradient."""
         loss = super().step(closure)
         for group in self.param_groups:
             for v in group["params"]:

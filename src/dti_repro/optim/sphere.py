@@ -1,4 +1,4 @@
-"""Interpolation between vectors on and off the sphere. Rows are the last dimension; all is in float64."""
+"""Interpolation between vectors on and off the sphere. Rows are the last dimension; all is computed in float64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANTIPODAL = 1e-4  # radians from pi below which the great circle between two dir
 
 
 def angle(a: Tensor, b: Tensor) -> Tensor:
-    """Angle in radians between the rows of a and b (..., dim), of any positive norm -> (...).
+    """Return the angles (...), in radians, between the rows of a and b (..., dim), of any positive norm.
 
     2 atan2(|u - v|, |u + v|) for unit u, v (Kahan 2006): exact near 0 and near pi, where arccos of the
     inner product loses half of the digits.
@@ -22,12 +22,11 @@ def angle(a: Tensor, b: Tensor) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The point at share t of the way from a to b (..., dim): direction along the great circle at constant
-    angular speed (Shoemake 1985), norm linear between |a| and |b|.
+    """Return the point at share t of the way from a to b (..., dim), in a's dtype: its direction moves along the great
+    circle at constant angular speed (Shoemake 1985), its norm is linear between |a| and |b|.
 
-    The two are kept apart because they mean different things: the DTI paper reads meaning from the
-    direction alone. With equal norms this is the usual slerp. Returns the dtype of a. Raises ValueError for
-    a zero vector and for antipodal directions, between which every great circle is as short as any other.
+    The two are kept apart as the DTI paper reads meaning from the direction alone. With equal norms this is the usual
+    slerp. ValueError for a zero vector and for antipodal directions, between which all great circles are equally short.
     """
     import torch
 
@@ -44,7 +43,7 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """(1 - t) a + t b for (..., dim). The norm sinks on the way, to zero halfway between opposite vectors."""
+    """Return (1 - t) a + t b for (..., dim). Its norm sinks on the way, to zero halfway between opposite vectors."""
     return ((1 - t) * a.double() + t * b.double()).to(a.dtype)
 
 

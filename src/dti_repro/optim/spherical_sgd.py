@@ -8,8 +8,23 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
+from torch.optim import Optimizer
 
-from dti_repro.optim.sphere_optimizer import SphereOptimizer
+UNIT_TOLERANCE = 1e-3  # a row that comes from float32 or bfloat16 counts as unit within this
+
+
+class SphereOptimizer(Optimizer):
+    """Keeps the rows (last dimension) of its parameters on the unit sphere. ValueError for rows of another norm."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        for rows in self.param_groups[-1]["params"]:
+            norms = torch.linalg.vector_norm(rows.detach(), dim=-1) if rows.ndim else torch.zeros(1)
+            outside = ~((norms - 1).abs() <= UNIT_TOLERANCE)  # nan is outside, too
+            if bool(outside.any()):
+                raise ValueError(
+                    f"rows of norm {norms.min().item():.4g} to {norms.max().item():.4g} are not on the unit sphere"
+                )
 
 
 class SphericalSGD(SphereOptimizer):
@@ -19,9 +34,9 @@ class SphericalSGD(SphereOptimizer):
         g <- g / (|g| + eps)
         v <- normalise(v - lr g)
 
-    so that a step turns v by arctan(lr), about lr radians, whatever the gradient's size. With beta > 0, |g|
-    is the root of the bias-corrected exponential average of |g|^2. A prior enters through the loss. A row
-    whose gradient is zero stays where it is, to the bit. Raises ValueError for rows that are not unit.
+    so a step turns v by arctan(lr), about lr radians, whatever the gradient's size. With beta > 0, |g| is the
+    root of the bias-corrected exponential average of |g|^2. A prior enters through the loss. A row whose
+    gradient is zero stays as it is, to the bit.
     """
 
     def __init__(
@@ -36,7 +51,7 @@ class SphericalSGD(SphereOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step of every parameter that has a gradient."""
+        """Take a step of every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -51,7 +66,7 @@ class SphericalSGD(SphereOptimizer):
         if group["tangent"]:
             g = g - (g * v).sum(dim=-1, keepdim=True) * v
         norm = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
-        still = norm == 0
+        unmoved = norm == 0
         if beta := group["beta"]:
             state = self.state[v]
             if not state:
@@ -61,4 +76,4 @@ class SphericalSGD(SphereOptimizer):
             state["square"].mul_(beta).add_(norm.square(), alpha=1 - beta)
             norm = (state["square"] / (1 - beta ** state["step"].item())).sqrt()
         moved = torch.nn.functional.normalize(v - group["lr"] * g / (norm + group["eps"]), dim=-1)
-        v.copy_(torch.where(still, v, moved))
+        v.copy_(torch.where(unmoved, v, moved))

@@ -1,97 +1,148 @@
-"""What happens around the steps of a training: its bar, Ctrl-C, the signals of others."""
+"""What happens around the steps of a training: checkpoints, previews, the progress bar, signals."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from tqdm import tqdm
 
-from dti_repro.errors import StoppedError
+from dti_repro.errors import DivergedError, StoppedError
+from dti_repro.experiments.figures import Grid
 
 if TYPE_CHECKING:
+    from dti_repro.training.concept_state import ConceptState
+    from dti_repro.training.datamodule import Batch
     from dti_repro.training.lit_module import InversionModule
 
-TWICE = 1.0  # seconds: a terminal's signal and one that is sent on come almost together, and are one Ctrl-C
+BAR = "training {bar:20} step {n} of {total}, {rate_fmt}, {remaining} left{postfix}"
+SAME_PRESS = 1.0  # seconds: a terminal's signal and one that is passed on come almost together, and are one Ctrl-C
 
 
-class OwnSignals(Callback):
-    """Leaves signals to whoever had them. Lightning would requeue a Slurm job itself at SIGUSR1, and take SIGTERM,
-    which Slurm sends with a preemption, for the end of the training; submitit answers both rightly."""
+class ConceptCheckpoint(Callback):
+    """Resumes each concept of a pack from its last.ckpt, and writes its log, checkpoints, snapshots and embedding."""
+
+    def __init__(self, complete: Callable[[ConceptState], None]) -> None:
+        """complete(state) is called before the embedding of a finished concept is written."""
+        self._complete = complete
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
+        for c, state in enumerate(pl_module.states):
+            state.resume(pl_module.learned(c), trainer.optimizers, pl_module.settings.snapshots)
+            if state.step == pl_module.settings.steps:  # a process died between its last checkpoint and the embedding
+                self._finish(pl_module, c)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: InversionModule, outputs: Any, batch: dict[int, Batch], batch_idx: int
+    ) -> None:
+        settings = pl_module.settings
+        for c in batch:
+            state = pl_module.states[c]
+            if state.step in settings.snapshots:
+                self._save_embedding(pl_module, c, state.folder.snapshot(state.step), step=str(state.step))
+            if state.step == settings.steps or state.step % settings.checkpoint_every == 0:
+                state.save(pl_module.learned(c), trainer.optimizers)
+            if state.step == settings.steps:
+                self._finish(pl_module, c)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
+        self._save_unfinished(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: InversionModule, exception: BaseException) -> None:
+        if isinstance(exception, DivergedError):  # raised before the step: the state is the last good one
+            self._save_unfinished(trainer, pl_module)
+
+    def _save_unfinished(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
+        for c, state in enumerate(pl_module.states):
+            if state.step < pl_module.settings.steps:
+                state.save(pl_module.learned(c), trainer.optimizers)
+
+    def _finish(self, pl_module: InversionModule, c: int) -> None:
+        """Write the embedding last: it says that the concept is done."""
+        state = pl_module.states[c]
+        self._complete(state)
+        self._save_embedding(pl_module, c, state.folder.embedding)
+
+    def _save_embedding(self, pl_module: InversionModule, c: int, path: Any, **header: str) -> None:
+        """Write the embedding after the adapter: it says that the adapter is there, too."""
+        header |= pl_module.adapter.save(path)
+        pl_module.states[c].save_embedding(path, pl_module.method.export(c), **header)
+
+
+class Previews(Callback):
+    """Draws `preview_prompts` every `preview_every` steps, into a grid below the concept's folder."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: InversionModule, outputs: Any, batch: dict[int, Batch], batch_idx: int
+    ) -> None:
+        for c in batch:
+            state = pl_module.states[c]
+            if state.step % pl_module.settings.preview_every == 0:
+                placeholder = state.dataset.concept.placeholder
+                prompts = [template.replace("{}", placeholder) for template in pl_module.settings.preview_prompts]
+                vectors = {placeholder: pl_module.method.export(c)}
+                images = pl_module.backbone.generate(prompts, vectors, [0] * len(prompts), steps=20, guidance=5.0)
+                grid = Grid(columns=prompts, rows={f"step {state.step}": images})
+                grid.save(state.folder.previews / f"step_{state.step:06d}.png")
+
+
+class Signals(Callback):
+    """Within it, the first Ctrl-C ends the training after the step that is being taken (`stopped` says so), a second
+    one at once. SIGTERM stays with the handler that it had: Slurm sends it with a preemption, which submitit answers
+    rightly, and Lightning would take it for the end of the training."""
 
     def __init__(self) -> None:
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        self.handlers = {number: signal.getsignal(number) for number in numbers}
+        self.stopped = False
+        self._pressed = 0.0
+        self._on_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
+        self._sigterm = signal.getsignal(signal.SIGTERM)
+        self._sigint: Any = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for number, handler in self.handlers.items():
-            if handler is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(number, handler)
-
-
-class Interruptible(Callback):
-    """Within it Ctrl-C ends the training after the step that is being taken, with its state saved; a second Ctrl-C ends
-    it at once. StoppedError says where it stopped."""
-
-    def __init__(self) -> None:
-        self._asked: float | None = None
-        self._before: Any = None
-
-    def __enter__(self) -> Interruptible:
-        own = threading.current_thread() is threading.main_thread()
-        if own and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+    def __enter__(self) -> Signals:
+        if self._on_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._sigint = signal.signal(signal.SIGINT, self._stop)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        if self._sigint is not None:
+            signal.signal(signal.SIGINT, self._sigint)
 
-    def _ask(self, number: int, frame: Any) -> None:
-        if self._asked is not None and time.monotonic() - self._asked > TWICE:
+    def _stop(self, number: int, frame: Any) -> None:
+        if self.stopped and time.monotonic() - self._pressed > SAME_PRESS:
             raise StoppedError("stopped at once: the same command goes on from the last checkpoint")
-        self._asked = time.monotonic()
+        self.stopped = True
+        self._pressed = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
+        if self._on_main_thread and self._sigterm is not None:
+            signal.signal(signal.SIGTERM, self._sigterm)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: InversionModule, *_: Any) -> None:
-        if self._asked is not None:
-            raise StoppedError(pl_module.stop())
+        trainer.should_stop = self.stopped
 
 
 class StepBar(Callback):
-    """A bar on stderr. It counts steps from the one that the training goes on from."""
+    """Shows a bar on a terminal. It counts steps from the one that the training goes on from."""
 
-    def __init__(self, done: int, total: int, console: Console | None = None) -> None:
-        columns = (
-            TextColumn("training"),
-            BarColumn(bar_width=20),
-            TextColumn("step {task.completed} of {task.total}"),
-            Speed(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left{task.fields[loss]}"),
-        )
-        self._done = done
-        self.bar = Progress(*columns, console=console or Console(stderr=True), speed_estimate_period=600)
-        self._task = self.bar.add_task("", total=total, completed=done, loss="")
+    _bar: tqdm | None = None
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: InversionModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        loss = f", loss {pl_module.last_loss:.4f}"
-        self.bar.update(self._task, completed=self._done + batch_idx + 1, loss=loss)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
+        done = min(state.step for state in pl_module.states)
+        self._bar = tqdm(total=pl_module.settings.steps, initial=done, bar_format=BAR, disable=None)
 
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: InversionModule, *_: Any) -> None:
+        self._bar.set_postfix_str(f"loss {pl_module.last_loss:.4f}", refresh=False)
+        self._bar.update()
 
-class Speed(ProgressColumn):
-    """Steps a second, or where a step takes longer, seconds a step."""
+    def on_train_end(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
+        self._bar.close()
 
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("")
-        return Text(f"{speed:.1f} it/s" if speed >= 1 else f"{1 / speed:.1f} s/it")
+    def on_exception(self, trainer: pl.Trainer, pl_module: InversionModule, exception: BaseException) -> None:
+        if self._bar is not None:  # the message goes below it
+            self._bar.close()

@@ -1,8 +1,7 @@
-"""One concept being taught: what it is shown at which step, and what is kept of it on disk."""
+"""How far the training of one concept is, and the files that keep it: log.csv, last.ckpt, embeddings."""
 
 from __future__ import annotations
 
-import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,171 +16,105 @@ from torch.optim import Optimizer
 from dti_repro.artifacts.embedding import save_embeddings
 from dti_repro.artifacts.files import atomic_write, writing
 from dti_repro.artifacts.run_dir import ConceptFolder, is_whole
-from dti_repro.backbones.base import Backbone, InitializerEmbedding, LatentDistribution, Tokens
-from dti_repro.data.concept import Concept
-from dti_repro.data.latent_cache import LatentCache
-from dti_repro.data.photos import centre_crop, load_photo
-from dti_repro.data.randomness import generator
 from dti_repro.errors import InputError
+from dti_repro.training.datamodule import ConceptDataset
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
-"""Of log.csv; loss is the mean squared error, whatever an adapter's objective makes of it. Means over the vectors:
-norm and angle (radians, to the initializer) after the step; grad_norm of what the optimizer is given (prior
-included), before it projects or normalises."""
+"""The columns of log.csv. loss: the mean squared error, whatever an adapter's objective makes of it. Means over the
+vectors: norm and angle (radians, to the initializer) after the step, grad_norm of the gradient that the optimizer gets
+(prior included, before it is projected or normalised)."""
 MAX_CHECKPOINT = 256 << 20  # bytes; a thousand vectors of 4,096 numbers with two moments each are 48 MiB
-MAX_SHARE = 4  # times the parameters' own bytes, where these are more: an adapter's, which have two moments each too
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Everything random of one optimizer step of one concept; n = batch x accumulate samples."""
-
-    image: Tensor  # (n,)
-    template: Tensor  # (n,)
-    t: Tensor  # (n,)
-    latent_noise: Tensor  # (n, channels, height, width), for sampling the VAE's posterior
-    noise: Tensor  # the same shape, what the denoiser has to predict
+MAX_RATIO = 4  # a checkpoint with an adapter may be so many times as large as its parameters, which have two moments
 
 
 @dataclass
 class ConceptState:
-    """A concept, its encoded photos and prompts, and how far it is."""
+    """One concept of a pack: what it is shown, its folder and how many steps are done."""
 
-    concept: Concept
+    dataset: ConceptDataset
     folder: ConceptFolder
-    start: InitializerEmbedding
-    tokens: Tokens  # one row per template
-    class_tokens: Tokens  # the same with the class word
-    latents: LatentDistribution
-    seed: int
-    header: Mapping[str, str]
+    header: Mapping[str, str]  # of its embedding files
     step: int = 0  # optimizer steps done
-    resumed: int = 0  # the step that this process went on from
-    rows: list[tuple[float, ...]] = field(default_factory=list)  # of the log, since it was last written
+    resumed: int = 0  # the step from which this process went on
+    rows: list[tuple[float, ...]] = field(default_factory=list)  # of log.csv, not yet written
 
-    @classmethod
-    def prepare(
-        cls,
-        backbone: Backbone,
-        concept: Concept,
-        folder: ConceptFolder,
-        templates: Sequence[str],
-        seed: int,
-        header: Mapping[str, str],
-        cache: LatentCache,
-    ) -> ConceptState:
-        """Tokenize the templates, decode and encode the photos: both once."""
-        start = backbone.embed_initializer(concept.name, concept.initializer, seed)
-        prompts = [template.replace("{}", concept.placeholder) for template in templates]
-        plain = [template.replace("{}", concept.class_word) for template in templates]
-        size = backbone.spec.resolution
-        photos = [np.asarray(centre_crop(load_photo(path), size)) for path in concept.images]
-        pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = cache.encode(backbone, pixels)
-        tokens = backbone.tokenize(prompts, {concept.placeholder: start.positions})
-        return cls(concept, folder, start, tokens, backbone.tokenize(plain, {}), latents, seed, header)
+    @property
+    def name(self) -> str:
+        return self.dataset.concept.name
 
-    def draw(self, n: int, timesteps: int) -> Batch:
-        """The samples of the next step: a function of (seed, concept, step) alone. Each photo is shown
-        equally often."""
-        random = generator(self.seed, self.concept.name, "step", self.step)
-        shape = (n, *self.latents.mean.shape[1:])
-        return Batch(
-            image=torch.tensor([self._photo(self.step * n + i) for i in range(n)]),
-            template=torch.randint(len(next(iter(self.tokens.ids.values()))), (n,), generator=random),
-            t=torch.randint(timesteps, (n,), generator=random),
-            latent_noise=torch.randn(shape, generator=random),
-            noise=torch.randn(shape, generator=random),
-        )
-
-    def _photo(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.latents.mean))
-        order = torch.randperm(
-            len(self.latents.mean), generator=generator(self.seed, self.concept.name, "epoch", epoch)
-        )
-        return int(order[place])
+    def save_embedding(self, path: Path, vectors: Mapping[str, Tensor], **header: str) -> None:
+        """Write text encoder -> (vectors, dim), one file per text encoder."""
+        save_embeddings(path, self.dataset.concept.placeholder, vectors, {**self.header, **header})
 
     def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes without an adapter) to this step,
-        in that order. Before the first step there is nothing to keep."""
+        in that order. Before the first step there is nothing to save."""
         if self.step == 0:
             return
         self._write_log()
-        optimizer = {
-            name: _on_cpu(_owner(parameter, optimizers).state.get(parameter, {}))
-            for name, parameter in learned.named_parameters()
+        moments = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
+        checkpoint = {
+            "step": self.step,
+            "parameters": _on_cpu(learned.state_dict()),
+            "optimizer": _sorted({name: _on_cpu(moments.get(p, {})) for name, p in learned.named_parameters()}),
         }
-        parameters = _on_cpu(learned.state_dict())
-        state = {"step": self.step, "parameters": parameters, "optimizer": _same_bytes(optimizer)}
         buffer = io.BytesIO()  # torch writes the file's name into the file: go through memory
-        torch.save(state, buffer)
+        torch.save(checkpoint, buffer)
         with atomic_write(self.folder.checkpoint) as temporary:
             temporary.write_bytes(buffer.getvalue())
 
     def resume(self, learned: nn.Module, optimizers: Sequence[Optimizer], snapshots: Sequence[int]) -> None:
-        """Go on from last.ckpt, if there is one and it does not lie beyond a snapshot that is wanted and missing, or
-        beyond the log."""
-        state = self._read_checkpoint(sum(parameter.nbytes for parameter in learned.parameters()))
-        step = state.get("step", 0)
-        missing = any(s <= step and not is_whole(self.folder.snapshot(s)) for s in snapshots)
-        if not state or missing or self.folder.logged() < step:
-            self._cut_log(0)
-            return
-        learned.load_state_dict(state["parameters"])
-        for name, parameter in learned.named_parameters():
-            kept = {k: v.to(parameter.device) if v.ndim else v for k, v in state["optimizer"][name].items()}
-            if kept:
-                _owner(parameter, optimizers).state[parameter] = kept
+        """Go on from last.ckpt, unless there is none, or log.csv ends before it, or a snapshot before it is missing.
+        InputError for a checkpoint that cannot be read."""
+        checkpoint = self._read_checkpoint(sum(parameter.nbytes for parameter in learned.parameters()))
+        step = checkpoint.get("step", 0)
+        if self.folder.logged() < step or any(s <= step and not is_whole(self.folder.snapshot(s)) for s in snapshots):
+            step = 0
+        if step:
+            learned.load_state_dict(checkpoint["parameters"])
+            owners = {p: o for o in optimizers for group in o.param_groups for p in group["params"]}
+            for name, parameter in learned.named_parameters():
+                moments = checkpoint["optimizer"][name].items()
+                if moments:
+                    state = {key: value.to(parameter.device) if value.ndim else value for key, value in moments}
+                    owners[parameter].state[parameter] = state
         self.step = self.resumed = step
         self._cut_log(step)
 
-    def keep(self, path: Path, vectors: Mapping[str, Tensor], **header: str) -> None:
-        """Write an embedding, one file per text encoder."""
-        save_embeddings(path, self.concept.placeholder, vectors, {**self.header, **header})
-
-    def _read_checkpoint(self, learned: int) -> dict[str, Any]:
-        """learned: bytes of what it is to hold the state of."""
+    def _read_checkpoint(self, parameters: int) -> dict[str, Any]:
+        """Return the content of last.ckpt, {} if there is none. parameters: their size in bytes."""
         if not self.folder.checkpoint.is_file():
             return {}
         try:
-            if self.folder.checkpoint.stat().st_size > max(MAX_CHECKPOINT, MAX_SHARE * learned):
+            if self.folder.checkpoint.stat().st_size > max(MAX_CHECKPOINT, MAX_RATIO * parameters):
                 raise ValueError("too large")
-            state = torch.load(self.folder.checkpoint, weights_only=True, map_location="cpu")
-            if state.keys() != {"step", "parameters", "optimizer"} or not 0 < state["step"] < 1 << 32:
-                raise ValueError("of another kind")
+            checkpoint = torch.load(self.folder.checkpoint, weights_only=True, map_location="cpu")
+            if checkpoint.keys() != {"step", "parameters", "optimizer"} or not 0 < checkpoint["step"] < 1 << 32:
+                raise ValueError("not a checkpoint of a training")
         except Exception as error:
             raise InputError(f"checkpoint {self.folder.checkpoint} cannot be read; remove it to start again") from error
-        return state
+        return checkpoint
 
     def _write_log(self) -> None:
-        new = not self.folder.log.is_file()
-        with writing(self.folder.log), self.folder.log.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(COLUMNS)
-            writer.writerows(self.rows)
+        rows = self.rows if self.folder.log.is_file() else [COLUMNS, *self.rows]
+        with writing(self.folder.log), self.folder.log.open("a") as file:
+            file.write("".join(",".join(map(str, row)) + "\n" for row in rows))
         self.rows.clear()
 
     def _cut_log(self, step: int) -> None:
-        """Drop rows beyond the checkpoint: a process may have died between the two files, or within a row."""
-        if not self.folder.log.is_file():
-            return
-        lines = self.folder.log.read_text().split("\n")
-        kept = lines[: step + 1] if step else []
-        with atomic_write(self.folder.log) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept or [",".join(COLUMNS)]))
+        """Drop rows after the checkpoint's: a process may have died between the two files, or within a row."""
+        if self.folder.log.is_file():
+            lines = self.folder.log.read_text().split("\n")[: step + 1] if step else [",".join(COLUMNS)]
+            with atomic_write(self.folder.log) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in lines))
 
 
-def _same_bytes(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Pickle writes equal strings once if they are one object, else twice; those of a resumed state are not. One object
-    each, in one order: equal states are then equal bytes."""
+def _sorted(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mapping in the order of its keys, each key one object, so that equal states are equal bytes: pickle
+    writes equal strings once if they are one object, and else twice."""
     return {sys.intern(key): content[key] for key in sorted(content)}
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint is the same file wherever it was trained."""
-    return _same_bytes({key: tensor.cpu() for key, tensor in tensors.items()})
-
-
-def _owner(parameter: nn.Parameter, optimizers: Sequence[Optimizer]) -> Optimizer:
-    return next(o for o in optimizers if any(p is parameter for g in o.param_groups for p in g["params"]))
+    """Return the tensors as a checkpoint has them, which is the same file on whatever device they were trained."""
+    return _sorted({key: tensor.cpu() for key, tensor in tensors.items()})

@@ -1,6 +1,6 @@
-"""The runs that a configuration asks for: where they lie, what of them is missing, and its training.
+"""The runs of a configuration: where they lie and what of them is missing.
 
-Imports no torch: what is wrong with the input, or already done, is answered first.
+No torch is imported here: what is wrong with the input, or already done, is said within a second.
 """
 
 from __future__ import annotations
@@ -14,14 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.adapters.folder import has_own_adapter
 from dti_repro.artifacts.files import read_json, sha256
-from dti_repro.artifacts.run_dir import (
-    ConceptFolder,
-    RunFolder,
-    check_name,
-    config_hash,
-    has_content,
-    is_whole,
-)
+from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash, has_content, is_whole
 from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.config import build, validate
 from dti_repro.data.concept import Concept, ConceptSet
@@ -35,54 +28,51 @@ NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
 
 
 def train(cfg: DictConfig) -> list[ConceptFolder]:
-    """Train what is missing of the configured concepts; their folders, in the order asked for. Errors as
-    train_missing."""
+    """Train what is missing of the configured concepts; return their folders, in the order of `concepts.names`. Errors
+    as train_missing."""
     return train_missing(cfg)[0]
 
 
-def train_missing(cfg: DictConfig) -> tuple[list[ConceptFolder], int]:
-    """As train, and how many concepts were trained here: not those that another process finished meanwhile.
+def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) -> tuple[list[ConceptFolder], int]:
+    """Train what is missing of these concepts, by default the configured ones. Return their folders, and how many were
+    trained here: not those that another process finished meanwhile.
 
-    InputError before any model is loaded for anything that cannot be trained; DivergedError if a loss leaves
-    the numbers.
+    InputError before any model is loaded for anything that cannot be trained; BusyError if another process trains one
+    of the concepts; DivergedError if a loss is not finite or exceeds `trainer.max_loss`.
     """
     validate("train", cfg)
-    return train_concepts(cfg, build(cfg.concepts, ConceptSet).load())
-
-
-def train_concepts(cfg: DictConfig, concepts: Sequence[Concept]) -> tuple[list[ConceptFolder], int]:
-    """As train_missing, of a checked configuration's these concepts."""
+    if concepts is None:
+        concepts = build(cfg.concepts, ConceptSet).load()
     check_pack(cfg, len(concepts))
     run = run_folder(cfg)
     folders = [run.concept(concept.name) for concept in concepts]
-    pending = [c for c, folder in zip(concepts, folders, strict=True) if not is_complete(cfg, folder)]
-    for folder in folders:
+    pending = []
+    for concept, folder in zip(concepts, folders, strict=True):
+        check_metadata(folder, concept)
         if is_complete(cfg, folder):
-            check_metadata(folder, next(c for c in concepts if c.name == folder.name))
             print(f"done: {folder.path}")
-    trained = 0
-    if pending:
-        for concept in pending:
-            if run.concept(concept.name).is_done():
-                print(f"not whole: {run.concept(concept.name).path}: what is missing is made again")
-            check_photos(concept.images)
-            check_metadata(run.concept(concept.name), concept)
-        from dti_repro.training.trainer import train_pending
+            continue
+        if folder.is_done():
+            print(f"not whole: {folder.path}: what is missing is made again")
+        check_photos(concept.images)
+        pending.append(concept)
+    if not pending:
+        return folders, 0
+    from dti_repro.training.trainer import train_pending
 
-        work = partial(train_pending, cfg, run)
-        trained = sum(run_on_devices(work, pending, cfg.trainer.devices, cfg.trainer.accelerator))
-    return folders, trained
+    work = partial(train_pending, cfg, run)
+    return folders, sum(run_on_devices(work, pending, cfg.trainer.devices, cfg.trainer.accelerator))
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
-    """Where the results of this configuration lie, whether they exist or not."""
+    """Return the folder of this configuration's results, whether it exists or not."""
     method = check_name(str(cfg.method.name), "method.name")
     backbone = check_name(cfg.backbone.name, "backbone.name")
     return RunFolder(Path(cfg.runs), backbone, method, config_hash(hashed(cfg)), int(cfg.seed))
 
 
 def source_config(cfg: DictConfig) -> DictConfig:
-    """The training that a method which transforms another's vectors (`method.source`) begins with."""
+    """Return the configuration of the training whose vectors a derived method transforms (`method.source`)."""
     source = OmegaConf.merge(cfg)
     OmegaConf.set_struct(source, False)
     source.method = cfg.method.source
@@ -90,8 +80,8 @@ def source_config(cfg: DictConfig) -> DictConfig:
 
 
 def hashed(cfg: DictConfig) -> dict[str, Any]:
-    """All that can change a vector, save the concept and the seed, which have folders of their own below it.
-    Not here: packing, threads and device (which change rounding only), loggers, launchers, paths."""
+    """Return all keys that can change a vector. Left out are the concept and the seed, which have folders of their own
+    below the hash, and packing, threads and device (which change rounding only), loggers, launchers and paths."""
     backbone = {k: v for k, v in _plain(cfg.backbone).items() if k not in NOT_HASHED}
     return {
         "method": _plain(cfg.method),
@@ -99,18 +89,18 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
         "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))},
         "templates": _plain(cfg.templates)["prompts"],
         "trainer": {key: cfg.trainer[key] for key in HASHED_TRAINER},
-        **({"adapter": _plain(cfg.adapter)} if _adapts(cfg) else {}),
+        **({"adapter": _plain(cfg.adapter)} if _has_adapter(cfg) else {}),
     }
 
 
-def _adapts(cfg: DictConfig) -> bool:
-    """The one adapter that has no settings is none."""
+def _has_adapter(cfg: DictConfig) -> bool:
+    """Return whether an adapter is trained. The one without settings is `none`."""
     return len(cfg.adapter) > 1
 
 
 def check_pack(cfg: DictConfig, concepts: int) -> None:
-    """InputError if an adapter would have to serve several of so many concepts."""
-    if _adapts(cfg) and min(concepts, cfg.trainer.pack) > 1:
+    """Raise InputError if several of so many concepts would share an adapter."""
+    if _has_adapter(cfg) and min(concepts, cfg.trainer.pack) > 1:
         raise InputError(
             f"an adapter's weights are one concept's own, and a pack would have {min(concepts, cfg.trainer.pack)}: "
             "add trainer.pack=1, which trains them one after the other, or adapter=none"
@@ -118,20 +108,20 @@ def check_pack(cfg: DictConfig, concepts: int) -> None:
 
 
 def is_complete(cfg: DictConfig, folder: ConceptFolder) -> bool:
-    """Done, with every snapshot that this configuration asks for, and with all other files of a run. provenance.json is
-    none of them: only times are lost with it."""
-    learned = [folder.embedding, *(folder.snapshot(step) for step in cfg.trainer.snapshots)]
+    """Return whether the concept is trained, with every snapshot that this configuration asks for, and all files of a
+    run are there. provenance.json may be missing: only times are lost with it."""
+    embeddings = [folder.embedding, *(folder.snapshot(step) for step in cfg.trainer.snapshots)]
     logged = "source" in cfg.method or folder.logged() == cfg.trainer.steps
-    there = folder.metadata.is_file() and has_content(folder.config) and logged and all(map(is_whole, learned))
-    return there and (not _adapts(cfg) or all(map(has_own_adapter, learned)))
+    whole = folder.metadata.is_file() and has_content(folder.config) and logged and all(map(is_whole, embeddings))
+    return whole and (not _has_adapter(cfg) or all(map(has_own_adapter, embeddings)))
 
 
-def facts(concept: Concept) -> dict[str, Any]:
-    """What concept.json says: everything about a concept that can change its vector, and what its prompts need."""
-    return {**_taught(concept), "class_word": concept.class_word, "live": concept.live}
+def concept_metadata(concept: Concept) -> dict[str, Any]:
+    """Return the content of concept.json: all of a concept that can change its vectors, and what its prompts need."""
+    return {**_trained_on(concept), "class_word": concept.class_word, "live": concept.live}
 
 
-def _taught(concept: Concept) -> dict[str, Any]:
+def _trained_on(concept: Concept) -> dict[str, Any]:
     return {
         "name": concept.name,
         "placeholder": concept.placeholder,
@@ -142,10 +132,10 @@ def _taught(concept: Concept) -> dict[str, Any]:
 
 
 def check_metadata(folder: ConceptFolder, concept: Concept) -> None:
-    """InputError if the folder was taught with other photos or another word than the concept has now."""
+    """Raise InputError if the folder was trained with other photos or another word than the concept has now."""
     if not folder.metadata.is_file():
         return
-    before, now = read_json(folder.metadata, "remove that folder to train again"), _taught(concept)
+    before, now = read_json(folder.metadata, "remove that folder to train again"), _trained_on(concept)
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise InputError(
