@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dti_repro.experiments.figures import CELL
+from dti_repro.artifacts.image_grid import CELL
 
 CONCEPTS = ("rex", "tom", "zoe")
 EXTRA = ["trainer.steps=4", "trainer.batch=2", "trainer.progress=false", "trainer.threads=1"]
@@ -208,7 +208,7 @@ def test_rows_as_jobs_of_a_launcher_make_the_same_table(world: Path, table: Path
     for name in ("scores.csv", "front.png", "grid.png"):
         assert (own / name).read_bytes() == (table / name).read_bytes()
     assert "5 jobs: 5 ran" in result.stdout  # ti and ti_rescaled, which transforms its vectors, are one
-    assert "0 columns of scores computed, the rest was there" in result.stdout
+    assert "0 columns of scores computed, the others existed" in result.stdout
     assert json.loads((own / "provenance.json").read_text())["machines"]
     again = run(world, "tiny", "-X", "importtime", into="_jobs", overrides=("hydra/launcher=basic",))
     assert "5 jobs: 5 was there" in again.stdout
@@ -218,7 +218,7 @@ def test_rows_as_jobs_of_a_launcher_make_the_same_table(world: Path, table: Path
 def test_a_row_that_is_not_there_is_named_before_a_job_is_sent_away(world: Path) -> None:
     result = run(world, "tiny", overrides=("hydra/launcher=basic", "rows=[ti,tii]"))
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: rows: experiment 'tiny' has no row 'tii' (its rows: class, ")
+    assert result.stderr.startswith("error: rows=['ti', 'tii']: give names of rows of experiment 'tiny': class, ")
 
 
 def test_a_search_writes_the_best_setting_with_the_kappa_it_used(world: Path, table: Path) -> None:

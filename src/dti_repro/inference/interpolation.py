@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.adapters.folder import adapter_of
 from dti_repro.artifacts.embedding import load_embeddings, save_embeddings
 from dti_repro.artifacts.files import refuse_links
+from dti_repro.artifacts.image_grid import Grid
 from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, embedding_files, embedding_sha256, parse
 from dti_repro.data.photos import load_photo
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
-from dti_repro.experiments.figures import Grid
 from dti_repro.inference.generator import draw
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, Subject, image_folder
 from dti_repro.inference.selection import check_path, image_seeds, learned_subject

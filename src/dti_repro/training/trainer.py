@@ -258,7 +258,7 @@ def _header(run: RunFolder, concept: Concept, base_model: str) -> dict[str, str]
 
 
 def _previewer(cfg: DictConfig, backbone: Backbone) -> Any:
-    from dti_repro.experiments.figures import Grid
+    from dti_repro.artifacts.image_grid import Grid
 
     def watch(state: ConceptState, vectors: dict[str, Tensor]) -> None:
         if state.step % cfg.trainer.preview_every == 0:
