@@ -14,23 +14,21 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.artifacts.run_dir import check_name
-from dti_repro.config import CONF
 from dti_repro.data.masks import check_masks
 from dti_repro.errors import InputError
 from dti_repro.evaluate import check_accelerator, folder_of
 from dti_repro.experiments.runner import (
-    ExperimentRun,
     check_rows,
     choose_rows,
     generate_rows,
     group_into_sweeps,
     list_score_files,
+    load_run,
+    searched_file,
     train_rows,
     with_dependencies,
 )
 from dti_repro.experiments.search import mismatched_files
-from dti_repro.experiments.spec import parse_experiment
 from dti_repro.experiments.training_columns import start_norms
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
@@ -48,7 +46,8 @@ def benchmark(cfg: DictConfig) -> int:
     Return how many trainings, images and columns of scores were missing. InputError before anything runs, where
     possible.
     """
-    run = load_run(cfg, HydraConfig.get().runtime.choices["experiment"])
+    check_values(cfg)
+    run = load_run(cfg, HydraConfig.get().runtime.choices["experiment"], cfg.subjects)
     experiment = run.experiment
     metrics = {name: metric_config(name) for name in experiment.metrics}
     chosen = choose_rows(experiment, cfg.rows)
@@ -73,43 +72,26 @@ def benchmark(cfg: DictConfig) -> int:
         from dti_repro.experiments.report import tabulate, write_provenance  # which load pandas and scipy
 
         folder = Path(cfg.out) / experiment.name
-        tabulate(folder, run, results, _command(), masks is not None, _searched(cfg))
+        tabulate(folder, run, results, _command(), masks is not None, searched_file(cfg))
         write_provenance(folder, experiment, results, clock, cfg.accelerator)
         print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'}")
     return sum(result.trained for result in trained) + generated + computed
 
 
-def load_run(cfg: DictConfig, choice: str) -> ExperimentRun:
-    """Return the experiment of this name in conf/benchmark.yaml, with its concepts. InputError for a wrong value."""
-    name = check_name(choice, "experiment")
-    folder_of("out", cfg.out)
+def check_values(cfg: DictConfig) -> None:
+    """Raise InputError for a value of another kind than a key of conf/benchmark.yaml takes."""
+    for key in ("runs", "out"):
+        folder_of(key, cfg[key])
     check_accelerator(cfg.accelerator)
     check_count("devices", cfg.devices)
     if cfg.subjects is not None:
         check_count("subjects", cfg.subjects)
     if not OmegaConf.is_dict(cfg.experiment):
-        raise InputError(f"experiment '{name}' is no mapping of keys to values")
-    experiment = parse_experiment(name, OmegaConf.to_container(cfg.experiment, resolve=True), _searched(cfg))
-    overrides = (_overrides(cfg, key) for key in ("setup", "train", "generate"))
-    run = ExperimentRun(experiment, str(folder_of("runs", cfg.runs)), *overrides).choose_concepts(cfg.subjects)
-    single = [concept.name for concept in run.concepts.values() if len(concept.images) < 2]
-    if experiment.search and single:
-        raise InputError(
-            f"experiment '{name}': concept '{single[0]}' has one photo only: a search scales image scores by those of "
-            "photos compared with each other, and needs two of each concept"
-        )
-    return run
-
-
-def _overrides(cfg: DictConfig, key: str) -> tuple[str, ...]:
-    value = OmegaConf.to_container(cfg)[key]
-    if not isinstance(value, list) or not all(isinstance(override, str) for override in value):
-        raise InputError(f"{key} is {value}: a list of overrides is needed, as in {key}=[seed=1]")
-    return tuple(value)
-
-
-def _searched(cfg: DictConfig) -> Path:
-    return CONF / "experiment" / "searched.yaml" if cfg.searched is None else folder_of("searched", cfg.searched)
+        raise InputError("experiment is no mapping of keys to values")
+    for key in ("setup", "train", "generate"):
+        value = OmegaConf.to_container(cfg)[key]
+        if not isinstance(value, list) or not all(isinstance(override, str) for override in value):
+            raise InputError(f"{key} is {value}: a list of overrides is needed, as in {key}=[seed=1]")
 
 
 def _command() -> str:
@@ -129,7 +111,8 @@ def stages(line: CommandLine) -> list[CommandLine]:
         return [line]
     table = line.without("hydra/launcher", "hydra.launcher", "hydra.sweep.dir")
     cfg = table.compose()
-    run = load_run(cfg, cfg.hydra.runtime.choices["experiment"])
+    check_values(cfg)
+    run = load_run(cfg, cfg.hydra.runtime.choices["experiment"], cfg.subjects)
     check_rows(run)
     sweeps = group_into_sweeps(run, choose_rows(run.experiment, cfg.rows))
     jobs = replace(line.without("rows"), multirun=True)

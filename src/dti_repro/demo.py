@@ -7,21 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dti_repro.artifacts.training_facts import final_norm
-from dti_repro.config import CONF
 from dti_repro.experiments.figures import comparison, save_norms
 from dti_repro.experiments.runner import (
-    ExperimentRun,
     RowResult,
     check_rows,
     generate_rows,
     list_score_files,
+    load_run,
     means_of,
     train_rows,
 )
-from dti_repro.experiments.spec import parse_experiment
 from dti_repro.launch.command import command
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import score
@@ -30,11 +28,9 @@ from dti_repro.metrics.evaluator import score
 def demo(cfg: DictConfig) -> list[Path]:
     """Train, generate and score what is missing; return the figures: the labelled grid and the norms by step."""
     name = HydraConfig.get().runtime.choices["experiment"]
-    content = OmegaConf.to_container(cfg.experiment, resolve=True)
-    experiment = parse_experiment(name, content, CONF / "experiment" / "searched.yaml")
+    run = load_run(cfg, name, 1)
+    experiment = run.experiment
     metrics = {metric: metric_config(metric) for metric in experiment.metrics}
-    overrides = (tuple(cfg[key]) for key in ("setup", "train", "generate"))
-    run = ExperimentRun(experiment, cfg.runs, *overrides).choose_concepts(1)
     check_rows(run)
 
     results = train_rows(run, experiment.rows)

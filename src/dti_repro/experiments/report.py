@@ -99,14 +99,12 @@ def tabulate(
 ) -> None:
     """Write all files but provenance.json, from what is on disk. searched: the yaml that a search writes."""
     experiment = run.experiment
-    extras = {result.spec.name: training_columns(run, result) for result in results}
-    if experiment.search:
-        for name, cells in search(experiment, results, searched).items():
-            extras[name] |= cells
-    rows = [
-        Row(r.spec.name, r.spec.label, means_of(r.score_files, experiment.metrics), extras[r.spec.name])
-        for r in results
-    ]
+    found = search(experiment, results, searched) if experiment.search else {}
+    rows = []
+    for result in results:
+        extras = training_columns(run, result) | found.get(result.spec.name, {})
+        scores = means_of(result.score_files, experiment.metrics)
+        rows.append(Row(result.spec.name, result.spec.label, scores, extras))
     columns = (*COLUMNS, *(SEARCH_COLUMNS if experiment.search else ()))
     write_report(folder, run, rows, columns, sheets(run, results), command, masked)
     comparison(run, results).save(folder / "grid.png")

@@ -18,14 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.artifacts.manifest import NAME
-from dti_repro.artifacts.run_dir import ConceptFolder
+from dti_repro.artifacts.run_dir import ConceptFolder, check_name
 from dti_repro.artifacts.scores import read_scores, subject_means
 from dti_repro.artifacts.training_facts import gradient_norm
-from dti_repro.config import build
+from dti_repro.config import CONF, build
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
-from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.inference.generator import draw
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_seeds, of_run, of_text
@@ -65,10 +65,10 @@ class ExperimentRun:
             both = f"{fixed[0]} and training_seeds={list(seeds)}"
             raise InputError(f"experiment '{self.experiment.name}': {both}: leave one of them out")
         choices = [(*overrides, f"seed={seed}") for seed in seeds] or [overrides]
-        return [self._config("train", row.name, choice) for choice in choices]
+        return [self._config("train", f"row '{row.name}'", choice) for choice in choices]
 
-    def generate_config(self, row: str = "any") -> DictConfig:
-        return self._config("generate", row, (*self.experiment.generate, *self.generate))
+    def generate_config(self) -> DictConfig:
+        return self._config("generate", "generate", (*self.experiment.generate, *self.generate))
 
     def choose_concepts(self, most: int | None) -> ExperimentRun:
         """Return the same with the first `most` of the configured concepts by name, or with all."""
@@ -83,12 +83,12 @@ class ExperimentRun:
     def seeds(self) -> list[int]:
         return image_seeds(OmegaConf.to_container(self.generate_config()).get("seeds"))
 
-    def _config(self, stage: str, row: str, overrides: Sequence[str]) -> DictConfig:
-        where = f"experiment '{self.experiment.name}', row '{row}'"
+    def _config(self, command: str, part: str, overrides: Sequence[str]) -> DictConfig:
+        where = f"experiment '{self.experiment.name}', {part}"
         if other := [override for override in overrides if re.match(r"[+~]*concepts\b", override)]:
             raise InputError(f"{where}: {other[0]}: all rows have the same subjects: write it in setup")
         try:
-            cfg = deepcopy(_compose(stage, (*self.experiment.setup, *self.setup, *overrides)))
+            cfg = deepcopy(_compose(command, (*self.experiment.setup, *self.setup, *overrides)))
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         cfg.runs = self.runs
@@ -97,14 +97,35 @@ class ExperimentRun:
         return cfg
 
 
+def load_run(cfg: DictConfig, name: str, subjects: int | None) -> ExperimentRun:
+    """Return the experiment of this name in the configuration of benchmark or demo, with at most so many concepts.
+    InputError for a wrong experiment."""
+    content = OmegaConf.to_container(cfg.experiment, resolve=True)
+    experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
+    overrides = (tuple(cfg[key]) for key in ("setup", "train", "generate"))
+    run = ExperimentRun(experiment, cfg.runs, *overrides).choose_concepts(subjects)
+    single = [concept.name for concept in run.concepts.values() if len(concept.images) < 2]
+    if experiment.search and single:
+        raise InputError(
+            f"experiment '{name}': concept '{single[0]}' has one photo only: a search scales image scores by those of "
+            "photos compared with each other, and needs two of each concept"
+        )
+    return run
+
+
+def searched_file(cfg: DictConfig) -> Path:
+    """Return the yaml that a search writes and searched rows read."""
+    return Path(OmegaConf.select(cfg, "searched") or CONF / "experiment" / "searched.yaml")
+
+
 @cache
-def _compose(stage: str, overrides: tuple[str, ...]) -> DictConfig:
+def _compose(command: str, overrides: tuple[str, ...]) -> DictConfig:
     """Return the configuration of a command. InputError for what it does not take."""
     try:
-        cfg = compose(stage, overrides)
-        check_types(stage, overrides, cfg, cfg.hydra.runtime.choices)
+        cfg = compose(command, overrides)
+        check_types(command, overrides, cfg, cfg.hydra.runtime.choices)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(explain(error, stage, overrides)) from error
+        raise InputError(explain(error, command, overrides)) from error
     OmegaConf.set_struct(cfg, False)
     del cfg.hydra
     OmegaConf.set_struct(cfg, True)
