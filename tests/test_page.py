@@ -1,4 +1,4 @@
-"""The page of an experiment shows what was measured and drawn; whatever a prompt says, it is text."""
+"""The page of an experiment shows what was measured and generated; whatever a prompt says, it is text."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_words_are_text_and_nothing_comes_from_elsewhere(tmp_path: Path) -> None
     assert [a["alt"] for tag, a in read.tags if tag == "img"][-1] == f"{EVIL}: {EVIL}"
 
 
-def test_pictures_stand_under_their_row_and_beside_their_prompt(tmp_path: Path) -> None:
+def test_images_stand_under_their_row_and_next_to_their_prompt(tmp_path: Path) -> None:
     red, blue = picture(tmp_path / "red.png", "red"), picture(tmp_path / "blue.png", "blue", (640, 320))
     green = picture(tmp_path / "green.png", "lime")
     read = page(tmp_path, [Sheet(["rex"], [green], {"a {}": {"ti": red, "dti": blue}, "the {}": {"dti": blue}})])
@@ -95,7 +95,7 @@ def test_the_page_of_many_subjects_says_what_it_leaves_out(tmp_path: Path) -> No
     assert (tmp_path / "report.html").read_bytes() == before
 
 
-def test_a_picture_that_vanished_is_named_and_the_page_before_stays(tmp_path: Path) -> None:
+def test_a_missing_image_is_named_and_the_page_stays_as_it_was(tmp_path: Path) -> None:
     file = picture(tmp_path / "a.png", "red")
     sheets = [Sheet(["rex"], [file], {"a {}": {"ti": file}})]
     page(tmp_path, sheets)
