@@ -14,7 +14,7 @@ from dti_repro.benchmark import check_values, main
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.experiments.runner import ExperimentRun, check_rows, choose_rows, load_run
-from dti_repro.experiments.search import Quality, quality, scaled, write_searched
+from dti_repro.experiments.search import quality, scaled, write_searched
 from dti_repro.experiments.spec import Experiment, parse_experiment
 from dti_repro.experiments.training_columns import norm_on_noise
 from dti_repro.launch.command_line import compose
@@ -95,7 +95,8 @@ def test_searched_rows_take_what_the_search_wrote(tmp_path: Path) -> None:
     bounds = [{"name": b, "bound": b} for b in ("class", "description", "references")]
     rows = [{"name": f"ti{i}", "method": "ti", "overrides": ["method=ti", f"optim.lr={i}"]} for i in (1, 2, 3)]
     experiment = parse({"search": True, "rows": [*bounds, *rows]})
-    found = {"ti1": Quality(1.0, 0.1), "ti2": Quality(0.5, 0.5), "ti3": Quality(0.5, 0.5)}
+    scores = {"image": 0.5, "text": 0.5, "criterion": 0.5}
+    found = {"ti1": {"image": 1.0, "text": 0.1, "criterion": 0.3}, "ti2": scores, "ti3": scores}
     path = tmp_path / "searched.yaml"
     assert write_searched(path, [row for row in experiment.rows if row.method], found) == {"ti": "ti2"}
     again = parse({"rows": [{"name": "ti", "searched": "ti"}]}, path)
@@ -124,8 +125,7 @@ def test_the_criterion_is_the_geometric_mean_between_the_bounds() -> None:
         "mismatched": means(t=0.4, u=0.0),
     }
     result = quality("i", ["t", "u"], means(i=0.3, t=0.6, u=0.9), bounds)
-    assert (result.image, result.text) == pytest.approx((0.25, 0.7))
-    assert result.criterion == pytest.approx((0.25 * 0.7) ** 0.5)
+    assert result == pytest.approx({"image": 0.25, "text": 0.7, "criterion": (0.25 * 0.7) ** 0.5})
     assert [scaled(value, 0.2, 0.6) for value in (9.0, -9.0)] == [1.0, 0.0]
     assert scaled(0.5, 0.6, 0.2) == 0.0  # bounds in the wrong order say nothing
 

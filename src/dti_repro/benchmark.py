@@ -86,8 +86,6 @@ def check_values(cfg: DictConfig) -> None:
     check_count("devices", cfg.devices)
     if cfg.subjects is not None:
         check_count("subjects", cfg.subjects)
-    if not OmegaConf.is_dict(cfg.experiment):
-        raise InputError("experiment is no mapping of keys to values")
     for key in ("setup", "train", "generate"):
         value = OmegaConf.to_container(cfg)[key]
         if not isinstance(value, list) or not all(isinstance(override, str) for override in value):

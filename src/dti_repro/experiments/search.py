@@ -6,9 +6,7 @@ It was fixed before anything was run. That only validation subjects and prompts 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,25 +27,15 @@ HEADER = """# Written by `python -m dti_repro.benchmark experiment=search`.
 """
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Scaled image and text score of a row, and their geometric mean."""
-
-    image: float
-    text: float
-
-    @property
-    def criterion(self) -> float:
-        return math.sqrt(self.image * self.text)
-
-
 def scaled(value: float, low: float, high: float) -> float:
     """Return where the value lies between low (0) and high (1), clipped; 0 unless high is above low."""
     return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
 
 
-def quality(image: str, text: Sequence[str], scores: SubjectMeans, bounds: Mapping[str, SubjectMeans]) -> Quality:
-    """Return the means over subjects, scaled; the text score is the mean of the scaled text metrics.
+def quality(
+    image: str, text: Sequence[str], scores: SubjectMeans, bounds: Mapping[str, SubjectMeans]
+) -> dict[str, float]:
+    """Return the scaled image score, the mean of the scaled text scores, and the criterion, of means over subjects.
 
     bounds: the scores of class, description, references and mismatched. Image: 0 is the class word, 1 the subject's
     photos compared with each other. Text: 0 is an image scored with another prompt's text (an image that ignores its
@@ -55,16 +43,13 @@ def quality(image: str, text: Sequence[str], scores: SubjectMeans, bounds: Mappi
     nearly the best that the model can do.
     """
 
-    def mean(of: SubjectMeans, metric: str) -> float:
-        return sum(of[metric].values()) / len(of[metric])
-
     def between(metric: str, low: str, high: str) -> float:
-        return scaled(mean(scores, metric), mean(bounds[low], metric), mean(bounds[high], metric))
+        values = [list(of[metric].values()) for of in (scores, bounds[low], bounds[high])]
+        return scaled(*(sum(means) / len(means) for means in values))
 
-    return Quality(
-        between(image, "class", "references"),
-        sum(between(metric, "mismatched", "description") for metric in text) / len(text),
-    )
+    image_score = between(image, "class", "references")
+    text_score = sum(between(metric, "mismatched", "description") for metric in text) / len(text)
+    return {"image": image_score, "text": text_score, "criterion": math.sqrt(image_score * text_score)}
 
 
 def mismatched_files(results: Sequence[RowResult]) -> list[ScoreFile]:
@@ -82,26 +67,25 @@ def search(experiment: Experiment, results: Sequence[RowResult], path: Path) -> 
         for name, result in settings.items()
     }
     chosen = write_searched(path, [result.spec for result in settings.values()], found)
-    cells = {
-        name: dict(zip(COLUMNS, map(number, (q.image, q.text, q.criterion)), strict=True)) for name, q in found.items()
-    }
+    cells = {name: dict(zip(COLUMNS, map(number, scores.values()), strict=True)) for name, scores in found.items()}
     for method, row in chosen.items():
         cells[row]["criterion"] += " (chosen)"
         print(f"searched {method}: {row}, written to {path}")
     return cells
 
 
-def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Quality]) -> dict[str, str]:
-    """Write each method's best row and return method -> row name. In a tie, the row that is listed first wins."""
-    by_method: dict[str, list[RowSpec]] = defaultdict(list)
+def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Write each method's best row and return method -> row name. In a tie, the row that is listed first wins. found:
+    row name -> what `quality` returns."""
+    best: dict[str, RowSpec] = {}
     for row in rows:
-        by_method[row.method].append(row)
-    best = {method: max(same, key=lambda row: found[row.name].criterion) for method, same in by_method.items()}
+        if row.method not in best or found[row.name]["criterion"] > found[best[row.method].name]["criterion"]:
+            best[row.method] = row
     content = {
         method: {
             "row": row.name,
             "overrides": list(row.overrides),
-            **{key: round(getattr(found[row.name], key), 4) for key in ("criterion", "image", "text")},
+            **{key: round(found[row.name][key], 4) for key in ("criterion", "image", "text")},
         }
         for method, row in best.items()
     }
