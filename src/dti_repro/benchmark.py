@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from dti_repro.config import validate
 from dti_repro.data.masks import check_masks
-from dti_repro.errors import InputError
-from dti_repro.evaluate import check_accelerator, folder_of
 from dti_repro.experiments.runner import (
     check_rows,
     choose_rows,
@@ -32,7 +31,6 @@ from dti_repro.experiments.search import mismatched_files
 from dti_repro.experiments.training_columns import start_norms
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
-from dti_repro.launch.devices import check_count
 from dti_repro.launch.sweep import as_choices
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import score
@@ -46,13 +44,12 @@ def benchmark(cfg: DictConfig) -> int:
     Return how many trainings, images and columns of scores were missing. InputError before anything runs, where
     possible.
     """
-    check_values(cfg)
     run = load_run(cfg, HydraConfig.get().runtime.choices["experiment"], cfg.subjects)
     experiment = run.experiment
     metrics = {name: metric_config(name) for name in experiment.metrics}
     chosen = choose_rows(experiment, cfg.rows)
     check_rows(run)
-    masks = None if cfg.masks is None else folder_of("masks", cfg.masks)
+    masks = None if cfg.masks is None else Path(cfg.masks)
     for concept in run.concepts.values() if masks else ():
         check_masks(masks, concept.name, concept.images)
 
@@ -78,20 +75,6 @@ def benchmark(cfg: DictConfig) -> int:
     return sum(result.trained for result in trained) + generated + computed
 
 
-def check_values(cfg: DictConfig) -> None:
-    """Raise InputError for a value of another kind than a key of conf/benchmark.yaml takes."""
-    for key in ("runs", "out"):
-        folder_of(key, cfg[key])
-    check_accelerator(cfg.accelerator)
-    check_count("devices", cfg.devices)
-    if cfg.subjects is not None:
-        check_count("subjects", cfg.subjects)
-    for key in ("setup", "train", "generate"):
-        value = OmegaConf.to_container(cfg)[key]
-        if not isinstance(value, list) or not all(isinstance(override, str) for override in value):
-            raise InputError(f"{key} is {value}: a list of overrides is needed, as in {key}=[seed=1]")
-
-
 def _command() -> str:
     """Return the command that makes this table again, without the keys that change no number of it."""
     hydra = HydraConfig.get()
@@ -109,7 +92,7 @@ def stages(line: CommandLine) -> list[CommandLine]:
         return [line]
     table = line.without("hydra/launcher", "hydra.launcher", "hydra.sweep.dir")
     cfg = table.compose()
-    check_values(cfg)
+    validate("benchmark", cfg)
     run = load_run(cfg, cfg.hydra.runtime.choices["experiment"], cfg.subjects)
     check_rows(run)
     sweeps = group_into_sweeps(run, choose_rows(run.experiment, cfg.rows))

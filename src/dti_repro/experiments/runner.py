@@ -21,7 +21,7 @@ from dti_repro.artifacts.manifest import NAME
 from dti_repro.artifacts.run_dir import ConceptFolder, check_name
 from dti_repro.artifacts.scores import read_scores, subject_means
 from dti_repro.artifacts.training_facts import gradient_norm
-from dti_repro.config import CONF, build
+from dti_repro.config import CONF, build, validate
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
@@ -31,17 +31,8 @@ from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_seeds, of_run, of_text
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
-from dti_repro.launch.key_types import check_types
 from dti_repro.metrics.evaluator import ScoreFile, generated, real_references
-from dti_repro.training.runs import (
-    check,
-    check_metadata,
-    check_pack,
-    is_complete,
-    run_folder,
-    source_config,
-    train_missing,
-)
+from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config, train_missing
 
 
 @dataclass(frozen=True)
@@ -123,12 +114,12 @@ def _compose(command: str, overrides: tuple[str, ...]) -> DictConfig:
     """Return the configuration of a command. InputError for what it does not take."""
     try:
         cfg = compose(command, overrides)
-        check_types(command, overrides, cfg, cfg.hydra.runtime.choices)
+        OmegaConf.set_struct(cfg, False)
+        del cfg.hydra
+        OmegaConf.set_struct(cfg, True)
+        validate(command, cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error, command, overrides)) from error
-    OmegaConf.set_struct(cfg, False)
-    del cfg.hydra
-    OmegaConf.set_struct(cfg, True)
     return cfg
 
 
@@ -149,7 +140,6 @@ def check_rows(run: ExperimentRun) -> None:
     for row in run.experiment.rows:
         if row.bound is None:
             for cfg in run.train_configs(row):
-                check(cfg)
                 check_pack(cfg, len(run.concepts))
     run.prompts()
     run.seeds()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -25,11 +25,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.config import CONF, check_names
+from dti_repro.config import CONF, validate
+from dti_repro.config.secrets import SECRETS_STAY_OUT, is_secret
 from dti_repro.errors import InputError, StoppedError
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import STOPPED, Failure, failure_of, was_interrupted
-from dti_repro.launch.key_types import check_types
 from dti_repro.launch.sweep import (
     check_launcher,
     deal_concepts,
@@ -46,7 +46,6 @@ from dti_repro.launch.untrusted import check_foreign, check_resolved
 
 Stages = Callable[[CommandLine], list[CommandLine]]
 LAUNCHERS = ("submitit.", "joblib.")  # whose own errors say that a job's process is gone
-SECRETS_STAY_OUT = "configurations are written to files: no secret belongs in them; W&B reads WANDB_API_KEY"
 
 
 def command(
@@ -166,35 +165,19 @@ def _without_missing_groups(line: CommandLine) -> CommandLine:
 
 
 def _check(config_name: str, cfg: DictConfig) -> None:
-    """Resolve a job's configuration, so that nothing in it fails later, and judge the types of what was typed."""
+    """Resolve a job's configuration, so that nothing in it fails later, and judge it."""
     here = HydraConfig.get()
     sources = {source.provider: source.path for source in here.runtime.config_sources}
     folder = Path(sources["command-line"]) if "command-line" in sources else None
-    check_types(config_name, typed_overrides(here), cfg, here.runtime.choices, folder)
     content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    check_names(content)
     if folder is not None:
         check_resolved(content)
-
-
-def is_secret(key: str) -> bool:
-    """Whether a configuration key is one that takes a password or a key of a service."""
-    return re.search(r"(api_?key|password|passwd|secret|(access|auth)_?token)$", key, re.IGNORECASE) is not None
+    validate(config_name, cfg)
 
 
 def _keys_in(override: str) -> list[str]:
     """The key of an override, and those inside its value: `train=[logger.api_key=...]`, `+logger={api_key: ...}`."""
     return [key.strip() for key in re.findall(r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)", override)]
-
-
-def secret_in(node: Any, at: str = "") -> str | None:
-    """The dotted name of a key, at any depth of nested containers, that takes a secret; None if there is none."""
-    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for key, child in children:
-        name = f"{at}.{key}" if at else str(key)
-        if found := name if is_secret(name) else secret_in(child, name):
-            return found
-    return None
 
 
 def quote_paths(argument: str) -> str:

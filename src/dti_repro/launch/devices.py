@@ -30,13 +30,6 @@ GRACE = 1.0  # seconds from an error to SIGTERM, and from there to SIGKILL, whic
 STOPPING = 60.0  # seconds that the processes have after Ctrl-C to end their step and to write what they have
 
 
-def check_count(key: str, value: Any, most: int | None = None) -> None:
-    """InputError that names the key for anything but a whole number above 0, and not above `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-        allowed = "above 0" if most is None else f"from 1 to {most}"
-        raise InputError(f"{key} is {value}: a whole number {allowed} is needed")
-
-
 def run_on_devices(work: Callable[[list[T]], R], items: Sequence[T], devices: int, accelerator: str) -> list[R]:
     """[work(items)], or where there are several devices and items, work(items[k::n]) in n processes, of which each sees
     one GPU and only the first one prints. work, items and results are pickled; the results are in no order.

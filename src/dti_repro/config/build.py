@@ -8,26 +8,26 @@ targets. (Hydra's `instantiate` is not used: it admits any function, and resolve
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import reduce
 from importlib import import_module
 from operator import or_
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
+from dti_repro.config.values import check_parameter, walk
 from dti_repro.errors import InputError
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).parent.parent / "conf"
 PACKAGES = ("dti_repro.", "torch.optim.")
 LOGGERS = tuple(
     f"pytorch_lightning.loggers.{name}"
     for name in ("CSVLogger", "TensorBoardLogger", "WandbLogger", "logger.DummyLogger")
 )
 LOADER = "load"  # the one class method that a target may name instead of its class
-NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
 
 def build(node: DictConfig | Mapping[str, Any], base: type | UnionType, at: str = "", **more: Any) -> Any:
@@ -61,7 +61,7 @@ def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
         signature.bind(**given, **more)
     except TypeError as error:
         raise InputError(f"no such key: {at}: {name}: {error}") from error
-    if make.__module__.startswith("dti_repro."):  # its own constructors judge their settings themselves
+    if make.__module__.startswith("dti_repro."):  # its settings are judged: an error here is a fault of ours
         return make(**given, **more)
     try:
         return make(**given, **more)
@@ -96,15 +96,6 @@ def is_dotted(name: Any) -> bool:
     return isinstance(name, str) and "." in name and all(p.isidentifier() and p[0] != "_" for p in name.split("."))
 
 
-def check_names(content: Any, at: str = "") -> None:
-    """InputError for a `_target_` in a resolved configuration that cannot be the name of a class."""
-    children = content.items() if isinstance(content, Mapping) else enumerate(content) if type(content) is list else ()
-    for key, child in children:
-        if key == "_target_" and not is_dotted(child):
-            raise InputError(f"{at}._target_ '{child}' is refused: the dotted name of a class is needed")
-        check_names(child, f"{at}.{key}".strip("."))
-
-
 def _find(name: str) -> Any:
     """Return what lies at a dotted path: the longest prefix that is a module, then attributes."""
     module, _, attribute = name.rpartition(".")
@@ -130,43 +121,7 @@ def _value(value: Any, hint: Any, at: str) -> Any:
         if not bases:
             raise InputError(f"{at}: _target_ '{value['_target_']}' is refused: this key takes plain values")
         return _build(value, reduce(or_, bases), at, {})
-    _refuse_targets(value, at)
-    fitting = [kind for kind in options if _fits(value, kind)]
-    if not fitting:
-        if str in options and type(value) in (int, float):
-            return str(value)
-        raise InputError(f"{at} is {value}: {' or '.join(map(_named, options))} is needed")
-    return value
-
-
-def _refuse_targets(value: Any, at: str) -> None:
-    """InputError for a `_target_` inside of plain values."""
-    children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        if key == "_target_":
-            raise InputError(f"{at}: _target_ '{child}' is refused: this key takes plain values")
-        _refuse_targets(child, f"{at}.{key}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain value is of an annotated type. What yaml cannot express is left to the constructor."""
-    kind = get_origin(hint) or hint
-    if kind in (bool, str, NoneType):
-        return isinstance(value, kind)
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    if kind in (Sequence, list):
-        inner = get_args(hint)
-        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value if inner)
-    if inspect.isclass(kind) and issubclass(kind, Mapping):
-        return isinstance(value, Mapping)
-    return not (inspect.isclass(kind) and kind.__module__.startswith("dti_repro."))
-
-
-def _named(hint: Any) -> str:
-    kind = get_origin(hint) or hint
-    if inspect.isclass(kind) and issubclass(kind, Mapping):
-        return "a mapping"
-    if kind in (Sequence, list):
-        return "a list"
-    return NAMES.get(kind) or f"a node with a _target_ of the kind {getattr(kind, '__name__', kind)}"
+    for key, inner in walk(value):
+        if key.endswith("_target_"):
+            raise InputError(f"{at}: _target_ '{inner}' is refused: this key takes plain values")
+    return check_parameter(value, hint, at)
