@@ -11,15 +11,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dti_repro.benchmark import main
-from dti_repro.config import validate
+from dti_repro.config import CONF, validate
 from dti_repro.errors import InputError
-from dti_repro.experiments.benchmark import plan_of
-from dti_repro.experiments.front import front
-from dti_repro.experiments.jobs import choose_rows
-from dti_repro.experiments.noise_norm import AdamWRun, norm_on_noise
-from dti_repro.experiments.runner import ExperimentRun, check_rows
-from dti_repro.experiments.search import Quality, Scale, quality, scales, write_searched
+from dti_repro.experiments.runner import ExperimentRun, check_rows, choose_rows, load_run
+from dti_repro.experiments.search import quality, scaled, write_searched
 from dti_repro.experiments.spec import Experiment, parse_experiment
+from dti_repro.experiments.training_columns import norm_on_noise
 from dti_repro.launch.command_line import compose
 from dti_repro.metrics.catalogue import metric_config
 
@@ -33,12 +30,12 @@ BASE = {
     "rows": [{"name": "ti", "overrides": ["method=ti"]}, {"name": "dti", "overrides": ["method=dti"]}],
 }
 CLAIM = {"better": "dti", "worse": "ti", "says": "more", "source": "me", "metrics": ["t"]}
-NAMES = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml")) if path.stem != "searched"]
+NAMES = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml")) if path.stem not in ("searched", "replication")]
 NOWHERE = Path("nowhere.yaml")
 
 
 def content(name: str) -> dict:
-    """Of an experiment of the project, with what it takes from another."""
+    """Return an experiment of the project, with what it takes from another one."""
     return OmegaConf.to_container(compose("benchmark", [f"experiment={name}"]).experiment)
 
 
@@ -100,7 +97,8 @@ def test_searched_rows_take_what_the_search_wrote(tmp_path: Path) -> None:
     bounds = [{"name": b, "bound": b} for b in ("class", "description", "references")]
     rows = [{"name": f"ti{i}", "method": "ti", "overrides": ["method=ti", f"optim.lr={i}"]} for i in (1, 2, 3)]
     experiment = parse({"search": True, "rows": [*bounds, *rows]})
-    found = {"ti1": Quality(1.0, 0.1), "ti2": Quality(0.5, 0.5), "ti3": Quality(0.5, 0.5)}
+    scores = {"image": 0.5, "text": 0.5, "criterion": 0.5}
+    found = {"ti1": {"image": 1.0, "text": 0.1, "criterion": 0.3}, "ti2": scores, "ti3": scores}
     path = tmp_path / "searched.yaml"
     assert write_searched(path, [row for row in experiment.rows if row.method], found) == {"ti": "ti2"}
     again = parse({"rows": [{"name": "ti", "searched": "ti"}]}, path)
@@ -122,27 +120,16 @@ def test_the_criterion_is_the_geometric_mean_between_the_bounds() -> None:
     def means(**values: float) -> dict:
         return {metric: {"a": value - 0.1, "b": value + 0.1} for metric, value in values.items()}
 
-    scale = scales(
-        "i",
-        ["t", "u"],
-        class_word=means(i=0.2),
-        description=means(t=0.8, u=1.0),
-        references=means(i=0.6),
-        mismatched=means(t=0.4, u=0.0),
-    )
-    result = quality("i", ["t", "u"], means(i=0.3, t=0.6, u=0.9), scale)
-    assert (result.image, result.text) == pytest.approx((0.25, 0.7))
-    assert result.criterion == pytest.approx((0.25 * 0.7) ** 0.5)
-    assert Scale(0.2, 0.6)(9.0) == 1.0
-    assert Scale(0.2, 0.6)(-9.0) == 0.0
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_of_the_project_parses(name: str, tmp_path: Path) -> None:
-    searched = tmp_path / "searched.yaml"
-    methods = ("ti", "ti_rescaled", "crossinit", "dti")
-    searched.write_text(yaml.safe_dump({method: {"overrides": [f"method={method}"]} for method in methods}))
-    parse_experiment(name, content(name), searched)
+    bounds = {
+        "class": means(i=0.2),
+        "description": means(t=0.8, u=1.0),
+        "references": means(i=0.6),
+        "mismatched": means(t=0.4, u=0.0),
+    }
+    result = quality("i", ["t", "u"], means(i=0.3, t=0.6, u=0.9), bounds)
+    assert result == pytest.approx({"image": 0.25, "text": 0.7, "criterion": (0.25 * 0.7) ** 0.5})
+    assert [scaled(value, 0.2, 0.6) for value in (9.0, -9.0)] == [1.0, 0.0]
+    assert scaled(0.5, 0.6, 0.2) == 0.0  # bounds in the wrong order say nothing
 
 
 def test_the_search_never_sees_table_subjects_or_prompts() -> None:
@@ -159,9 +146,9 @@ def test_the_replication_differs_from_the_main_table_in_its_training_seeds_alone
     assert {**again, "title": table["title"]} == table
 
 
-def test_a_seed_of_ones_own_beside_an_experiments_seeds_is_refused() -> None:
+def test_a_seed_next_to_an_experiments_seeds_is_refused() -> None:
     experiment = parse({"training_seeds": [1, 2]})
-    with pytest.raises(InputError, match=r"seed=3 beside training_seeds=\[1, 2\]"):
+    with pytest.raises(InputError, match=r"seed=3 and training_seeds=\[1, 2\]"):
         ExperimentRun(experiment, "runs", train=("seed=3",)).train_configs(experiment.rows[0])
     assert [cfg.seed for cfg in ExperimentRun(experiment, "runs").train_configs(experiment.rows[0])] == [1, 2]
 
@@ -193,7 +180,7 @@ def test_a_search_needs_two_photos_of_each_concept(tmp_path: Path) -> None:
     (tmp_path / "subjects.yaml").write_text(yaml.safe_dump({"rex": subject}))
     cfg = compose("benchmark", ["experiment=search", f"setup=['concepts.root={tmp_path}']"])
     with pytest.raises(InputError, match="concept 'rex' has one photo only"):
-        plan_of(cfg, "search")
+        load_run(cfg, "search", None)
 
 
 @pytest.mark.parametrize("content", ["rows: [", "- 1"])
@@ -212,13 +199,13 @@ def test_a_broken_experiment_is_one_line(
 
 @pytest.mark.parametrize("own", [{"train": ("+concepts.names=[cat]",)}, {"generate": ("concepts=folder",)}], ids=str)
 def test_a_row_with_subjects_of_its_own_is_refused(own: dict) -> None:
-    plan = ExperimentRun(parse({}), "runs", **own)
-    with pytest.raises(InputError, match=r"row '(ti|any)': .*concepts.*belongs into setup"):
-        check_rows(plan)
+    run = ExperimentRun(parse({}), "runs", **own)
+    with pytest.raises(InputError, match=r"(row 'ti'|generate): .*concepts.*in setup"):
+        check_rows(run)
 
 
 @pytest.mark.parametrize("rows", [[], {"ti": 1}, ["tii"], "tii", 7], ids=str)
-def test_rows_that_are_not_there_are_one_line(rows: object) -> None:
+def test_unknown_rows_are_one_line(rows: object) -> None:
     with pytest.raises(InputError, match=r"rows.*ti, dti") as error:
         choose_rows(parse({}), rows)
     assert "\n" not in str(error.value)
@@ -253,28 +240,20 @@ def test_a_searched_yaml_that_cannot_be_used_is_one_line(tmp_path: Path) -> None
             parse({"rows": [{"name": "ti", "searched": "ti"}]}, path)
 
 
-def test_the_front_is_what_no_row_beats_on_both_axes() -> None:
-    points = {"a": (0.1, 0.9), "b": (0.5, 0.5), "c": (0.4, 0.4), "d": (0.9, 0.1), "e": (0.9, 0.05)}
-    assert front(points) == ["a", "b", "d"]
-
-
 @pytest.mark.parametrize(("lr", "times"), [(1e-3, 1.3), (5e-3, 5.0), (0.02, 19.0)])
 def test_adamw_inflates_noise_as_was_measured(lr: float, times: float) -> None:
-    run = AdamWRun(256, 400, 0.32, lr, (0.9, 0.999), 1e-8, 0.01)
-    assert norm_on_noise(run) / 0.32 == pytest.approx(times, rel=0.15)
-
-
-def test_without_gradient_steps_the_noise_norm_is_the_start() -> None:
-    assert norm_on_noise(AdamWRun(64, 0, 0.5, 0.02, (0.9, 0.999), 1e-8, 0.01)) == pytest.approx(0.5)
+    optim = OmegaConf.merge(OmegaConf.load(CONF / "optim" / "adamw.yaml"), {"lr": lr})
+    assert norm_on_noise(optim, 0.32, dim=256, steps=400) / 0.32 == pytest.approx(times, rel=0.15)
+    assert norm_on_noise(optim, 0.32, dim=256, steps=0) == pytest.approx(0.32)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_is_made_of_knobs_and_metrics_that_exist(name: str) -> None:
+def test_every_experiment_is_made_of_keys_and_metrics_that_exist(name: str) -> None:
     """The paper's tables on big models, too, which nobody can run on a whim."""
-    plan = ExperimentRun(parse_experiment(name, content(name), EXPERIMENTS / "searched.yaml"), "runs")
-    for row in plan.experiment.rows:
+    run = ExperimentRun(parse_experiment(name, content(name), EXPERIMENTS / "searched.yaml"), "runs")
+    for row in run.experiment.rows:
         if row.bound is None:
-            plan.train_configs(row)
-    for metric in plan.experiment.metrics:
+            run.train_configs(row)
+    for metric in run.experiment.metrics:
         metric_config(metric)
-    plan.generate_config()
+    run.generate_config()

@@ -20,9 +20,9 @@ from omegaconf import DictConfig
 from dti_repro.artifacts.files import write_json
 from dti_repro.artifacts.lock import BusyError
 from dti_repro.backbones.checkpoint import PACKAGED
+from dti_repro.benchmark import stages
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.experiments.benchmark import stages
 from dti_repro.launch import sweep as launching
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine

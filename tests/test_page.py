@@ -1,4 +1,4 @@
-"""The page of an experiment shows what was measured and drawn; whatever a prompt says, it is text."""
+"""The page of an experiment shows what was measured and generated; whatever a prompt says, it is text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pandas import DataFrame
 from PIL import Image
 
 from dti_repro.errors import InputError
-from dti_repro.experiments.page import MOST, Section, Sheet, write_page
+from dti_repro.experiments.figures import Sheet
+from dti_repro.experiments.report import MAX_SHEETS, Section, write_page
 
 EVIL = """a <x> <script>alert(1)</script> & "><img src=https://a.example onerror='alert(2)'> {{ 7 * 7 }} `</p>`"""
 
@@ -45,8 +47,8 @@ def picture(path: Path, color: str, size: tuple[int, int] = (48, 48)) -> Path:
 
 def page(folder: Path, sheets: list[Sheet], title: str = "Grid") -> Reader:
     sections = [
-        Section("", f"Made by `{title}`", [["row", "text"], ["TI", "0.5"], [EVIL, "0.6"]]),
-        Section(EVIL, "how", [["row"]]),
+        Section("", f"Made by `{title}`", DataFrame({"row": ["TI", EVIL], "text": ["0.5", "0.6"]})),
+        Section(EVIL, "how", DataFrame(columns=["row"])),
     ]
     front = picture(folder / "front.png", "white")
     write_page(folder / "report.html", title, sections, [EVIL], front, sheets, {"ti": "TI", "dti": EVIL, "none": "no"})
@@ -55,7 +57,7 @@ def page(folder: Path, sheets: list[Sheet], title: str = "Grid") -> Reader:
 
 def test_words_are_text_and_nothing_comes_from_elsewhere(tmp_path: Path) -> None:
     file = picture(tmp_path / "a.png", "red")
-    read = page(tmp_path, [Sheet(EVIL, [file], {EVIL: {"ti": file, "dti": file}})], title=EVIL)
+    read = page(tmp_path, [Sheet([EVIL], [file], {EVIL: {"ti": file, "dti": file}})], title=EVIL)
     tags = {tag for tag, _ in read.tags}
     assert not tags & {"script", "iframe", "link", "object", "base", "form"}
     assert not [key for _, attributes in read.tags for key in attributes if key.startswith("on") or key == "href"]
@@ -66,10 +68,10 @@ def test_words_are_text_and_nothing_comes_from_elsewhere(tmp_path: Path) -> None
     assert [a["alt"] for tag, a in read.tags if tag == "img"][-1] == f"{EVIL}: {EVIL}"
 
 
-def test_pictures_stand_under_their_row_and_beside_their_prompt(tmp_path: Path) -> None:
+def test_images_stand_under_their_row_and_next_to_their_prompt(tmp_path: Path) -> None:
     red, blue = picture(tmp_path / "red.png", "red"), picture(tmp_path / "blue.png", "blue", (640, 320))
     green = picture(tmp_path / "green.png", "lime")
-    read = page(tmp_path, [Sheet("rex", [green], {"a {}": {"ti": red, "dti": blue}, "the {}": {"dti": blue}})])
+    read = page(tmp_path, [Sheet(["rex"], [green], {"a {}": {"ti": red, "dti": blue}, "the {}": {"dti": blue}})])
     front, reference, *drawn = read.images()
     assert front.format == "PNG"
     assert [image.size for image in (reference, *drawn)] == [(48, 48), (48, 48), (160, 80), (160, 80)]
@@ -84,18 +86,18 @@ def test_pictures_stand_under_their_row_and_beside_their_prompt(tmp_path: Path) 
 
 def test_the_page_of_many_subjects_says_what_it_leaves_out(tmp_path: Path) -> None:
     file = picture(tmp_path / "a.png", "red")
-    read = page(tmp_path, [Sheet(f"subject{i}", [], {"a {}": {"ti": file}}) for i in range(MOST + 3)])
+    read = page(tmp_path, [Sheet([f"subject{i}"], [], {"a {}": {"ti": file}}) for i in range(MAX_SHEETS + 3)])
     assert "3 more subjects are left out" in read.text
-    assert f"subject{MOST - 1}" in read.text
-    assert f"subject{MOST}" not in read.text
+    assert f"subject{MAX_SHEETS - 1}" in read.text
+    assert f"subject{MAX_SHEETS}" not in read.text
     before = (tmp_path / "report.html").read_bytes()
-    page(tmp_path, [Sheet(f"subject{i}", [], {"a {}": {"ti": file}}) for i in range(MOST + 3)])
+    page(tmp_path, [Sheet([f"subject{i}"], [], {"a {}": {"ti": file}}) for i in range(MAX_SHEETS + 3)])
     assert (tmp_path / "report.html").read_bytes() == before
 
 
-def test_a_picture_that_vanished_is_named_and_the_page_before_stays(tmp_path: Path) -> None:
+def test_a_missing_image_is_named_and_the_page_stays_as_it_was(tmp_path: Path) -> None:
     file = picture(tmp_path / "a.png", "red")
-    sheets = [Sheet("rex", [file], {"a {}": {"ti": file}})]
+    sheets = [Sheet(["rex"], [file], {"a {}": {"ti": file}})]
     page(tmp_path, sheets)
     before = (tmp_path / "report.html").read_bytes()
     file.unlink()

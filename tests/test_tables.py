@@ -18,17 +18,18 @@ from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.artifacts.scores import ScoreRow, read_scores, subject_means, write_scores
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.experiments.deviations import BY_BACKBONE
-from dti_repro.experiments.report import Setting, write_report
+from dti_repro.experiments.report import DEVIATIONS, write_report
+from dti_repro.experiments.runner import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.tables import (
     Claim,
     Row,
     claims_table,
     compare,
-    comparison_table,
+    differences_table,
     markdown,
     means_table,
+    numbers_table,
 )
 
 SUBJECTS = [f"s{i:02d}" for i in range(12)]
@@ -75,14 +76,20 @@ def test_a_pack_s_minutes_are_shared_by_all_its_concepts_also_in_a_table_of_some
     assert minutes_per_concept(folders) == 2
 
 
-def test_the_mean_cell_is_the_t_interval_over_subjects() -> None:
+def test_a_cell_is_the_mean_and_the_t_interval_over_subjects() -> None:
     ti = row("ti", 0.5, spread=0.1)
     values = list(ti.scores["text"].values())
     half = stats.t.ppf(0.975, 11) * stats.sem(values)
-    assert means_table([ti], {"text": "Text"}, ["norm"]) == [
-        ["row", "Text", "norm"],
-        ["TI", f"{np.mean(values):.3f} ± {half:.3f}", "0.32"],
-    ]
+    few = [Row("one", "One", {"text": {"s00": 0.1}}), Row("none", "None", {})]
+    table = means_table([ti, *few], {"text": "Text"}, ["norm"])
+    assert list(table) == ["row", "Text", "norm"]
+    cells = [["TI", f"{np.mean(values):.3f} ± {half:.3f}", "0.32"], ["One", "0.100", ""], ["None", "", ""]]
+    assert table.values.tolist() == cells
+    numbers = numbers_table([ti, *few], ["text"], ["norm"]).set_index("row")
+    assert list(numbers) == ["label", "text", "text_low", "text_high", "text_subjects", "norm"]
+    assert numbers["text"]["ti"] == np.mean(values)
+    assert numbers["text_high"]["ti"] == pytest.approx(np.mean(values) + half)
+    assert list(numbers["text_subjects"]) == [12, 1, 0]
 
 
 def test_orderings_are_decided_by_the_paired_interval() -> None:
@@ -92,13 +99,13 @@ def test_orderings_are_decided_by_the_paired_interval() -> None:
         Claim("ti", "dti", "text", "TI > DTI", "me"),
         Claim("dti", "cross", "text", "DTI > CrossInit", "me"),
         Claim("dti", "one", "text", "DTI > one", "me"),
-        Claim("dti", "absent", "text", "DTI > absent", "me"),
+        Claim("dti", "photos", "text", "DTI > photos", "me"),
     ]
-    rows["one"] = Row("one", "One", {"text": {"s00": 0.1}})
-    lines = claims_table(claims, rows, {"text": "Text"})
-    assert [line[-1] for line in lines[1:]] == ["holds", "does not", "undecided", "too few subjects", "not measured"]
-    assert [line[1] for line in lines] == ["source", "the paper", "me", "me", "me", "me"]
-    assert "nan" not in str(lines)
+    rows |= {"one": Row("one", "One", {"text": {"s00": 0.1}}), "photos": Row("photos", "Photos", {})}
+    table = claims_table(claims, rows, {"text": "Text"})
+    assert list(table["verdict"]) == ["holds", "does not", "undecided", "too few subjects", "not measured"]
+    assert list(table["source"]) == ["the paper", "me", "me", "me", "me"]
+    assert "nan" not in table.to_csv()
 
 
 def test_a_claims_p_values_are_corrected_over_its_own_metrics() -> None:
@@ -109,26 +116,27 @@ def test_a_claims_p_values_are_corrected_over_its_own_metrics() -> None:
         Claim("dti", "ti", "more", "DTI > TI", "me"),
         Claim("dti", "ti", "text", "alone", "me"),
     ]
-    lines = claims_table(claims, rows, {"text": "Text", "more": "More"})
-    assert [line[-2] for line in lines[1:]] == ["0.0010", "0.0010", "0.0005"]
+    table = claims_table(claims, rows, {"text": "Text", "more": "More"})
+    assert list(table["p (Holm)"]) == ["0.0010", "0.0010", "0.0005"]
 
 
 def test_p_values_are_corrected_over_the_whole_table() -> None:
     rows = [row("dti", 0.6, seed=1), row("ti", 0.5, seed=2), row("other", 0.4, seed=3)]
-    lines = comparison_table(compare(rows, "dti", ["text"]), {r.name: r.label for r in rows}, {"text": "Text"})
-    assert [line[-2] for line in lines[1:]] == ["0.0005", "0.0005"]  # 2 / 2^12: all subjects agree
-    assert [line[-1] for line in lines[1:]] == ["0.0010", "0.0010"]
+    labels = {r.name: r.label for r in rows}
+    table = differences_table(compare(rows, ["dti"], ["text"]), labels, {"text": "Text"})
+    assert list(table["p (sign flip)"]) == ["0.0005", "0.0005"]  # 2 / 2^12: all subjects agree
+    assert list(table["p (Holm)"]) == ["0.0010", "0.0010"]
+    assert list(table["row"]) == ["TI", "OTHER"]
 
 
 def test_rows_are_compared_over_the_subjects_that_both_have() -> None:
     """Real references have no score for a subject with one photo."""
     dti = row("dti", 0.6)
     some = {subject: dti.scores["text"][subject] - 0.1 for subject in ("s03", "s05")}
-    (found,) = compare(
-        [dti, Row("references", "R", {"text": some}), Row("one", "One", {"text": {"s00": 0}})], "dti", ["text"]
-    )
-    assert (found.a, found.difference.t.n) == ("references", 2)
-    assert found.difference.t.mean == pytest.approx(-0.1)
+    references, one = Row("references", "R", {"text": some}), Row("one", "One", {"text": {"s00": 0}})
+    (found,) = compare([dti, references, one], ["dti"], ["text"]).itertuples()
+    assert (found.row, found.difference) == ("references", pytest.approx(-0.1))
+    assert references.minus(dti, "text").t.n == 2
 
 
 def test_markdown_is_a_table_whatever_the_cells_hold() -> None:
@@ -141,32 +149,32 @@ def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(t
     under a table on one of the paper's models say where its code does otherwise."""
     ti = row("ti", 0.5)
     both = replace(ti, scores={"image": ti.scores["text"], "text": ti.scores["text"]})
-    experiment = Experiment("x", "X", (), {"image": "i", "text": "t"}, "image", ("text",), (RowSpec("ti", "TI", ()),))
+    rows = (RowSpec("ti", "TI", ("method=ti",)),)
+    experiment = Experiment("x", "X", (), {"image": "i", "text": "t"}, "image", ("text",), rows)
 
-    def table(masked: bool, backbone: str = "stable_diffusion.StableDiffusion", **reading: str) -> str:
-        command, model = "python -m dti_repro.benchmark experiment=x", f"dti_repro.backbones.{backbone}"
-        setting = Setting(command, model, SUBJECTS, "simple", 41, [42], [0], masked, reading)
-        write_report(tmp_path, experiment, setting, [both], ["norm"], [])
+    def table(masked: bool, *setup: str) -> str:
+        concepts = dict.fromkeys(SUBJECTS)
+        run = ExperimentRun(experiment, "runs", setup, generate=("prompts=simple", "seeds=[0,1]"), concepts=concepts)
+        write_report(tmp_path, run, [both], ["norm"], [], "python -m dti_repro.benchmark experiment=x", masked)
         return (tmp_path / "table.md").read_text(encoding="utf-8")
 
-    assert "references black outside of their masks. Prompts are read with `backbone.pool=eos`. " in table(
-        True, pool="eos"
-    )
-    assert "as they are. Prompts are read with `backbone.instruction=Say: it`. " in table(False, instruction="Say:\nit")
-    assert "backbone." not in table(False)
-    assert "published code" not in table(True)
-    assert "(there: each photo's own size and the corner of its crop)" in table(
-        False, "stable_diffusion_xl.StableDiffusionXL"
-    )
-    sana = table(True, "sana.Sana")
+    toybox = table(True)
+    assert f"12 subjects ({', '.join(SUBJECTS)}), 41 prompts (`simple`), 1 training seed (42), 2 image seeds" in toybox
+    assert "references black outside of their masks. Cells" in toybox
+    assert "published code" not in toybox
+    sdxl = table(True, "backbone=sdxl", "backbone.pool=eos")
+    assert "references black outside of their masks. Prompts are read with `backbone.pool=eos`. " in sdxl
+    assert "(there: each photo's own size and the corner of its crop)" in sdxl
+    assert "cut at 127" in sdxl
+    sana = table(False, "backbone=sana_1600m", "backbone.instruction='Say:\nit'")
+    assert "as they are. Prompts are read with `backbone.instruction=Say: it`. " in sana
     assert "(there: DTI's prompts begin with 0 to 15 zero vectors)" in sana
-    assert "cut at 127" in sana
-    assert "cut at 127" not in table(False, "sana.Sana")
+    assert "cut at 127" not in sana
 
 
 def test_every_backbone_that_is_run_otherwise_than_in_the_paper_exists() -> None:
     targets = {yaml.safe_load(path.read_text())["_target_"] for path in (CONF / "backbone").glob("*.yaml")}
-    assert set(BY_BACKBONE) < targets
+    assert set(DEVIATIONS) < targets
 
 
 def test_tables_and_scores_are_utf_8_under_any_locale(tmp_path: Path) -> None:
@@ -175,7 +183,7 @@ def test_tables_and_scores_are_utf_8_under_any_locale(tmp_path: Path) -> None:
 import locale, sys
 from pathlib import Path
 from dti_repro.artifacts.scores import ScoreRow, read_scores, write_scores
-from dti_repro.experiments.tables import write_csv
+from dti_repro.experiments.tables import DataFrame, write_csv
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.metrics.catalogue import metric_config
 assert locale.getpreferredencoding() != "UTF-8"
@@ -183,7 +191,7 @@ folder = Path(sys.argv[1])
 rows = [ScoreRow("f", "a {}", "caf\\u00e9", 0, "rex", "m", 0.5)]
 write_scores(folder / "a.csv", rows)
 assert read_scores(folder / "a.csv") == rows
-write_csv(folder / "t.csv", [["\\u00b1"]])
+write_csv(folder / "t.csv", DataFrame({"\\u00b1": ["\\u00b1"]}))
 assert read_yaml(folder / "m.yaml")["title"] == "\\u00b1"
 """
     (tmp_path / "m.yaml").write_text("title: \u00b1\n", encoding="utf-8")
@@ -196,4 +204,4 @@ assert read_yaml(folder / "m.yaml")["title"] == "\\u00b1"
     }
     done = subprocess.run([sys.executable, "-c", script, tmp_path], env=ascii_only, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "t.csv").read_bytes() == "\u00b1\n".encode()
+    assert (tmp_path / "t.csv").read_bytes() == "\u00b1\n\u00b1\n".encode()

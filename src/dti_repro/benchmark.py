@@ -1,15 +1,103 @@
-"""``python -m dti_repro.benchmark experiment=<name>``: train, generate, evaluate, table, as far as missing.
+"""`python -m dti_repro.benchmark experiment=<name>`: train, generate, evaluate and tabulate what is missing.
 
-The result is <out>/<experiment>/table.md and the files beside it (report.html shows the pictures, too); a finished
-experiment is tabulated in seconds.
+The table is <out>/<experiment>/table.md. The files in its folder have the same numbers for programs; report.html shows
+the images too.
 """
 
 from __future__ import annotations
 
+import shlex
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dti_repro.experiments.benchmark import benchmark, stages
+from dti_repro.config import validate
+from dti_repro.data.masks import check_masks
+from dti_repro.experiments.runner import (
+    check_rows,
+    choose_rows,
+    generate_rows,
+    group_into_sweeps,
+    list_score_files,
+    load_run,
+    searched_file,
+    train_rows,
+    with_dependencies,
+)
+from dti_repro.experiments.search import mismatched_files
+from dti_repro.experiments.training_columns import start_norms
 from dti_repro.launch.command import command
+from dti_repro.launch.command_line import CommandLine
+from dti_repro.launch.sweep import as_choices
+from dti_repro.metrics.catalogue import metric_config
+from dti_repro.metrics.evaluator import score
+
+NOT_IN_TABLE = ("runs", "out", "rows", "accelerator", "devices")  # keys that change no number of a table
+
+
+def benchmark(cfg: DictConfig) -> int:
+    """Run an experiment and write its table; with `rows`, compute only these and write no table.
+
+    Return how many trainings, images and columns of scores were missing. InputError before anything runs, where
+    possible.
+    """
+    run = load_run(cfg, HydraConfig.get().runtime.choices["experiment"], cfg.subjects)
+    experiment = run.experiment
+    metrics = {name: metric_config(name) for name in experiment.metrics}
+    chosen = choose_rows(experiment, cfg.rows)
+    check_rows(run)
+    masks = None if cfg.masks is None else Path(cfg.masks)
+    for concept in run.concepts.values() if masks else ():
+        check_masks(masks, concept.name, concept.images)
+
+    clock = [time.time()]
+    trained = train_rows(run, with_dependencies(experiment, chosen))
+    names = {row.name for row in chosen}
+    results = [result for result in trained if result.spec.name in names]
+    clock.append(time.time())
+    generated = generate_rows(run, results)
+    clock.append(time.time())
+    files = list_score_files(run, results) + (mismatched_files(results) if experiment.search else [])
+    computed = score(files, metrics, masks, cfg.accelerator, cfg.devices)
+    for result in results:
+        start_norms(run, result)  # in a job too: the process that writes the table loads no model
+    clock.append(time.time())
+    if cfg.rows is None:
+        from dti_repro.experiments.report import tabulate, write_provenance  # which load pandas and scipy
+
+        folder = Path(cfg.out) / experiment.name
+        tabulate(folder, run, results, _command(), masks is not None, searched_file(cfg))
+        write_provenance(folder, experiment, results, clock, cfg.accelerator)
+        print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'}")
+    return sum(result.trained for result in trained) + generated + computed
+
+
+def _command() -> str:
+    """Return the command that makes this table again, without the keys that change no number of it."""
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    here = f"{Path.cwd()}/"
+    options = [f"--config-dir={path.removeprefix('file://').removeprefix(here)}" for path in folders]
+    line = CommandLine("benchmark", tuple(hydra.overrides.task)).without(*NOT_IN_TABLE)
+    return shlex.join(["python", "-m", "dti_repro.benchmark", *options, *line.overrides])
+
+
+def stages(line: CommandLine) -> list[CommandLine]:
+    """Return the commands that a command with a launcher but without -m stands for: sweeps over the rows, then the
+    table in this process. InputError for a wrong experiment, before the first job is sent."""
+    if line.multirun or line.value("hydra/launcher") is None or line.flags:
+        return [line]
+    table = line.without("hydra/launcher", "hydra.launcher", "hydra.sweep.dir")
+    cfg = table.compose()
+    validate("benchmark", cfg)
+    run = load_run(cfg, cfg.hydra.runtime.choices["experiment"], cfg.subjects)
+    check_rows(run)
+    sweeps = group_into_sweeps(run, choose_rows(run.experiment, cfg.rows))
+    jobs = replace(line.without("rows"), multirun=True)
+    return [*(jobs.adding(f"rows={as_choices(sweep)}") for sweep in sweeps), table]
 
 
 @command("benchmark", stages)

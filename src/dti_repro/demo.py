@@ -1,4 +1,4 @@
-"""`python -m dti_repro.demo`: teach one subject with every method of an experiment, and show what came out."""
+"""`python -m dti_repro.demo`: learn one subject with every method of an experiment, and show the results."""
 
 from __future__ import annotations
 
@@ -7,48 +7,44 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dti_repro.artifacts.run_dir import final_norm
-from dti_repro.config import CONF
-from dti_repro.data.concept import Concept
-from dti_repro.experiments.benchmark import means_of
-from dti_repro.experiments.figures import save_lines
-from dti_repro.experiments.grids import comparison
-from dti_repro.experiments.runner import ExperimentRun, RowState, check_rows, draw_rows, learn, list_scores
-from dti_repro.experiments.spec import parse_experiment
+from dti_repro.experiments.figures import comparison, save_norms
+from dti_repro.experiments.runner import (
+    RowResult,
+    check_rows,
+    generate_rows,
+    list_score_files,
+    load_run,
+    means_of,
+    train_rows,
+)
 from dti_repro.launch.command import command
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import score
 
 
 def demo(cfg: DictConfig) -> list[Path]:
-    """Train, draw and score what is missing; returns the figures: the labelled grid and the norm by step."""
+    """Train, generate and score what is missing; return the figures: the labelled grid and the norms by step."""
     name = HydraConfig.get().runtime.choices["experiment"]
-    content = OmegaConf.to_container(cfg.experiment, resolve=True)
-    experiment = parse_experiment(name, content, CONF / "experiment" / "searched.yaml")
-    configs = {metric: metric_config(metric) for metric in experiment.metrics}
-    plan = ExperimentRun(experiment, cfg.runs, tuple(cfg.setup), tuple(cfg.train), tuple(cfg.generate)).choose_concepts(
-        1
-    )
-    check_rows(plan)
-    (concept,) = plan.concepts.values()
+    run = load_run(cfg, name, 1)
+    experiment = run.experiment
+    metrics = {metric: metric_config(metric) for metric in experiment.metrics}
+    check_rows(run)
 
-    states = learn(plan, experiment.rows)
-    draw_rows(plan, states)
-    score(list_scores(plan, states), configs, accelerator=cfg.accelerator)
+    results = train_rows(run, experiment.rows)
+    generate_rows(run, results)
+    score(list_score_files(run, results), metrics, accelerator=cfg.accelerator)
 
-    grid = comparison(concept, states).save(Path(cfg.out) / f"{name}_grid.png")
-    norms = _norms(concept, states, Path(cfg.out) / f"{name}_norms.png")
-    _print_scores(states, experiment.metrics)
-    print(f"grid: {grid}\nnorm by step: {norms}")
-    return [grid, norms]
-
-
-def _norms(concept: Concept, states: Sequence[RowState], path: Path) -> Path:
-    lines = {state.spec.label: _norm_by_step(state.folders[0].log) for state in states}
+    grid = comparison(run, results).save(Path(cfg.out) / f"{name}_grid.png")
+    (concept,) = run.concepts.values()
+    norms = {result.spec.label: _norm_by_step(result.folders[0].log) for result in results}
     title = f"Norm of the learned vector of {concept.placeholder}"
-    return save_lines(path, lines, x_label="training step", y_label="norm of the token vector", title=title, log_y=True)
+    plot = save_norms(Path(cfg.out) / f"{name}_norms.png", norms, title)
+    _print_scores(results, experiment.metrics)
+    print(f"grid: {grid}\nnorm by step: {plot}")
+    return [grid, plot]
 
 
 def _norm_by_step(log: Path) -> tuple[list[float], list[float]]:
@@ -57,16 +53,16 @@ def _norm_by_step(log: Path) -> tuple[list[float], list[float]]:
     return [float(row["step"]) for row in rows], [float(row["norm"]) for row in rows]
 
 
-def _print_scores(states: Sequence[RowState], metrics: Mapping[str, str]) -> None:
-    """A line for each method: mean scores over the pictures, and the final norm."""
+def _print_scores(results: Sequence[RowResult], metrics: Mapping[str, str]) -> None:
+    """Print a line for each method: mean scores over the images, and the final norm."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("method", *metrics.values(), "norm")
-    for state in states:
-        means = means_of(state.files, metrics)
+    for result in results:
+        means = means_of(result.score_files, metrics)
         scores = [f"{next(iter(means[metric].values())):.3f}" if metric in means else "" for metric in metrics]
-        table.add_row(state.spec.label, *scores, f"{final_norm(state.folders):.3f}")
+        table.add_row(result.spec.label, *scores, f"{final_norm(result.folders):.3f}")
     Console().print(table)
 
 

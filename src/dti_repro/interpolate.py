@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from dti_repro.artifacts.image_grid import Grid
 from dti_repro.data.photos import load_photo
-from dti_repro.experiments.figures import Grid
 from dti_repro.inference.generator import draw
 from dti_repro.inference.interpolation import Interpolation, prepare_interpolation
 from dti_repro.launch.command import command

@@ -1,4 +1,4 @@
-"""One command makes a table: everything is trained, drawn, scored and compared, and a second call computes nothing."""
+"""One command makes a table: everything is trained, generated, scored and compared; a second one computes nothing."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dti_repro.experiments.figures import CELL
+from dti_repro.artifacts.image_grid import CELL
 
 CONCEPTS = ("rex", "tom", "zoe")
 EXTRA = ["trainer.steps=4", "trainer.batch=2", "trainer.progress=false", "trainer.threads=1"]
@@ -31,8 +31,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         for i in range(2):
             pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / "subjects" / name / f"{i}.png")
-        facts = {"initializer": "cat", "split": "table", "description": "red cat"}
-        subjects[name] = {**facts, "images": ["0.png", "1.png"]}
+        words = {"initializer": "cat", "split": "table", "description": "red cat"}
+        subjects[name] = {**words, "images": ["0.png", "1.png"]}
     (root / "subjects" / "subjects.yaml").write_text(yaml.safe_dump(subjects))
     arguments = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def table(world: Path) -> Path:
     return world / "out" / "tiny"
 
 
-def test_the_table_has_every_row_with_its_facts(world: Path, table: Path) -> None:
+def test_the_table_has_every_row_with_all_its_columns(world: Path, table: Path) -> None:
     with (table / "table.csv").open(newline="") as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["class", "description", "references", "ti", "ti_rescaled", "dti"]
@@ -124,7 +124,7 @@ def test_the_table_has_every_row_with_its_facts(world: Path, table: Path) -> Non
 
 @pytest.mark.slow
 def test_the_table_says_whether_references_were_masked(world: Path, table: Path) -> None:
-    """Masks are judged before anything is trained, and with them only scores are computed again."""
+    """Masks are checked before anything is trained; with them, only scores are computed again."""
     assert "with references as they are" in (table / "table.md").read_text()
     shutil.copytree(world / "runs", world / "runs_masked")
     masks = world / "masks"
@@ -154,7 +154,7 @@ def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     assert "| DTI > TI | me     | text" in text
     assert "| too few subjects |" in text
     assert Image.open(table / "front.png").width > 300
-    assert Image.open(table / "grid.png").height > (1 + 5) * CELL  # its references, and the five rows that draw
+    assert Image.open(table / "grid.png").height > (1 + 5) * CELL  # its references, and the five rows with images
     page = (table / "report.html").read_text(encoding="utf-8")
     assert page.count("a {} on a beach</th>") == page.count("<summary>") == 2  # a subject each, with every prompt
     assert page.count('src="data:image/webp') == 2 * (2 + 2 * 5)  # two photos; two prompts in all rows but the photos'
@@ -163,7 +163,7 @@ def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
 
 @pytest.mark.slow
 def test_a_table_of_several_training_seeds_is_the_mean_over_them(world: Path, table: Path) -> None:
-    """The runs of one seed serve it, and `hydra/launcher` deals the rows as before."""
+    """The runs of one seed are used again, and `hydra/launcher` makes jobs of the rows as before."""
     seeds = ("+experiment.training_seeds=[42,43]", f"out={world}/out_seeds", "hydra/launcher=basic")
     result = run(world, "tiny", overrides=seeds)
     assert result.returncode == 0, result.stderr
@@ -203,22 +203,22 @@ def timeless(table: Path) -> list[dict[str, str]]:
 def test_rows_as_jobs_of_a_launcher_make_the_same_table(world: Path, table: Path) -> None:
     result = run(world, "tiny", into="_jobs", overrides=("hydra/launcher=basic",))
     assert result.returncode == 0, result.stderr
-    own = world / "out_jobs" / "tiny"
-    assert timeless(own) == timeless(table)
+    folder = world / "out_jobs" / "tiny"
+    assert timeless(folder) == timeless(table)
     for name in ("scores.csv", "front.png", "grid.png"):
-        assert (own / name).read_bytes() == (table / name).read_bytes()
+        assert (folder / name).read_bytes() == (table / name).read_bytes()
     assert "5 jobs: 5 ran" in result.stdout  # ti and ti_rescaled, which transforms its vectors, are one
-    assert "0 columns of scores computed, the rest was there" in result.stdout
-    assert json.loads((own / "provenance.json").read_text())["machines"]
+    assert "0 columns of scores computed, the others existed" in result.stdout
+    assert json.loads((folder / "provenance.json").read_text())["machines"]
     again = run(world, "tiny", "-X", "importtime", into="_jobs", overrides=("hydra/launcher=basic",))
     assert "5 jobs: 5 was there" in again.stdout
     assert "torch" not in {line.rsplit("|", 1)[-1].strip() for line in again.stderr.splitlines()}
 
 
-def test_a_row_that_is_not_there_is_named_before_a_job_is_sent_away(world: Path) -> None:
+def test_an_unknown_row_is_named_before_a_job_is_sent(world: Path) -> None:
     result = run(world, "tiny", overrides=("hydra/launcher=basic", "rows=[ti,tii]"))
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: rows: experiment 'tiny' has no row 'tii' (its rows: class, ")
+    assert result.stderr.startswith("error: rows=['ti', 'tii']: give names of rows of experiment 'tiny': class, ")
 
 
 def test_a_search_writes_the_best_setting_with_the_kappa_it_used(world: Path, table: Path) -> None:

@@ -1,5 +1,4 @@
-"""The table's intervals and p-values are the textbook's: closed forms, scipy's own tests, coverage by
-simulation."""
+"""The table's intervals and p-values are the textbook's: closed forms, scipy's tests, every pattern of signs."""
 
 import itertools
 
@@ -27,12 +26,6 @@ def test_t_interval_is_scipys() -> None:
     assert interval.half_width == pytest.approx((expected.high - expected.low) / 2)
 
 
-def test_t_interval_covers_a_normal_mean_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    inside = [(i := t_interval(rng.normal(size=12))).low < 0 < i.high for _ in range(2000)]
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
-
-
 def test_bca_interval_is_near_the_normal_one_for_normal_data_and_skewed_for_skewed_data() -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(size=200)
@@ -43,26 +36,20 @@ def test_bca_interval_is_near_the_normal_one_for_normal_data_and_skewed_for_skew
     assert bca_interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 8])
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
 def test_sign_flip_p_counts_every_pattern(n: int) -> None:
     x = np.random.default_rng(n).normal(0.5, 1, n)
     sums = [abs(np.dot(signs, x)) for signs in itertools.product([1, -1], repeat=n)]
     assert sign_flip_p(x) == pytest.approx(np.mean(np.array(sums) >= abs(x.sum()) - 1e-12))
 
 
-def test_sign_flip_p_is_scipys_permutation_test_and_floors_at_two_patterns() -> None:
-    x = np.random.default_rng(7).normal(0.4, 1, 10)
-    oracle = stats.permutation_test(
-        (x, np.zeros(10)),
-        lambda a, b, axis: (a - b).mean(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-    )
-    assert sign_flip_p(x) == pytest.approx(oracle.pvalue)
+def test_sign_flip_p_has_a_floor_of_two_patterns_and_counts_ties() -> None:
     assert sign_flip_p(np.ones(12)) == 2 / 2**12  # twelve subjects that all agree
+    assert sign_flip_p([0.3, 0.1, 0.1, -0.1]) == pytest.approx(8 / 16)
+    assert sign_flip_p(np.zeros(12)) == 1
 
 
-def test_sign_flip_p_above_twenty_subjects_is_close_to_the_t_test() -> None:
+def test_sign_flip_p_of_many_subjects_is_close_to_the_t_test() -> None:
     x = np.random.default_rng(3).normal(0.3, 1, 40)
     assert sign_flip_p(x) == pytest.approx(stats.ttest_1samp(x, 0).pvalue, abs=0.01)
 

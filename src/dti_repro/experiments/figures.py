@@ -1,130 +1,122 @@
-"""Pictures for people: labelled grids of images, and lines over training steps."""
+"""Figures of an experiment: its images, image score against text score, and norms over training steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-
 from dti_repro.artifacts.files import atomic_write
+from dti_repro.artifacts.image_grid import Grid
+from dti_repro.data.photos import load_photo
+from dti_repro.experiments.runner import ExperimentRun, RowResult
+from dti_repro.experiments.spec import Experiment
+from dti_repro.experiments.tables import Row
 
 if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
-
-CELL = 144  # px an image is enlarged to: three times the toybox's 48
-GAP = 6
-MARGIN = 12
-FONT = 15
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Rows of images under shared column titles; the references, if any, are a row of their own on top."""
+class Sheet:
+    """The images of one subject, or of several in one image, with the first training seed and the first image seed."""
 
-    columns: Sequence[str]
-    rows: Mapping[str, Sequence[Image.Image]]
-    references: Sequence[Image.Image] = ()
-    title: str = ""
-
-    def save(self, path: Path, *, wrap: int = 8) -> Path:
-        """Write a PNG. Where there are more than `wrap` columns, the grid goes on in a further band below.
-
-        Raises ValueError where a row has not one image for each column.
-        """
-        for name, images in self.rows.items():
-            if len(images) != len(self.columns):
-                raise ValueError(f"row {name}: {len(images)} images for {len(self.columns)} columns")
-        return _save(self._draw(wrap), path)
-
-    def _draw(self, wrap: int) -> Image.Image:
-        font = ImageFont.load_default(FONT)
-        across = min(wrap, max(len(self.columns), len(self.references)))
-        labels = [*self.rows, "references"] if self.references else [*self.rows]
-        left = MARGIN + max(int(font.getlength(label)) for label in labels) + GAP
-        canvas = Image.new("RGB", (left + across * (CELL + GAP) + MARGIN, 10_000), "white")
-        draw = ImageDraw.Draw(canvas)
-        y = MARGIN
-        if self.title:
-            draw.text((MARGIN, y), self.title, "black", ImageFont.load_default(FONT + 3))
-            y += FONT + 3 + 2 * GAP
-        for start in range(0, len(self.references), across):
-            label = "references" if start == 0 else ""
-            y = _row(canvas, y, left, label, self.references[start : start + across], font)
-        for start in range(0, len(self.columns), across):
-            titles = [_wrap(text, font, CELL) for text in self.columns[start : start + across]]
-            height = max(title.count("\n") + 1 for title in titles) * (FONT + 3)
-            y += GAP
-            for i, title in enumerate(titles):
-                draw.multiline_text((left + i * (CELL + GAP), y), title, "black", font, spacing=2)
-            y += height + GAP
-            for name, images in self.rows.items():
-                y = _row(canvas, y, left, name, images[start : start + across], font)
-        return canvas.crop((0, 0, canvas.width, y + MARGIN))
+    concepts: Sequence[str]
+    references: Sequence[Path]
+    images: Mapping[str, Mapping[str, Path]]  # prompt -> row name -> image
 
 
-def save_lines(
-    path: Path,
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    x_label: str,
-    y_label: str,
-    title: str = "",
-    level: tuple[str, float] | None = None,
-    log_y: bool = False,
-) -> Path:
-    """Write a PNG of named lines (x values, y values); `level` is a named horizontal line to compare with."""
+def sheets(run: ExperimentRun, results: Sequence[RowResult]) -> list[Sheet]:
+    """Return a sheet for each subject, and for each set of subjects that a prompt names."""
+    seed = run.seeds()[0]
+    found: dict[tuple[str, ...], dict[str, dict[str, Path]]] = {}
+    for result in results:
+        for folder in result.image_folders:
+            for image in folder.manifest.images:
+                if image.seed == seed:
+                    by_row = found.setdefault(image.concepts, {}).setdefault(image.template, {})
+                    by_row.setdefault(result.spec.name, folder.path / image.file)
+    return [
+        Sheet(names, [photo for name in names for photo in run.concepts[name].images], images)
+        for names, images in found.items()
+    ]
+
+
+def comparison(run: ExperimentRun, results: Sequence[RowResult]) -> Grid:
+    """Return the images of the first subject: a row for each row that has images, a column for each prompt. Nothing is
+    selected by its looks."""
+    sheet = sheets(run, results)[0]
+    concept = run.concepts[sheet.concepts[0]]
+    rows = {
+        result.spec.label: [load_photo(by_row[result.spec.name]) for by_row in sheet.images.values()]
+        for result in results
+        if result.image_folders
+    }
+    title = f"{concept.placeholder} and its reference photos; initializer '{concept.initializer}'"
+    columns = [prompt.replace("{}", concept.placeholder) for prompt in sheet.images]
+    return Grid(columns, rows, [load_photo(photo) for photo in sheet.references], title)
+
+
+def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the names of the points that no other point beats on one axis without losing on the other, in the order of
+    the first axis."""
+    best = [
+        name
+        for name, (x, y) in points.items()
+        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+    ]
+    return sorted(best, key=lambda name: points[name])
+
+
+def save_front(path: Path, experiment: Experiment, rows: Sequence[Row]) -> None:
+    """Plot mean image score against mean text score with 95% t intervals, and join the rows that no other row beats.
+
+    Rows without one of the two (real references have no text score) are left out. Bounds are hollow and never joined.
+    """
+    image, text = experiment.image, experiment.text[0]
+    bounds = [row.name for row in experiment.rows if row.bound]
+    means: dict[str, tuple[float, float]] = {}
+    with _axes(path, f"text ({experiment.metrics[text]})", f"image ({experiment.metrics[image]})") as axes:
+        for row in rows:
+            x, y = row.interval(text), row.interval(image)
+            if 0 in (x.n, y.n):
+                continue
+            style = {"markerfacecolor": "white", "color": "grey"} if row.name in bounds else {}
+            bars = {"xerr": x.half_width, "yerr": y.half_width} if x.n > 1 else {}
+            axes.errorbar(x.mean, y.mean, fmt="o", markersize=5, elinewidth=0.6, capsize=2, **bars, **style)
+            axes.annotate(row.label, (x.mean, y.mean), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            if row.name not in bounds:
+                means[row.name] = (x.mean, y.mean)
+        joined = [means[name] for name in front(means)]
+        axes.plot([x for x, _ in joined], [y for _, y in joined], color="grey", linewidth=0.8, zorder=0)
+
+
+def save_norms(path: Path, norms: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str) -> Path:
+    """Plot a line of (steps, norms) for each name, and return the path."""
+    with _axes(path, "training step", "norm of the token vector") as axes:
+        for name, (steps, values) in norms.items():
+            axes.plot(steps, values, label=name, linewidth=1.8)
+        axes.set(title=title, yscale="log")
+        axes.legend()
+    return path
+
+
+@contextmanager
+def _axes(path: Path, x_label: str, y_label: str) -> Iterator[Axes]:
+    """Yield the axes of a new figure, and write it as PNG; equal figures give equal bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
-    for name, (x, y) in lines.items():
-        axes.plot(x, y, label=name, linewidth=1.8)
-    if level is not None:
-        axes.axhline(level[1], color="grey", linestyle="--", linewidth=1, label=level[0])
-    axes.set(xlabel=x_label, ylabel=y_label, title=title, yscale="log" if log_y else "linear")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure, axes = pyplot.subplots(figsize=(7.2, 5.0), dpi=150, layout="constrained")
     try:
+        yield axes
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.grid(alpha=0.3)
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
     finally:
         pyplot.close(figure)
-    return path
-
-
-def _row(canvas: Image.Image, y: int, left: int, label: str, images: Sequence[Image.Image], font: FreeTypeFont) -> int:
-    """Draw one row from (left, y) with its label centred beside it; returns the y below it."""
-    ImageDraw.Draw(canvas).text((MARGIN, y + CELL // 2), label, "black", font, anchor="lm")
-    for i, image in enumerate(images):
-        canvas.paste(_enlarge(image), (left + i * (CELL + GAP), y))
-    return y + CELL + GAP
-
-
-def _enlarge(image: Image.Image) -> Image.Image:
-    """Fitted into a cell: small images by whole pixels, so that nothing is invented; others smoothly."""
-    image = image.convert("RGB")
-    if CELL % image.width == 0 and image.width == image.height:
-        return image.resize((CELL, CELL), Image.Resampling.NEAREST)
-    return ImageOps.pad(image, (CELL, CELL), Image.Resampling.LANCZOS, color="white")
-
-
-def _wrap(text: str, font: FreeTypeFont, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(line for line in lines if line)
-
-
-def _save(image: Image.Image, path: Path) -> Path:
-    with atomic_write(path) as temporary:
-        image.save(temporary, format="PNG")
-    return path

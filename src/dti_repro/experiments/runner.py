@@ -1,44 +1,42 @@
-"""An experiment's stages in one process: train, generate, score. Each computes what is missing and nothing else.
+"""The stages of an experiment: train, generate, score. Each computes what is missing, in one process or in jobs.
 
 Nothing heavy is imported unless something is missing.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dti_repro.artifacts.files import read_json, write_json
 from dti_repro.artifacts.manifest import NAME
-from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, gradient_norm
-from dti_repro.config import build, validate
+from dti_repro.artifacts.run_dir import ConceptFolder, check_name, gradient_norm
+from dti_repro.artifacts.scores import read_scores, subject_means
+from dti_repro.config import CONF, build, validate
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
-from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.inference.generator import draw
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text, image_seeds
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
 from dti_repro.metrics.evaluator import ScoreFile, generated, real_references
-from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, train_missing
-
-ADAMW = "torch.optim.AdamW"
+from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config, train_missing
 
 
 @dataclass(frozen=True)
 class ExperimentRun:
-    """An experiment with the overrides of this call. ``concepts`` by name; empty: those of the configuration."""
+    """An experiment with further overrides. `concepts`: by name; empty: those of the configuration."""
 
     experiment: Experiment
     runs: str
@@ -48,33 +46,22 @@ class ExperimentRun:
     concepts: Mapping[str, Concept] = field(default_factory=dict)
 
     def train_configs(self, row: RowSpec) -> list[DictConfig]:
-        """One for each training seed. InputError that names the experiment and the row for anything that
+        """Return a configuration for each training seed. InputError that names the experiment and the row for what
         conf/train.yaml does not take."""
-        own = (*self.experiment.train, *row.overrides, *self.train)
-        self._check_subjects(row.name, own)
+        overrides = (*self.experiment.train, *row.overrides, *self.train)
         seeds = self.experiment.training_seeds
-        fixed = [o for o in (*self.experiment.setup, *self.setup, *own) if o.lstrip("+").startswith("seed=")]
+        fixed = [o for o in (*self.experiment.setup, *self.setup, *overrides) if o.lstrip("+").startswith("seed=")]
         if seeds and fixed:
-            both = f"{fixed[0]} beside training_seeds={list(seeds)}"
+            both = f"{fixed[0]} and training_seeds={list(seeds)}"
             raise InputError(f"experiment '{self.experiment.name}': {both}: leave one of them out")
-        choices = [(*own, f"seed={seed}") for seed in seeds] or [own]
-        return [self._config("train", row.name, choice) for choice in choices]
+        choices = [(*overrides, f"seed={seed}") for seed in seeds] or [overrides]
+        return [self._config("train", f"row '{row.name}'", choice) for choice in choices]
 
-    def generate_config(self, row: str = "any") -> DictConfig:
-        own = (*self.experiment.generate, *self.generate)
-        self._check_subjects(row, own)
-        return self._config("generate", row, own)
-
-    def _check_subjects(self, row: str, own: Sequence[str]) -> None:
-        """InputError for a row with other subjects than the others."""
-        if other := [o for o in own if re.match(r"[+~]*concepts\b", o)]:
-            raise InputError(
-                f"experiment '{self.experiment.name}', row '{row}': {other[0]}: all rows have the same "
-                "subjects, so this belongs into setup"
-            )
+    def generate_config(self) -> DictConfig:
+        return self._config("generate", "generate", (*self.experiment.generate, *self.generate))
 
     def choose_concepts(self, most: int | None) -> ExperimentRun:
-        """With the first ``most`` of the configured concepts (by name), or all."""
+        """Return the same with the first `most` of the configured concepts by name, or with all."""
         concepts: list[Concept] = build(self.generate_config().concepts, ConceptSet).load()
         limits = [n for n in (most, self.experiment.subjects) if n is not None]
         chosen = sorted(concepts, key=lambda concept: concept.name)[: min(limits, default=None)]
@@ -86,162 +73,196 @@ class ExperimentRun:
     def seeds(self) -> list[int]:
         return image_seeds(OmegaConf.to_container(self.generate_config()).get("seeds"))
 
-    def _config(self, stage: str, row: str, own: Sequence[str]) -> DictConfig:
-        overrides = (*self.experiment.setup, *self.setup, *own)
+    def _config(self, command: str, part: str, overrides: Sequence[str]) -> DictConfig:
+        where = f"experiment '{self.experiment.name}', {part}"
+        if other := [override for override in overrides if re.match(r"[+~]*concepts\b", override)]:
+            raise InputError(f"{where}: {other[0]}: all rows have the same subjects: write it in setup")
         try:
-            cfg = deepcopy(_compose(stage, overrides))
+            cfg = deepcopy(_compose(command, (*self.experiment.setup, *self.setup, *overrides)))
         except InputError as error:
-            raise InputError(f"experiment '{self.experiment.name}', row '{row}': {error}") from error
+            raise InputError(f"{where}: {error}") from error
         cfg.runs = self.runs
         if self.concepts and "names" in cfg.concepts:
             cfg.concepts.names = list(self.concepts)
         return cfg
 
 
+def load_run(cfg: DictConfig, name: str, subjects: int | None) -> ExperimentRun:
+    """Return the experiment of this name in the configuration of benchmark or demo, with at most so many concepts.
+    InputError for a wrong experiment."""
+    content = OmegaConf.to_container(cfg.experiment, resolve=True)
+    experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
+    overrides = (tuple(cfg[key]) for key in ("setup", "train", "generate"))
+    run = ExperimentRun(experiment, cfg.runs, *overrides).choose_concepts(subjects)
+    single = [concept.name for concept in run.concepts.values() if len(concept.images) < 2]
+    if experiment.search and single:
+        raise InputError(
+            f"experiment '{name}': concept '{single[0]}' has one photo only: a search scales image scores by those of "
+            "photos compared with each other, and needs two of each concept"
+        )
+    return run
+
+
+def searched_file(cfg: DictConfig) -> Path:
+    """Return the yaml that a search writes and searched rows read."""
+    return Path(OmegaConf.select(cfg, "searched") or CONF / "experiment" / "searched.yaml")
+
+
 @cache
-def _compose(stage: str, overrides: tuple[str, ...]) -> DictConfig:
-    """The configuration of a command; InputError for what it does not take."""
+def _compose(command: str, overrides: tuple[str, ...]) -> DictConfig:
+    """Return the configuration of a command. InputError for what it does not take."""
     try:
-        cfg = compose(stage, overrides)
+        cfg = compose(command, overrides)
         OmegaConf.set_struct(cfg, False)
         del cfg.hydra
         OmegaConf.set_struct(cfg, True)
-        validate(stage, cfg)
+        validate(command, cfg)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(explain(error, stage, overrides)) from error
+        raise InputError(explain(error, command, overrides)) from error
     return cfg
 
 
 @dataclass
-class RowState:
-    """A row on its way to the table."""
+class RowResult:
+    """The files of one row, as far as its stages have run."""
 
     spec: RowSpec
     cfgs: list[DictConfig] = field(default_factory=list)  # of its trainings, one for each seed; none for a bound
     trained: int = 0  # concepts that were missing, each as often as it is trained
-    folders: list[ConceptFolder] = field(default_factory=list)  # of its concepts, trained, seed by seed
+    folders: list[ConceptFolder] = field(default_factory=list)  # of its trained concepts, seed by seed
     image_folders: list[ImageFolder] = field(default_factory=list)
-    files: list[ScoreFile] = field(default_factory=list)
+    score_files: list[ScoreFile] = field(default_factory=list)
 
 
-def check_rows(plan: ExperimentRun) -> None:
-    """Compose and judge every row and the generation before the first one is trained. InputError."""
-    for row in plan.experiment.rows:
+def check_rows(run: ExperimentRun) -> None:
+    """Raise InputError if a row or the generation has a wrong setting, before the first row is trained."""
+    for row in run.experiment.rows:
         if row.bound is None:
-            for cfg in plan.train_configs(row):
-                check_pack(cfg, len(plan.concepts))
-    plan.prompts()
-    plan.seeds()
-    GenerationConfig.of(plan.generate_config())
+            for cfg in run.train_configs(row):
+                check_pack(cfg, len(run.concepts))
+    run.prompts()
+    run.seeds()
+    GenerationConfig.of(run.generate_config())
 
 
-def learn(plan: ExperimentRun, rows: Sequence[RowSpec]) -> list[RowState]:
-    """Train what is missing, row by row; a relative kappa is resolved when the row that it refers to is trained."""
-    states: dict[str, RowState] = {}
+def train_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[RowResult]:
+    """Train what is missing, row by row. A relative kappa becomes a number when its other row is trained."""
+    results: dict[str, RowResult] = {}
     for row in rows:
         if row.bound is None and row.kappa is not None:
-            gradient = gradient_norm(states[row.kappa.of].folders)
+            gradient = gradient_norm(results[row.kappa.of].folders)
             if gradient is None:
                 raise InputError(f"row '{row.name}' takes kappa of '{row.kappa.of}', which has no training log")
             row = replace(row, overrides=(*row.overrides, row.kappa.override(gradient)))
-        states[row.name] = RowState(row) if row.bound else _learn(plan, row)
-    return list(states.values())
+        results[row.name] = RowResult(row) if row.bound else _train_row(run, row)
+    return list(results.values())
 
 
-def _learn(plan: ExperimentRun, row: RowSpec) -> RowState:
-    state = RowState(row, plan.train_configs(row))
-    for cfg in state.cfgs:
-        run = run_folder(cfg)
-        folders = [run.concept(name) for name in plan.concepts]
+def _train_row(run: ExperimentRun, row: RowSpec) -> RowResult:
+    result = RowResult(row, run.train_configs(row))
+    for cfg in result.cfgs:
+        seed_folder = run_folder(cfg)
+        folders = [seed_folder.concept(name) for name in run.concepts]
         if all(is_complete(cfg, folder) for folder in folders):
             for folder in folders:
-                check_metadata(folder, plan.concepts[folder.name])
+                check_metadata(folder, run.concepts[folder.name])
         else:
-            print(f"train {row.label}: {run.path}", flush=True)
-            state.trained += train_missing(cfg)[1]
-        state.folders += folders
-    return state
+            print(f"train {row.label}: {seed_folder.path}", flush=True)
+            result.trained += train_missing(cfg)[1]
+        result.folders += folders
+    return result
 
 
-def draw_rows(plan: ExperimentRun, states: Sequence[RowState]) -> int:
-    """Generate the missing pictures of all rows with one model; fills in their image folders. Returns how many."""
-    prompts, seeds = plan.prompts(), plan.seeds()
-    cfg = plan.generate_config()
-    settings = GenerationConfig.of(cfg)
-    for state in states:
-        own = deepcopy(cfg)
-        if state.spec.bound is None:
-            own.run = str(state.folders[0].seed_folder)
-            state.image_folders = image_folders_of_run(state.folders, own, prompts, seeds, settings)
-        elif state.spec.bound != "references":
-            own.text = state.spec.bound
-            state.image_folders = image_folders_of_text(own, prompts, seeds, settings)
-    image_folders = [image_folder for state in states for image_folder in state.image_folders]
+def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
+    """Generate the missing images of all rows with one model, fill in their image folders, and return the number of
+    generated images."""
+    prompts, seeds, cfg = run.prompts(), run.seeds(), run.generate_config()
+    config = GenerationConfig.of(cfg)
+    for result in results:
+        row_cfg = deepcopy(cfg)
+        if result.spec.bound is None:
+            row_cfg.run = str(result.folders[0].seed_folder)
+            result.image_folders = image_folders_of_run(result.folders, row_cfg, prompts, seeds, config)
+        elif result.spec.bound != "references":
+            row_cfg.text = result.spec.bound
+            result.image_folders = image_folders_of_text(row_cfg, prompts, seeds, config)
+    image_folders = [image_folder for result in results for image_folder in result.image_folders]
     missing = sum(len(image_folder.missing()) for image_folder in image_folders)
     if not missing:
         return 0
     print(f"generate: {missing} images", flush=True)
-    return draw(image_folders, cfg, settings)
+    return draw(image_folders, cfg, config)
 
 
-def list_scores(plan: ExperimentRun, states: Sequence[RowState]) -> list[ScoreFile]:
-    """The score files of all rows; fills them in."""
-    backbone = plan.generate_config().backbone.name
-    for state in states:
-        if state.spec.bound == "references":
-            root = Path(plan.runs) / backbone / "references"
-            state.files = [
-                real_references(concept, root / name / "scores" / "real.csv") for name, concept in plan.concepts.items()
+def list_score_files(run: ExperimentRun, results: Sequence[RowResult]) -> list[ScoreFile]:
+    """Fill in and return the score files of all rows."""
+    references = Path(run.runs) / run.generate_config().backbone.name / "references"
+    for result in results:
+        if result.spec.bound == "references":
+            result.score_files = [
+                real_references(concept, references / name / "scores" / "real.csv")
+                for name, concept in run.concepts.items()
             ]
         else:
-            state.files = [generated(image_folder.path / NAME, plan.concepts) for image_folder in state.image_folders]
-    return [file for state in states for file in state.files]
+            result.score_files = [generated(folder.path / NAME, run.concepts) for folder in result.image_folders]
+    return [file for result in results for file in result.score_files]
 
 
-def start_norms(plan: ExperimentRun, states: Sequence[RowState]) -> dict[str, dict[str, float]]:
-    """Row -> {"start": mean norm at the start, and with AdamW "noise": what it gives on random gradients}, of its
-    first training.
+def means_of(files: Sequence[ScoreFile], metrics: Collection[str]) -> dict[str, dict[str, float]]:
+    """Return metric -> subject -> mean over its images, for these metrics only (a score file may hold more)."""
+    means = subject_means(row for file in files for row in read_scores(file.csv))
+    return {metric: means[metric] for metric in metrics if metric in means}
 
-    Rows without a training of their own are left out. Kept in the row's seed folder, as the start needs the text
-    encoder, under a name for these concepts: no two jobs write one file.
+
+def choose_rows(experiment: Experiment, names: Any) -> list[RowSpec]:
+    """Return the rows of these names in the experiment's order; all for None. InputError for an unknown name, and for
+    none."""
+    known = [row.name for row in experiment.rows]
+    wanted = known if names is None else [names] if isinstance(names, str) else names
+    if not isinstance(wanted, Sequence) or not wanted or any(name not in known for name in wanted):
+        raise InputError(f"rows={names}: give names of rows of experiment '{experiment.name}': {', '.join(known)}")
+    return [row for row in experiment.rows if row.name in wanted]
+
+
+def with_dependencies(experiment: Experiment, rows: Sequence[RowSpec]) -> list[RowSpec]:
+    """Return the rows and those whose gradients their kappas are relative to, in the experiment's order."""
+    names = {row.name for row in rows}
+    for row in reversed(experiment.rows):
+        if row.name in names and row.kappa is not None:
+            names.add(row.kappa.of)
+    return [row for row in experiment.rows if row.name in names]
+
+
+def group_into_sweeps(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[list[list[str]]]:
+    """Return sweeps that run one after the other, each of jobs that run at once, each of row names.
+
+    Rows that write the same folder are one job (a method that transforms another's vectors writes that one's too). A
+    row whose kappa is relative to another row's gradient is in a later sweep than that row.
     """
-    found = {}
-    for state in states:
-        if not state.cfgs or "source" in state.cfgs[0].method:
-            continue
-        concepts = config_hash({"concepts": list(plan.concepts)})
-        cache = state.folders[0].seed_folder / f"start_{concepts}.json"
-        if not cache.is_file():
-            write_json(cache, _start_norms(plan, state.cfgs[0]))
-        found[state.spec.name] = norms = read_json(cache, "remove it")
-        if not all(type(norm) is float and math.isfinite(norm) for norm in norms.values()):
-            raise InputError(f"{cache} is damaged: remove it")
-    return found
+    jobs: list[tuple[set[str], list[RowSpec]]] = []  # what a job writes, and its rows
+    for row in rows:
+        outputs = _outputs(run, row)
+        same = [job for job in jobs if job[0] & outputs]
+        merged = [*(other for _, job in same for other in job), row]
+        jobs = [*(job for job in jobs if job not in same), (outputs.union(*(written for written, _ in same)), merged)]
+    sweeps: list[list[list[str]]] = []
+    sweep_of: dict[str, int] = {}
+    for _, job in jobs:
+        names = [row.name for row in job]
+        waits_for = {row.kappa.of for row in job if row.kappa} - set(names)
+        number = max((sweep_of.get(name, -1) + 1 for name in waits_for), default=0)
+        sweep_of |= dict.fromkeys(names, number)
+        sweeps += [[] for _ in range(number + 1 - len(sweeps))]
+        sweeps[number].append(names)
+    return sweeps
 
 
-def _start_norms(plan: ExperimentRun, cfg: DictConfig) -> dict[str, float]:
-    import torch
-
-    from dti_repro.backbones.load import load_backbone
-    from dti_repro.experiments.noise_norm import AdamWRun, norm_on_noise
-    from dti_repro.methods.base import TokenMethod
-
-    backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
-    method = build(cfg.method, TokenMethod)
-    starts = [backbone.embed_initializer(c.name, c.initializer, cfg.seed) for c in plan.concepts.values()]
-    method.initialise(starts, backbone.spec)
-    vectors = [v for i in range(len(starts)) for v in method.export(i).values()]
-    start = torch.cat([v.norm(dim=-1) for v in vectors]).mean().item()
-    if cfg.optim._target_ != ADAMW:
-        return {"start": start}
-    optim = cfg.optim
-    run = AdamWRun(
-        dim=vectors[0].shape[-1],
-        steps=cfg.trainer.steps,
-        initial_norm=start,
-        lr=optim.lr,
-        betas=tuple(optim.betas),
-        eps=float(optim.eps),
-        weight_decay=optim.weight_decay,
-    )
-    return {"start": start, "noise": norm_on_noise(run)}
+def _outputs(run: ExperimentRun, row: RowSpec) -> set[str]:
+    """Return what names the folders that a row writes."""
+    if row.bound is not None:
+        return {row.bound}
+    if row.kappa is not None:
+        return {row.name}  # its kappa, and with it its folder, is known after another row's training
+    configs = run.train_configs(row)
+    configs += [source_config(cfg) for cfg in configs if "source" in cfg.method]
+    return {str(run_folder(config).path) for config in configs}

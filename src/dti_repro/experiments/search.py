@@ -1,99 +1,94 @@
-"""The search criterion: geometric mean of image and text score, each scaled between the bounds rows.
+"""The criterion of a search: the geometric mean of image and text score, each scaled between the bounds.
 
-Fixed before anything is run. Only validation subjects and prompts may come in; that is the experiment's
-business.
+It was fixed before anything was run. That only validation subjects and prompts are searched is up to the experiment.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from dti_repro.artifacts.files import atomic_write
-from dti_repro.experiments.spec import RowSpec
-from dti_repro.experiments.tables import SubjectMeans
+from dti_repro.experiments.runner import RowResult, means_of
+from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.experiments.training_columns import number
+from dti_repro.metrics.evaluator import ScoreFile, mismatched
 
+if TYPE_CHECKING:
+    from dti_repro.experiments.tables import SubjectMeans
+
+COLUMNS = ("scaled image", "scaled text", "criterion")
 HEADER = """# Written by `python -m dti_repro.benchmark experiment=search`.
 # The searched rows of the main table read it.
 """
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The scores that count as 0 and as 1 on one metric."""
-
-    low: float
-    high: float
-
-    def __call__(self, value: float) -> float:
-        """Clipped to [0, 1]; a scale without length says nothing and gives 0."""
-        if not self.high > self.low:
-            return 0.0
-        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+def scaled(value: float, low: float, high: float) -> float:
+    """Return where the value lies between low (0) and high (1), clipped; 0 unless high is above low."""
+    return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Scaled image and text score of a row, and their geometric mean."""
+def quality(
+    image: str, text: Sequence[str], scores: SubjectMeans, bounds: Mapping[str, SubjectMeans]
+) -> dict[str, float]:
+    """Return the scaled image score, the mean of the scaled text scores, and the criterion, of means over subjects.
 
-    image: float
-    text: float
-
-    @property
-    def criterion(self) -> float:
-        return math.sqrt(self.image * self.text)
-
-
-def scales(
-    image: str,
-    text: Sequence[str],
-    class_word: SubjectMeans,
-    description: SubjectMeans,
-    references: SubjectMeans,
-    mismatched: SubjectMeans,
-) -> dict[str, Scale]:
-    """Image: 0 is the class word, 1 the subject's own photos against each other. Text: 0 is an image scored
-    with another prompt's text (a picture that ignores its prompt), 1 the model given the subject's full
-    description.
-
-    The class word is no lower end for text: there it is nearly the best that the model can do.
+    bounds: the scores of class, description, references and mismatched. Image: 0 is the class word, 1 the subject's
+    photos compared with each other. Text: 0 is an image scored with another prompt's text (an image that ignores its
+    prompt), 1 the model given the subject's full description. The class word is no lower bound for text: there it is
+    nearly the best that the model can do.
     """
-    found = {image: Scale(_mean(class_word[image]), _mean(references[image]))}
-    return found | {m: Scale(_mean(mismatched[m]), _mean(description[m])) for m in text}
+
+    def between(metric: str, low: str, high: str) -> float:
+        values = [list(of[metric].values()) for of in (scores, bounds[low], bounds[high])]
+        return scaled(*(sum(means) / len(means) for means in values))
+
+    image_score = between(image, "class", "references")
+    text_score = sum(between(metric, "mismatched", "description") for metric in text) / len(text)
+    return {"image": image_score, "text": text_score, "criterion": math.sqrt(image_score * text_score)}
 
 
-def quality(image: str, text: Sequence[str], scores: SubjectMeans, scale: Mapping[str, Scale]) -> Quality:
-    """Means over subjects, scaled; the text score is the mean of the scaled text metrics."""
-    texts = [scale[m](_mean(scores[m])) for m in text]
-    return Quality(scale[image](_mean(scores[image])), sum(texts) / len(texts))
+def mismatched_files(results: Sequence[RowResult]) -> list[ScoreFile]:
+    """Return the score files of the class word's images with the texts of other prompts."""
+    return [mismatched(file) for result in results if result.spec.bound == "class" for file in result.score_files]
 
 
-def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Quality]) -> dict[str, str]:
-    """Write each method's best row; returns method -> row name. A tie goes to the row that is listed
-    first."""
+def search(experiment: Experiment, results: Sequence[RowResult], path: Path) -> dict[str, dict[str, str]]:
+    """Write each method's best row to a yaml, and return the cells of COLUMNS for each row that is no bound."""
+    bounds = {r.spec.bound: means_of(r.score_files, experiment.metrics) for r in results if r.spec.bound is not None}
+    bounds["mismatched"] = means_of(mismatched_files(results), experiment.metrics)
+    settings = {result.spec.name: result for result in results if result.spec.bound is None}
+    found = {
+        name: quality(experiment.image, experiment.text, means_of(result.score_files, experiment.metrics), bounds)
+        for name, result in settings.items()
+    }
+    chosen = write_searched(path, [result.spec for result in settings.values()], found)
+    cells = {name: dict(zip(COLUMNS, map(number, scores.values()), strict=True)) for name, scores in found.items()}
+    for method, row in chosen.items():
+        cells[row]["criterion"] += " (chosen)"
+        print(f"searched {method}: {row}, written to {path}")
+    return cells
+
+
+def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Write each method's best row and return method -> row name. In a tie, the row that is listed first wins. found:
+    row name -> what `quality` returns."""
     best: dict[str, RowSpec] = {}
     for row in rows:
-        current = best.get(row.method)
-        if current is None or found[row.name].criterion > found[current.name].criterion:
+        if row.method not in best or found[row.name]["criterion"] > found[best[row.method].name]["criterion"]:
             best[row.method] = row
     content = {
         method: {
             "row": row.name,
             "overrides": list(row.overrides),
-            "criterion": round(found[row.name].criterion, 4),
-            "image": round(found[row.name].image, 4),
-            "text": round(found[row.name].text, 4),
+            **{key: round(found[row.name][key], 4) for key in ("criterion", "image", "text")},
         }
         for method, row in best.items()
     }
     with atomic_write(path) as temporary:
         temporary.write_text(HEADER + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return {method: row.name for method, row in best.items()}
-
-
-def _mean(by_subject: Mapping[str, float]) -> float:
-    return sum(by_subject.values()) / len(by_subject)

@@ -1,32 +1,49 @@
-"""Result tables as markdown and CSV, from score rows. Imports no torch."""
+"""The tables of an experiment, as DataFrames of what is printed or of plain numbers. Imports no torch."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from math import nan
 from pathlib import Path
+
+from pandas import DataFrame, Series
 
 from dti_repro.artifacts.files import atomic_write
 from dti_repro.experiments.statistics import Interval, Paired, holm, paired, t_interval, verdict
 
 SubjectMeans = Mapping[str, Mapping[str, float]]  # metric -> subject -> mean over its images
+DIFFERENCE_COLUMNS = ("row", "minus", "metric", "difference", "t_low", "t_high", "bca_low", "bca_high", "p")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: its scores by metric and subject, and other facts to print as they are."""
+    """A row of a table: its scores by metric and subject, and the cells of its other columns by column head."""
 
     name: str
     label: str
     scores: SubjectMeans
-    facts: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, str] = field(default_factory=dict)
+
+    def interval(self, metric: str) -> Interval:
+        """Return the mean over subjects and its 95% t interval; of 0 subjects where there are no scores."""
+        values = list(self.scores.get(metric, {}).values())
+        return t_interval(values) if values else Interval(nan, nan, nan, 0)
+
+    def minus(self, other: Row, metric: str) -> Paired | None:
+        """Return the difference to another row over the subjects that both have; None where there are none.
+
+        Real references have no text scores, and no image score for a subject with a single photo.
+        """
+        ours, theirs = self.scores.get(metric, {}), other.scores.get(metric, {})
+        subjects = sorted(ours.keys() & theirs.keys())
+        return paired([ours[s] for s in subjects], [theirs[s] for s in subjects]) if subjects else None
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering: ``better`` scores higher than ``worse`` on ``metric``. ``source`` is who says so: a paper, or the
-    author of the experiment."""
+    """An ordering: row `better` has a higher score than row `worse` on `metric`. `source` is who claims it: a paper, or
+    the author of the experiment."""
 
     better: str
     worse: str
@@ -35,107 +52,107 @@ class Claim:
     source: str
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Row ``a`` minus row ``b`` on one metric, over the subjects that both have."""
+def means_table(rows: Sequence[Row], metrics: Mapping[str, str], extras: Sequence[str]) -> DataFrame:
+    """Return what is printed of each row: mean ± half of the 95% t interval over subjects, then the other columns.
 
-    a: str
-    b: str
-    metric: str
-    difference: Paired
-
-
-def means_table(rows: Sequence[Row], metrics: Mapping[str, str], facts: Sequence[str]) -> list[list[str]]:
-    """Header and one line per row: mean +- half of the 95% t interval over subjects. ``metrics``: name ->
-    column title."""
-    lines = [["row", *metrics.values(), *facts]]
-    for row in rows:
-        cells = [_mean_cell(row.scores.get(metric, {})) for metric in metrics]
-        lines.append([row.label, *cells, *(row.facts.get(fact, "") for fact in facts)])
-    return lines
-
-
-def compare(rows: Sequence[Row], baseline: str, metrics: Sequence[str]) -> list[Comparison]:
-    """Every other row minus ``baseline``, metric by metric, where both have two or more subjects in common."""
-    by_name = {row.name: row for row in rows}
-    pairs = [(row.name, metric) for row in rows if row.name != baseline for metric in metrics]
-    found = [(name, metric, difference(by_name, name, baseline, metric)) for name, metric in pairs]
-    return [Comparison(name, baseline, metric, d) for name, metric, d in found if d is not None and d.t.n > 1]
-
-
-def difference(rows: Mapping[str, Row], a: str, b: str, metric: str) -> Paired | None:
-    """Return a - b, paired by subject, over the subjects that both have; None where there are none.
-
-    Real references have no score for a subject with a single photo.
+    metrics: metric -> column head. extras: column heads.
     """
-    if a not in rows or b not in rows:
-        return None
-    left, right = rows[a].scores.get(metric, {}), rows[b].scores.get(metric, {})
-    subjects = sorted(left.keys() & right.keys())
-    return paired([left[s] for s in subjects], [right[s] for s in subjects]) if subjects else None
+    lines = [
+        [row.label, *(_mean(row.interval(metric)) for metric in metrics), *(row.extras.get(key, "") for key in extras)]
+        for row in rows
+    ]
+    return DataFrame(lines, columns=["row", *metrics.values(), *extras])
 
 
-def comparison_table(
-    comparisons: Sequence[Comparison], labels: Mapping[str, str], titles: Mapping[str, str]
-) -> list[list[str]]:
-    """Differences with both intervals, exact p-value and Holm's correction over the whole table."""
-    adjusted = holm([c.difference.p for c in comparisons])
-    lines = [["row", "minus", "metric", "difference", "95% t", "95% BCa", "p (sign flip)", "p (Holm)"]]
-    for c, p in zip(comparisons, adjusted, strict=True):
-        t, bca = c.difference.t, c.difference.bca
-        lines.append(
-            [
-                labels[c.a],
-                labels[c.b],
-                titles[c.metric],
-                f"{t.mean:+.3f}",
-                _bounds(t),
-                _bounds(bca),
-                f"{c.difference.p:.4f}",
-                f"{p:.4f}",
-            ]
-        )
-    return lines
+def numbers_table(rows: Sequence[Row], metrics: Sequence[str], extras: Sequence[str]) -> DataFrame:
+    """Return the same for programs: mean, bounds of the 95% t interval and number of subjects for each metric."""
+    columns = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high", "_subjects")]
+    lines = [
+        [row.name, row.label, *(number for metric in metrics for number in astuple(row.interval(metric)))]
+        + [row.extras.get(key, "") for key in extras]
+        for row in rows
+    ]
+    return DataFrame(lines, columns=["row", "label", *columns, *extras])
 
 
-def claims_table(claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mapping[str, str]) -> list[list[str]]:
-    """Return each ordering with who claims it, its paired difference and the verdict (see statistics.verdict).
+def scores_table(rows: Sequence[Row]) -> DataFrame:
+    """Return the mean over images for each row, metric and subject."""
+    lines = [
+        [row.name, subject, metric, mean]
+        for row in rows
+        for metric, means in sorted(row.scores.items())
+        for subject, mean in sorted(means.items())
+    ]
+    return DataFrame(lines, columns=["row", "concept", "metric", "mean"])
+
+
+def compare(rows: Sequence[Row], baselines: Sequence[str], metrics: Sequence[str]) -> DataFrame:
+    """Return DIFFERENCE_COLUMNS of every row minus each baseline, where both have two or more subjects in common."""
+    by_name = {row.name: row for row in rows}
+    lines = []
+    for baseline in baselines:
+        for row, metric in ((row, metric) for row in rows if row.name != baseline for metric in metrics):
+            found = row.minus(by_name[baseline], metric)
+            if found is not None and found.t.n > 1:
+                t, bca = found.t, found.bca
+                lines.append([row.name, baseline, metric, t.mean, t.low, t.high, bca.low, bca.high, found.p])
+    return DataFrame(lines, columns=DIFFERENCE_COLUMNS)
+
+
+def differences_table(differences: DataFrame, labels: Mapping[str, str], titles: Mapping[str, str]) -> DataFrame:
+    """Return what is printed of `compare`: both intervals, the p-value, and Holm's correction over the whole table."""
+    return DataFrame(
+        {
+            "row": differences["row"].map(labels),
+            "minus": differences["minus"].map(labels),
+            "metric": differences["metric"].map(titles),
+            "difference": differences["difference"].map("{:+.3f}".format),
+            "95% t": list(map(_bounds, differences["t_low"], differences["t_high"])),
+            "95% BCa": list(map(_bounds, differences["bca_low"], differences["bca_high"])),
+            "p (sign flip)": differences["p"].map("{:.4f}".format),
+            "p (Holm)": Series(holm(differences["p"]), differences.index, float).map("{:.4f}".format),
+        }
+    )
+
+
+def claims_table(claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mapping[str, str]) -> DataFrame:
+    """Return each claim with its source, its paired difference and the verdict (see `statistics.verdict`).
 
     p-values are corrected by Holm over the metrics that one claim is measured by.
     """
-    differences = [difference(rows, c.better, c.worse, c.metric) for c in claims]
-    lines = [["claim", "source", "measured by", "difference", "95% t", "p (sign flip)", "p (Holm)", "verdict"]]
+    differences = [rows[claim.better].minus(rows[claim.worse], claim.metric) for claim in claims]
+    lines = []
     for claim, d in zip(claims, differences, strict=True):
-        start = [claim.text, claim.source, titles[claim.metric]]
-        if d is None:
-            lines.append([*start, "", "", "", "", "not measured"])
-            continue
-        family = [f.p for c, f in zip(claims, differences, strict=True) if c.text == claim.text and f is not None]
-        adjusted = holm(family)[family.index(d.p)]
-        lines.append([*start, f"{d.t.mean:+.3f}", _bounds(d.t), f"{d.p:.4f}", f"{adjusted:.4f}", verdict(d)])
-    return lines
+        cells = ["", "", "", "", "not measured"]
+        if d is not None:
+            family = [f.p for c, f in zip(claims, differences, strict=True) if c.text == claim.text and f is not None]
+            adjusted = holm(family)[family.index(d.p)]
+            bounds = _bounds(d.t.low, d.t.high) if d.t.n > 1 else ""
+            cells = [f"{d.t.mean:+.3f}", bounds, f"{d.p:.4f}", f"{adjusted:.4f}", verdict(d)]
+        lines.append([claim.text, claim.source, titles[claim.metric], *cells])
+    columns = ["claim", "source", "measured by", "difference", "95% t", "p (sign flip)", "p (Holm)", "verdict"]
+    return DataFrame(lines, columns=columns)
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A GitHub table; the first line is its header. Bars in cells are escaped, line breaks become spaces."""
+    """Return a GitHub table; the first line is its header. Bars in cells are escaped, line breaks become spaces."""
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * max(3, width) for width in widths]
-    padded = [[cell.ljust(len(r)) for cell, r in zip(line, rule, strict=True)] for line in cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]]) + "\n"
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    padded = [map(str.ljust, line, widths) for line in cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
-def write_csv(path: Path, lines: Sequence[Sequence[object]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
+def write_csv(path: Path, table: DataFrame) -> None:
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
 
 
-def _bounds(interval: Interval) -> str:
-    return f"[{interval.low:+.3f}, {interval.high:+.3f}]" if interval.n > 1 else ""
-
-
-def _mean_cell(by_subject: Mapping[str, float]) -> str:
-    if not by_subject:
+def _mean(interval: Interval) -> str:
+    if interval.n == 0:
         return ""
-    interval = t_interval(list(by_subject.values()))
     return f"{interval.mean:.3f}" + (f" ± {interval.half_width:.3f}" if interval.n > 1 else "")
+
+
+def _bounds(low: float, high: float) -> str:
+    return f"[{low:+.3f}, {high:+.3f}]"

@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
 
+from dti_repro.artifacts.image_grid import Grid
 from dti_repro.errors import DivergedError, StoppedError
-from dti_repro.experiments.figures import Grid
 
 if TYPE_CHECKING:
     from dti_repro.training.concept_state import ConceptState
