@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from dti_repro import benchmark, download, evaluate, import_embedding
+from dti_repro import benchmark, evaluate
 from dti_repro.errors import InputError, ProcessDiedError
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import explain, failure_of
 from dti_repro.launch.key_types import check_types
 from dti_repro.launch.sweep import check_launcher
-from dti_repro.launch.untrusted import check_foreign, check_resolved
+from dti_repro.launch.untrusted import check_resolved, check_untrusted
 
 Capture = pytest.CaptureFixture[str]
 Answer = Callable[..., tuple[int, str]]
@@ -153,12 +153,12 @@ def test_what_hydra_refuses_is_one_line(answer: Answer) -> None:
 
 def test_a_launcher_without_a_sweep_is_refused() -> None:
     for launcher in ("slurm", "local"):
-        with pytest.raises(InputError, match=f"hydra/launcher={launcher} sends the jobs of a sweep away: add -m"):
+        with pytest.raises(InputError, match=f"hydra/launcher={launcher} starts the jobs of a sweep: add -m"):
             check_launcher([CommandLine.parse("train", [f"hydra/launcher={launcher}"])])
     check_launcher([CommandLine.parse("train", ["hydra/launcher=slurm", "--cfg=hydra"])])
 
 
-def test_a_missing_value_is_asked_for_and_help_needs_none(answer: Answer) -> None:
+def test_a_missing_value_is_asked_for(answer: Answer) -> None:
     asked = "error: run: a value is needed, e.g. python -m dti_repro.evaluate run=runs/toybox/dti/<hash>\n"
     assert answer(evaluate.main) == (2, asked)
     code, said = answer(benchmark.main)
@@ -166,8 +166,6 @@ def test_a_missing_value_is_asked_for_and_help_needs_none(answer: Answer) -> Non
     wanted = "error: experiment: a value is needed, e.g. python -m dti_repro.benchmark experiment=main_table (choices: "
     assert said.startswith(wanted)
     assert said.count("\n") == 1
-    for main in (import_embedding.main, download.main):
-        assert answer(main, "--help") == (0, "")
 
 
 def test_a_mapping_for_a_group_is_explained() -> None:
@@ -191,21 +189,21 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("name: ${oc.env:SECRET}\n", "own/x.yaml: line 1: ${oc.env: is not taken"),
-        ("a:\n  - {b: [x, '${oc.select:x,${oc.env:SECRET}}']}\n", "line 2: ${oc.env: is not taken"),
-        ('name: "\\x24{oc.env:SECRET}"\n', "${oc.env: is not taken"),
-        ("name: ${oc.decode:'${x}'}\nx: y\n", "${oc.decode: is not taken"),
-        ("name: ${oc.${x}:SECRET}\nx: env\n", "is not taken"),
-        ("name: \\${oc.env:SECRET}\n", "is not taken"),
-        ("defaults:\n  - /method: ${oc.env:SECRET}\n", "line 2: ${oc.env: is not taken"),
-        ("defaults:\n  - /../../secret@pw\n", "defaults: /../../secret@pw leads out of the folder"),
+        ("name: ${oc.env:SECRET}\n", "own/x.yaml: line 1: '${oc.env:SECRET}' is not allowed; ${key} is"),
+        ("a:\n  - {b: [x, '${oc.select:x,${oc.env:SECRET}}']}\n", "line 2: '${oc.select:x,${oc.env:SECRET}}' is not"),
+        ('name: "\\x24{oc.env:SECRET}"\n', "'${oc.env:SECRET}' is not allowed"),
+        ("name: ${oc.decode:'${x}'}\nx: y\n", "is not allowed"),
+        ("name: ${oc.${x}:SECRET}\nx: env\n", "is not allowed"),
+        ("name: \\${oc.env:SECRET}\n", "is not allowed"),
+        ("defaults:\n  - /method: ${oc.env:SECRET}\n", "line 2: '${oc.env:SECRET}' is not allowed"),
+        ("defaults:\n  - /../../secret@pw\n", "leads out of the folder"),
         ("defaults:\n  - ../../secret@pw: x\n", "leads out of the folder"),
-        (BOMB, "line 2: aliases (*a) are not taken"),
+        (BOMB, "line 2: an alias (*a) is not allowed"),
         ("a: " + "[" * 60 + "]" * 60, "line 1: nested more than 50 deep"),
         ("a: [", "while parsing a flow node"),
         ("a: b: c", "mapping values are not allowed here"),
         ("\xff", "codec can't decode byte"),
-        ("a: " + "x" * (2 << 20), "a configuration has at most 1024 KiB"),
+        ("a: " + "x" * (2 << 20), "a configuration is a regular file of at most 1024 KiB"),
     ],
     ids=lambda value: value[:30].encode("unicode_escape").decode(),
 )
@@ -217,7 +215,7 @@ def test_a_configuration_from_elsewhere_reads_nothing_but_itself(
     file.parent.mkdir(parents=True)
     file.write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError) as error:
-        check_foreign(CommandLine("train", ("+own=x",), folder=tmp_path))
+        check_untrusted(tmp_path)
     assert str(error.value).startswith(f"--config-dir {tmp_path}: own/x.yaml: ")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -230,12 +228,15 @@ def test_a_configuration_from_elsewhere_may_refer_to_its_own_keys(answer: Answer
     linked.mkdir()
     (folder / "prior").symlink_to(linked)
     mine = folder / "method" / "mine.yaml"
-    mine.write_text("defaults: [dti, _self_]\nmagnitude: 2.0\nmagnitude_lr: ${optim.lr}\ninit: ${oc.select:x,token}\n")
+    mine.write_text("defaults: [dti, _self_]\nmagnitude: 2.0\nmagnitude_lr: ${optim.lr}\ninit: token\n")
     call = [f"--config-dir={folder}", "method=mine"]
     assert answer(doing(lambda: None), *call, "method.magnitude=mean") == (0, "")
     mine.write_text(f"{mine.read_text()}x: $\ny: ${{method.x}}{{oc.env:HOME}}\n")  # becomes one when it is resolved
-    assert "method.y is '${oc.env:HOME}': a value with ${ in it is refused" in answer(doing(lambda: None), *call)[1]
+    assert (
+        "method.y is '${oc.env:HOME}': with --config-dir a value must not contain ${"
+        in answer(doing(lambda: None), *call)[1]
+    )
     (linked / "x.yaml").write_text("kappa: ${oc.env:HOME}\n")  # Hydra follows links, too
-    with pytest.raises(InputError, match=r"prior/x\.yaml: line 1: \$\{oc\.env: is not taken"):
-        check_foreign(CommandLine("train", folder=folder))
+    with pytest.raises(InputError, match=r"prior/x\.yaml: line 1: '\$\{oc\.env:HOME\}' is not allowed"):
+        check_untrusted(folder)
     check_resolved({"a": ["b", {"c": "$ {"}]})

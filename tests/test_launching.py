@@ -15,6 +15,7 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
 from dti_repro.artifacts.files import write_json
@@ -85,7 +86,7 @@ def test_a_job_that_never_ends_stops_and_a_killed_one_is_seen(
     write_json(folder / "jobs" / "0000.json", killed)
     assert "#0 unfinished      0.0 s  node7 job 12_0 start 30  seed=0" in summarise(folder)
     assert sweep(monkeypatch, tmp_path, f"hydra.sweep.dir={folder}", "seed=0") == 2
-    assert "error: this job was started 31 times and never got to its end" in capsys.readouterr().err
+    assert "error: this job was started 31 times and never finished" in capsys.readouterr().err
     assert not summarise(tmp_path / "nothing")
 
 
@@ -284,7 +285,7 @@ def test_without_a_cluster_slurm_is_refused_in_one_line(
 
 
 def test_a_launcher_that_is_not_installed_says_how_to_install_it() -> None:
-    error = ValueError("Could not find 'hydra/launcher/submitit_slurm'")
+    error = MissingConfigException("", "hydra/launcher/submitit_slurm")
     assert (
         explain(error, "train", [])
         == "hydra/launcher: submitit_slurm is not installed: pip install 'dti-repro[cluster]'"

@@ -20,6 +20,7 @@ from dti_repro.artifacts.run_dir import check_name
 from dti_repro.artifacts.scores import read_scores, subject_means
 from dti_repro.artifacts.training_facts import final_norm, gradient_norm, machines, minutes_per_concept
 from dti_repro.config import CONF
+from dti_repro.config.plugins import plugins
 from dti_repro.data.masks import check_masks
 from dti_repro.errors import InputError
 from dti_repro.evaluate import check_accelerator, folder_of
@@ -112,7 +113,8 @@ def made_by(hydra: DictConfig) -> str:
     here = f"{Path.cwd()}/"
     folders = [f"--config-dir={path.removeprefix('file://').removeprefix(here)}" for path in given]
     line = CommandLine("benchmark", tuple(hydra.overrides.task)).without(*ELSEWHERE)
-    return shlex.join(["python", "-m", "dti_repro.benchmark", *folders, *line.overrides])
+    named = [f"plugins=[{','.join(plugins())}]"] if plugins() else []
+    return shlex.join(["python", "-m", "dti_repro.benchmark", *folders, *named, *line.overrides])
 
 
 def _tabulate(

@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from dti_repro.artifacts.files import read_yaml
-from dti_repro.config import CONF
+from dti_repro.config.plugins import conf_folders
 from dti_repro.errors import InputError
 from dti_repro.metrics import checkpoints
 
-_CONF = CONF / "metric"
-
 
 def metric_names() -> list[str]:
-    """Names of conf/metric, sorted."""
-    return sorted(path.stem for path in _CONF.glob("*.yaml"))
+    """Return the names of conf/metric, those of plugins included, sorted."""
+    return sorted({path.stem for folder in conf_folders() for path in (folder / "metric").glob("*.yaml")})
 
 
 def metric_config(name: str) -> dict[str, Any]:
     """Return the yaml of a metric: a name of conf/metric, or the path of a yaml of one's own. InputError for an unknown
     name and for a yaml without a checkpoint."""
-    path = Path(name) if name.endswith(".yaml") else _CONF / f"{name}.yaml"
-    if not path.is_file():
+    named = [folder / "metric" / f"{name}.yaml" for folder in conf_folders()]
+    places = [Path(name)] if name.endswith(".yaml") else named
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         raise InputError(f"metric '{name}' is unknown; there are {', '.join(metric_names())}")
     config = read_yaml(path)
     if "_target_" not in config:

@@ -1,0 +1,87 @@
+"""The help of a command: what it is for, examples, and every group and key with default, type and comment."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from dti_repro.config import CONF
+from dti_repro.config.plugins import conf_folders
+from dti_repro.launch.command_line import CommandLine
+from dti_repro.launch.failures import choices, leaves
+
+OPTIONS = """\
+  -m                                 run every combination of values: method=ti,dti seed=1,2
+  hydra/launcher=slurm|local         with -m: the jobs on a cluster, or as processes of this machine
+  plugins=[my_package]               classes and configurations of an installed package
+  --config-dir=<folder>              configurations of your own
+  --cfg job                          print the configuration and stop"""
+TYPES = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true|false",
+    type(None): "",
+    list: "list",
+    dict: "mapping",
+}
+WIDTH = 34  # of the first column
+
+
+def help_text(line: CommandLine, purpose: str) -> str:
+    """Return the help for the choices and values of a command line. purpose: the docstring of the command."""
+    file = CONF / f"{line.config_name}.yaml"
+    head = re.match(r"(?:#.*\n)*", file.read_text(encoding="utf-8"))[0]
+    defaults = [entry for entry in OmegaConf.to_container(OmegaConf.load(file))["defaults"] if isinstance(entry, dict)]
+    missing = [group for entry in defaults for group, choice in entry.items() if choice == "???"]
+    missing = [group for group in missing if line.value(group) is None]
+    cfg = line.adding(*(f"~{group}" for group in missing)).compose()
+
+    chosen = {g: name for g, name in reversed(cfg.hydra.runtime.choices.items()) if not g.startswith("hydra/")}
+    comments = _comments(file)
+    groups = []
+    for group, name in {**dict.fromkeys(missing, "???"), **chosen}.items():
+        path, _, package = group.partition("@")
+        options = choices(path)
+        if name in (*options, "???", None):
+            groups.append(_row(f"{group}={'null' if name is None else name}", " | ".join(options), comments.get(path)))
+            for key, comment in _comments(_file(f"{path}/{name}")).items():
+                comments[f"{package or path.replace('/', '.')}.{key}"] = comment
+    keys = []
+    for key in (key for key in leaves(cfg) if not key.startswith("hydra.")):
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        written = OmegaConf.to_container(node, resolve=False)[last]
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        kind = TYPES.get(list if OmegaConf.is_list(value) else type(value), "")
+        typed = written if isinstance(written, str) else json.dumps(written).replace('"', "")
+        keys.append(_row(f"{key}={typed[:70]}", kind, comments.get(key)))
+    parts = [purpose.strip(), re.sub(r"^# ?", "  ", head, flags=re.MULTILINE).rstrip()]
+    parts += [f"Groups, chosen by name:\n{''.join(groups)}".rstrip()] if groups else []
+    return "\n\n".join([*parts, f"Keys:\n{''.join(keys)}".rstrip(), f"Options:\n{OPTIONS}"])
+
+
+def _row(left: str, kind: str, comment: str | None) -> str:
+    return f"  {left:<{WIDTH}} {kind:<10}{f'  # {comment}' if comment else ''}".rstrip() + "\n"
+
+
+def _file(name: str) -> Path:
+    places = [folder / f"{name}.yaml" for folder in conf_folders()]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _comments(file: Path) -> dict[str, str]:
+    """Return the comment of each dotted key of a yaml file: the one behind it, or else the lines above it."""
+    found, above, parents = {}, [], {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        if entry := re.match(r"( *)(?:- )?(?:override )?/?([\w/]+)(?:@\S+)?:(.*)", line):
+            depth = len(entry[1])
+            parents = {d: name for d, name in parents.items() if d < depth} | {depth: entry[2]}
+            _, _, comment = entry[3].partition(" # ")
+            if comment or above:
+                found[".".join(parents.values()).removeprefix("defaults.")] = comment or " ".join(above)
+        above = [*above, line.lstrip("# ")] if line.startswith("#") else []
+    return found
