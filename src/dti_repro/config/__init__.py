@@ -1,5 +1,6 @@
 """What a configuration may hold, and the objects that are built from it."""
 
-from dti_repro.config.build import CONF, build, check_names, target
+from dti_repro.config.build import build, check_names, target
+from dti_repro.config.plugins import CONF
 
 __all__ = ["CONF", "build", "check_names", "target"]

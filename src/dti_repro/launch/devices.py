@@ -60,9 +60,10 @@ def run_on_devices(work: Callable[[list[T]], R], items: Sequence[T], devices: in
         while not started.join(grace_period=GRACE):
             pass
     except mp.ProcessExitedException as death:
+        cause = death.signal_name or f"exit {death.exit_code}"
         failed = ProcessDiedError(
-            f"process {death.error_index + 1} of {count} ended by {death.signal_name or f'exit {death.exit_code}'}, and "
-            "with it the others: what is finished is kept, and the same command goes on from there"
+            f"process {death.error_index + 1} of {count} ended by {cause}, and with it the others: what is finished "
+            "is kept, and the same command goes on from there"
         )
     except KeyboardInterrupt as interrupt:
         failed = interrupt

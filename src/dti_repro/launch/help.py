@@ -19,15 +19,7 @@ OPTIONS = """\
   plugins=[my_package]               classes and configurations of an installed package
   --config-dir=<folder>              configurations of your own
   --cfg job                          print the configuration and stop"""
-TYPES = {
-    str: "text",
-    int: "integer",
-    float: "number",
-    bool: "true|false",
-    type(None): "",
-    list: "list",
-    dict: "mapping",
-}
+TYPES = {str: "text", int: "integer", float: "number", bool: "true|false"}
 WIDTH = 34  # of the first column
 
 
@@ -56,7 +48,7 @@ def help_text(line: CommandLine, purpose: str) -> str:
         node = OmegaConf.select(cfg, parent) if parent else cfg
         written = OmegaConf.to_container(node, resolve=False)[last]
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
-        kind = TYPES.get(list if OmegaConf.is_list(value) else type(value), "")
+        kind = "list" if OmegaConf.is_list(value) else TYPES.get(type(value), "")
         typed = written if isinstance(written, str) else json.dumps(written).replace('"', "")
         keys.append(_row(f"{key}={typed[:70]}", kind, comments.get(key)))
     parts = [purpose.strip(), re.sub(r"^# ?", "  ", head, flags=re.MULTILINE).rstrip()]

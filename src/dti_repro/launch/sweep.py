@@ -186,7 +186,7 @@ def summarise(folder: Path) -> str:
 
 
 def deal_concepts(line: CommandLine) -> CommandLine:
-    """Replace `concepts.per_job=2` by a sweep over the chosen concepts, two in each job. Raise InputError without -m."""
+    """Replace `concepts.per_job=2` by a sweep over the chosen concepts, two in each job. InputError without -m."""
     count = line.value(PER_JOB)
     if count is None:
         return line
