@@ -1,7 +1,7 @@
-"""``python -m dti_repro.benchmark experiment=<name>``: train, generate, evaluate, table, as far as missing.
+"""Make the table of an experiment: train, generate and score what is missing.
 
-The result is <out>/<experiment>/table.md and the files beside it (report.html shows the pictures, too); a finished
-experiment is tabulated in seconds.
+The results are in <out>/<experiment>/: table.md, report.html with the images, and others. A finished experiment takes
+seconds.
 """
 
 from __future__ import annotations

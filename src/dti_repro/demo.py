@@ -1,4 +1,4 @@
-"""`python -m dti_repro.demo`: teach one subject with every method of an experiment, and show what came out."""
+"""Train one subject with each method of an experiment, and show images, scores and norms."""
 
 from __future__ import annotations
 

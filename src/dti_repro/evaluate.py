@@ -1,5 +1,4 @@
-"""``python -m dti_repro.evaluate run=<folder> metrics=<set or list>``: one row per image and metric, beside
-the images."""
+"""Score the images of a run: one row for each image and metric, in files next to the images."""
 
 from __future__ import annotations
 

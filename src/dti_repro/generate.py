@@ -1,7 +1,7 @@
-"""Draw pictures of learned concepts: `python -m dti_repro.generate run=<folder> prompts=<set, list or file>`.
+"""Generate images of trained concepts, or of the words that they are compared with.
 
-`text=class|description` draws the concepts' own words instead, the bounds that learned words are compared with. Each
-folder of pictures has a manifest that says what they are.
+`text=class|description` takes the class word or the description of a concept in place of its trained vectors. Each
+image folder has a manifest with the prompt and the seed of each image.
 """
 
 from __future__ import annotations

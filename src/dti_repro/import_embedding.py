@@ -1,7 +1,4 @@
-"""Import an embedding made elsewhere as a run, to be drawn and scored like any other, as it is or at another norm.
-
-`python -m dti_repro.import_embedding files=[x.safetensors] backbone=sdxl initializer=dog`
-"""
+"""Import an embedding file from elsewhere as a run, with its own norm or another one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`python -m dti_repro.plan experiment=<name>` (or `backbone=... method=...`): the cost before a run is started.
+"""Estimate FLOPs, memory and time of an experiment, or of one run, before it starts.
 
-Counted at real widths on the meta device, where nothing is computed or allocated; nothing is downloaded.
+The count is made at the real widths on the meta device: nothing is computed, allocated or downloaded.
 """
 
 from __future__ import annotations

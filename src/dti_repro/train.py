@@ -1,4 +1,4 @@
-"""Learn a word for each concept: `python -m dti_repro.train method=dti`."""
+"""Train the token vectors of concepts, and an adapter where one is chosen."""
 
 from __future__ import annotations
 
