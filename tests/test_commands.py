@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +14,11 @@ import pytest
 from omegaconf import DictConfig
 
 from dti_repro import benchmark, evaluate
+from dti_repro.config import validate
 from dti_repro.errors import InputError, ProcessDiedError
 from dti_repro.launch.command import command
-from dti_repro.launch.command_line import CommandLine
+from dti_repro.launch.command_line import CommandLine, compose
 from dti_repro.launch.failures import explain, failure_of
-from dti_repro.launch.key_types import check_types
 from dti_repro.launch.sweep import check_launcher
 from dti_repro.launch.untrusted import check_resolved, check_untrusted
 
@@ -91,28 +93,32 @@ def test_ctrl_c_is_one_line(answer: Answer) -> None:
 
 BAD = {
     "train": {
-        "trainer.steps=abc": "trainer.steps is abc: a number is needed",
-        "trainer.batch=[1]": "trainer.batch is [1]: a number is needed",
+        "trainer.steps=abc": "trainer.steps is abc: a whole number above 0 and at most 10000000 is needed",
+        "trainer.batch=[1]": "trainer.batch is [1]: a whole number above 0 and at most 4096 is needed",
         "trainer.progress=3": "trainer.progress is 3: true or false is needed",
-        "trainer.latents=[x]": "trainer.latents is ['x']: a single value is needed",
-        "trainer.snapshots=3": "trainer.snapshots is 3: a list is needed",
-        "seed={a: b}": "seed is {'a': 'b'}: a number is needed",
-        "runs=null": "runs is null: a value is needed",
-        "method.prior.kappa=x": "method.prior.kappa is x: a number is needed",
-        "method.init=[x]": "method.init is ['x']: a single value is needed",
-        "backbone.path=3": "backbone.path is 3: text is needed",
-        "backbone.resolution=x": "backbone.resolution is x: a whole number is needed",
-        "concepts.names=[[a]]": "concepts.names is [['a']]: a single value is needed",
-        "templates.prompts=3": "templates.prompts is 3: a list is needed",
+        "trainer.latents=[x]": "trainer.latents is ['x']: the path of a folder or null is needed",
+        "trainer.snapshots=3": "trainer.snapshots is 3: a list of whole numbers above 0 is needed",
+        "seed={a: b}": "seed is {'a': 'b'}: a whole number is needed",
+        "runs=null": "runs is null: the path of a folder is needed",
+        "method.prior.kappa=x": "method.prior.kappa is x: a number of at least 0 is needed",
+        "method.prior.kappa=-1": "method.prior.kappa is -1: a number of at least 0 is needed",
+        "method.init=[x]": "method.init is ['x']: token, random or vocab_mean is needed",
+        "optim.beta=1": "optim.beta is 1: a number of at least 0 and below 1 is needed",
+        "backbone.path=3": "backbone.path is 3: text or null is needed",
+        "backbone.resolution=x": "backbone.resolution is x: a whole number above 0 or null is needed",
+        "concepts.names=[[a]]": "concepts.names is [['a']]: a list of text, text or null is needed",
+        "templates.prompts=3": "templates.prompts is 3: a list of text is needed",
     },
     "plan": {
-        "experiment.rows=3": "experiment.rows is 3: a list is needed",
-        "generate=[3]": "generate is [3]: a list of text is needed",
-        "metrics=3": "metrics is 3: a list is needed",
-        "out=3": "out is 3: text is needed",
-        "subjects=x": "subjects is x: a whole number is needed",
+        "generate=[3]": "generate is [3]: a list of overrides such as [seed=1] is needed",
+        "metrics=3": "metrics is 3: a metric's name, a list of names or a set is needed",
+        "out=3": "out is 3: the name of a .json file or null is needed",
+        "subjects=x": "subjects is x: a whole number above 0 or null is needed",
     },
-    "evaluate": {"metrics=[[a]]": "metrics is [['a']]: a single value is needed", "run=3": "run is 3: text is needed"},
+    "evaluate": {
+        "metrics=[[a]]": "metrics is [['a']]: a metric's name, a list of names or a set is needed",
+        "run=3": "run is 3: the path of a folder is needed",
+    },
 }
 GOOD = {
     "train": [
@@ -125,22 +131,36 @@ GOOD = {
 
 
 @pytest.mark.parametrize("command", list(BAD))
-def test_a_value_of_another_type_is_named(command: str) -> None:
+def test_a_value_of_another_type_or_range_is_named(command: str) -> None:
     group = ["experiment=main_table"] if command == "plan" else []
-    cfg = CommandLine(command, (*group, *BAD[command])).compose()
     for override, words in BAD[command].items():
+        cfg = compose(command, [*group, override])
         with pytest.raises(InputError) as error:
-            check_types(command, [override], cfg, cfg.hydra.runtime.choices)
+            validate(command, cfg)
         assert str(error.value) == words
-    cfg = CommandLine(command, (*group, *GOOD[command])).compose()
-    check_types(command, [*group, *GOOD[command]], cfg, cfg.hydra.runtime.choices)
+    validate(command, compose(command, [*group, *GOOD[command]]))
+
+
+def test_every_key_of_a_command_is_described_before_torch_is_imported() -> None:
+    """And so it is judged."""
+    line = (
+        "import sys; from dti_repro.config import describe, validate;"
+        "from dti_repro.launch.command_line import compose;"
+        "cfg = compose('train', ['adapter=lora']); validate('train', cfg); print(describe('train', cfg));"
+        "assert 'torch' not in sys.modules"
+    )
+    said = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True).stdout
+    described = ast.literal_eval(said)
+    assert described["trainer.preview_every"] == "a whole number of at least 0"
+    assert described["trainer.accelerator"] == "cpu, gpu or auto"
+    assert described["adapter.alpha"] == "a number above 0 or null"
 
 
 def test_what_hydra_refuses_is_one_line(answer: Answer) -> None:
     for overrides, words in (
         (["runs=${nosuch}"], "Interpolation key 'nosuch' not found"),
         (["-m", "runs=${oc.env:NO_SUCH_VARIABLE}"], "Environment variable 'NO_SUCH_VARIABLE' not found"),
-        (["-m", "seed=range(1"], "seed is range(1: a number is needed"),
+        (["-m", "seed=range(1"], "seed is range(1: a whole number is needed"),
         (["concepts=3"], "Config group override must be a string or a list"),
         (["method._target_=x"], "method._target_ 'x' is refused"),
     ):

@@ -19,9 +19,10 @@ from PIL import Image
 
 from dti_repro.artifacts.lock import BusyError
 from dti_repro.artifacts.scores import ScoreRow, read_scores, write_scores
+from dti_repro.config import validate
 from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
-from dti_repro.evaluate import chosen_metrics, evaluate, manifests, summary
+from dti_repro.evaluate import chosen_metrics, manifests, summary
 from dti_repro.launch.command_line import compose
 from dti_repro.metrics import evaluator
 from dti_repro.metrics.evaluator import generated, mismatched, real_references, score
@@ -284,14 +285,14 @@ def test_bad_masks_are_one_line_before_weights_load(
         ("masks=''", "masks is : the path of a folder"),
         ("run=[a]", "run is ['a']: the path of a folder"),
         ("generation=[a]", "generation is ['a']"),
-        ("accelerator=tpu", "accelerator 'tpu' is none of"),
+        ("accelerator=tpu", "accelerator is tpu: cpu, gpu or auto"),
         ("devices=two", "devices is two"),
     ],
 )
 def test_a_value_of_another_kind_is_one_line(world: Path, overrides: str, words: str) -> None:
     cfg = compose("evaluate", [f"run={world / 'run'}", overrides])
     with pytest.raises(InputError, match=re.escape(words)) as error:
-        evaluate(cfg)
+        validate("evaluate", cfg)
     assert "\n" not in str(error.value)
 
 

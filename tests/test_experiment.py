@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dti_repro.benchmark import main
+from dti_repro.config import validate
 from dti_repro.errors import InputError
 from dti_repro.experiments.benchmark import plan_of
 from dti_repro.experiments.front import front
@@ -21,7 +22,6 @@ from dti_repro.experiments.search import Quality, Scale, quality, scales, write_
 from dti_repro.experiments.spec import Experiment, parse_experiment
 from dti_repro.launch.command_line import compose
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.training.runs import check
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 BASE = {
@@ -49,36 +49,36 @@ def parse(change: dict, searched: Path = NOWHERE) -> Experiment:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"row": []}, "no key 'row'"),
+        ({"row": []}, "row is .*no such key"),
         ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows are called 'a'"),
-        ({"rows": [{"name": "a", "override": []}]}, "no key 'override'"),
-        ({"rows": [{"name": "a", "bound": "best"}]}, "bound 'best'"),
-        ({"rows": [{"overrides": []}]}, "needs a name"),
-        ({"rows": []}, "rows is empty"),
+        ({"rows": [{"name": "a", "override": []}]}, "row 'a': override is .*no such key"),
+        ({"rows": [{"name": "a", "bound": "best"}]}, "bound is best"),
+        ({"rows": [{"overrides": []}]}, "row '0': name: a value is needed"),
+        ({"rows": []}, r"rows is \[\]"),
         ({"rows": {"a": 1}}, "rows is .*: a list is needed"),
-        ({"rows": ["ti"]}, "needs a name"),
-        ({"rows": [{"name": "a", "overrides": "method=ti"}]}, "row 'a': overrides is 'method=ti': a list"),
-        ({"rows": [{"name": "a", "label": 3}]}, "row 'a': label is 3: a text"),
-        ({"rows": [{"name": "a", "kappa": {"fraction": "x", "of": "b"}}]}, "kappa: fraction is 'x': a number"),
-        ({"rows": [{"name": "a", "published": {"image": 0.5}}]}, "published: source is missing"),
-        ({"setup": [{"a": 1}]}, "setup is .*: a list of texts"),
+        ({"rows": ["ti"]}, r"rows\.0 is ti: a mapping"),
+        ({"rows": [{"name": "a", "overrides": "method=ti"}]}, "row 'a': overrides is method=ti: a list"),
+        ({"rows": [{"name": "a", "label": 3}]}, "row 'a': label is 3: text"),
+        ({"rows": [{"name": "a", "kappa": {"fraction": "x", "of": "b"}}]}, r"row 'a': kappa\.fraction is x: a number"),
+        ({"rows": [{"name": "a", "published": {"image": 0.5}}]}, r"row 'a': published\.source: a value is needed"),
+        ({"setup": [{"a": 1}]}, r"setup\.0 is .*: text is needed"),
         ({"metrics": ["i", "t"]}, "metrics is .*: a mapping"),
-        ({"text": []}, "text is empty"),
+        ({"text": []}, r"text is \[\]"),
         ({"subjects": -1}, "subjects is -1"),
-        ({"search": "yes"}, "search is 'yes'"),
-        ({"claims": [{**CLAIM, "metrics": None}]}, "claim 1: metrics is None: a list"),
-        ({"claims": [{k: v for k, v in CLAIM.items() if k != "metrics"}]}, "claim 1: metrics is missing"),
-        ({"claims": [{k: v for k, v in CLAIM.items() if k != "source"}]}, "claim 1: source is missing: say who"),
-        ({"claims": [{**CLAIM, "metric": "t"}]}, "claim 1 has no key 'metric'"),
-        ({"claims": ["dti > ti"]}, "claim 1 is 'dti > ti': a mapping"),
+        ({"search": "yes"}, "search is yes: true or false"),
+        ({"claims": [{**CLAIM, "metrics": None}]}, r"claims\.0\.metrics is None: a list"),
+        ({"claims": [{k: v for k, v in CLAIM.items() if k != "metrics"}]}, r"claims\.0\.metrics: a value"),
+        ({"claims": [{k: v for k, v in CLAIM.items() if k != "source"}]}, r"claims\.0\.source: a value"),
+        ({"claims": [{**CLAIM, "metric": "t"}]}, r"claims\.0\.metric is t: there is no such key"),
+        ({"claims": ["dti > ti"]}, r"claims\.0 is dti > ti: a mapping"),
         ({"image": "z"}, "metric 'z'"),
-        ({"baselines": ["z"]}, "baselines names 'z'"),
-        ({"claims": [{**CLAIM, "better": "z"}]}, "claim 1 names 'z'"),
-        ({"claims": [{**CLAIM, "metrics": ["z"]}]}, "claim 1 names metric 'z'"),
+        ({"baselines": ["z"]}, "'z' of baselines or a claim is no row"),
+        ({"claims": [{**CLAIM, "better": "z"}]}, "'z' of baselines or a claim is no row"),
+        ({"claims": [{**CLAIM, "metrics": ["z"]}]}, "metric 'z' of image, text or a claim"),
         ({"rows": [{"name": "a", "kappa": {"fraction": 0.1, "of": "b"}}, {"name": "b"}]}, "no row above it"),
         ({"search": True}, "needs a row with bound"),
         ({"training_seeds": 3}, "training_seeds is 3"),
-        ({"training_seeds": [0, 0]}, "training_seeds names one twice"),
+        ({"training_seeds": [0, 0]}, "training_seeds has a seed twice"),
     ],
 )
 def test_a_wrong_experiment_is_one_clear_line(change: dict, words: str) -> None:
@@ -166,21 +166,20 @@ def test_a_seed_of_ones_own_beside_an_experiments_seeds_is_refused() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("subjects=-1", "subjects is -1: a whole number above 0"),
+        ("subjects=-1", "subjects is -1: a whole number above 0 or null"),
         ("subjects=few", "subjects is few"),
         ("setup=seed", "setup is seed: a list of overrides"),
         ("train=[1]", "train is [1]: a list of overrides"),
         ("out=[a]", "out is ['a']: the path of a folder"),
-        ("runs=true", "runs is True"),
-        ("accelerator=tpu", "accelerator 'tpu' is none of"),
+        ("runs=true", "runs is true"),
+        ("accelerator=tpu", "accelerator is tpu: cpu, gpu or auto"),
         ("devices=0", "devices is 0"),
-        ("experiment.rows=3", "rows is 3: a list"),
     ],
 )
 def test_a_benchmarks_value_of_another_kind_is_one_line(override: str, words: str) -> None:
     cfg = compose("benchmark", ["experiment=demo", override])
     with pytest.raises(InputError, match=re.escape(words)) as error:
-        plan_of(cfg, "demo")
+        validate("benchmark", cfg)
     assert "\n" not in str(error.value)
 
 
@@ -245,7 +244,7 @@ def test_a_metrics_yaml_that_cannot_be_used_is_one_line(content: str, words: str
 
 def test_a_searched_yaml_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "searched.yaml"
-    for text, words in (("ti: 3", "'ti' is 3: a mapping"), ("ti: {overrides: 3}", "overrides is 3"), ("[", "no yaml")):
+    for text, words in (("ti: 3", "ti is 3: a mapping"), ("ti: {overrides: 3}", "overrides is 3"), ("[", "no yaml")):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"searched\.yaml.*{words}"):
             parse({"rows": [{"name": "ti", "searched": "ti"}]}, path)
@@ -272,8 +271,7 @@ def test_every_experiment_is_made_of_knobs_and_metrics_that_exist(name: str) -> 
     plan = ExperimentRun(parse_experiment(name, content(name), EXPERIMENTS / "searched.yaml"), "runs")
     for row in plan.experiment.rows:
         if row.bound is None:
-            for cfg in plan.train_configs(row):
-                check(cfg)
+            plan.train_configs(row)
     for metric in plan.experiment.metrics:
         metric_config(metric)
     plan.generate_config()

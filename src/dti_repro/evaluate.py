@@ -18,7 +18,6 @@ from dti_repro.config import build
 from dti_repro.data.concept import ConceptSet
 from dti_repro.errors import InputError
 from dti_repro.launch.command import command
-from dti_repro.launch.devices import check_count
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, generated, score
 
@@ -28,24 +27,7 @@ _LEVELS = ("", "*/", "seed_*/*/")  # a concept's folder, a seed's (or a text row
 def chosen_metrics(metrics: str | list[str], sets: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     """name -> yaml of a set's name, one metric's name or a list of names. InputError for an unknown one."""
     names = sets.get(metrics, [metrics]) if isinstance(metrics, str) else metrics
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"metrics is {metrics}: a metric's name, a list of names, or a set: {', '.join(sets)}")
-    if not names:
-        raise InputError(f"metrics is empty; name some, or a set: {', '.join(sets)}")
     return {Path(name).stem: metric_config(name) for name in names}
-
-
-def folder_of(key: str, value: Any) -> Path:
-    """Return the folder that a key names. InputError that names the key for what is no name of a folder."""
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise InputError(f"{key} is {value}: the path of a folder is needed")
-    return Path(str(value))
-
-
-def check_accelerator(value: Any) -> None:
-    """InputError for anything but cpu, gpu and auto."""
-    if value not in ("cpu", "gpu", "auto"):
-        raise InputError(f"accelerator '{value}' is none of cpu, gpu, auto")
 
 
 def manifests(run: Path, generation: str | None = None) -> list[Path]:
@@ -67,12 +49,8 @@ def evaluate(cfg: DictConfig) -> int:
     scores this call computed. BusyError, when all others are scored, for files that another process is at."""
     plain = OmegaConf.to_container(cfg)
     configs = chosen_metrics(plain["metrics"], plain["sets"])
-    masks = None if cfg.masks is None else folder_of("masks", plain["masks"])
-    check_accelerator(cfg.accelerator)
-    check_count("devices", cfg.devices)
-    if isinstance(plain["generation"], list | dict):
-        raise InputError(f"generation is {plain['generation']}: one generation's id, or null for all")
-    found = manifests(folder_of("run", cfg.run), cfg.generation)
+    masks = None if cfg.masks is None else Path(cfg.masks)
+    found = manifests(Path(cfg.run), cfg.generation)
     names = {name for path in found for image in Manifest.read(path).images for name in image.concepts}
     concepts = {concept.name: concept for concept in build(cfg.concepts, ConceptSet).load(sorted(names))}
     files = [generated(path, concepts) for path in found]

@@ -11,20 +11,21 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.run_dir import parse
+from dti_repro.config import validate
 from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.generator import draw
 from dti_repro.inference.image_folder import GenerationConfig
-from dti_repro.inference.selection import check_path, image_seeds, of_run, of_text
+from dti_repro.inference.selection import image_seeds, of_run, of_text
 from dti_repro.launch.command import command
 
 
 def generate(cfg: DictConfig) -> list[Path]:
     """Draw what is missing; returns the folders of pictures, each with its manifest.json."""
+    validate("generate", cfg)
     if (cfg.run is None) == (cfg.text is None):
         raise InputError("give either run=<folder> or text=class|description")
-    check_path("runs", cfg.runs)
-    folders = None if cfg.run is None else parse(check_path("run", cfg.run))
+    folders = None if cfg.run is None else parse(cfg.run)
     values = OmegaConf.to_container(cfg)
     prompts, seeds, settings = load_prompts(values["prompts"]), image_seeds(values["seeds"]), GenerationConfig.of(cfg)
     image_folders = (

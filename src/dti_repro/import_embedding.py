@@ -15,7 +15,6 @@ from dti_repro.artifacts.lock import locked
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash
 from dti_repro.backbones.checkpoint import check_kind, check_words, encoder_dims, fingerprint, locate
 from dti_repro.data.concept import Concept
-from dti_repro.errors import InputError
 from dti_repro.launch.command import command
 from dti_repro.training.runs import facts
 
@@ -26,16 +25,12 @@ if TYPE_CHECKING:
 def import_embedding(cfg: DictConfig) -> ConceptFolder:
     """Write the concept's folder below <runs>/<backbone>/imported/. InputError for what does not fit the backbone."""
     listed = cfg.files if OmegaConf.is_list(cfg.files) else [cfg.files]
-    if not listed or not all(isinstance(file, str) for file in listed):
-        raise InputError(f"files is {cfg.files}: name one file, or a list with one for each text encoder")
     files = [Path(file) for file in listed]
     for file in files:
         check_readable(file)
     name = check_name(str(cfg.name or files[0].name.split(".")[0]), "name")
-    concept = Concept(name, f"<{name}>", str(cfg.initializer), (), property=str(cfg.property))
-    from dti_repro.methods.magnitudes import check_magnitude  # not above: it imports torch
-
-    magnitude = None if cfg.magnitude is None else check_magnitude(cfg.magnitude)
+    concept = Concept(name, f"<{name}>", str(cfg.initializer), (), property=cfg.property)
+    magnitude = float(cfg.magnitude) if isinstance(cfg.magnitude, int) else cfg.magnitude  # 2 and 2.0 are one run
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
     check_kind(checkpoint, cfg.backbone._target_.rpartition(".")[2])
     check_words(checkpoint, concept.initializer, concept.placeholder)
@@ -47,8 +42,8 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
         "magnitude": magnitude,
         "backbone": {"name": cfg.backbone.name, "weights": fingerprint(checkpoint)},
     }
-    backbone = check_name(str(cfg.backbone.name), "backbone.name")
-    run = RunFolder(Path(str(cfg.runs)), backbone, "imported", config_hash(hashed), 0)
+    backbone = check_name(cfg.backbone.name, "backbone.name")
+    run = RunFolder(Path(cfg.runs), backbone, "imported", config_hash(hashed), 0)
     _write(run, concept, vectors, hashed, files)
     return run.concept(name)
 

@@ -17,7 +17,6 @@ from dti_repro.artifacts.run_dir import check_name
 from dti_repro.config import CONF, build
 from dti_repro.cost.device import Device
 from dti_repro.cost.workload import workload
-from dti_repro.errors import InputError
 from dti_repro.experiments.runner import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.launch.command import command
@@ -32,10 +31,6 @@ def plan(cfg: DictConfig, overrides: list[str], name: str | None) -> str:
     for a single run. InputError for anything that train, generate or the plan itself does not take."""
     device = build(cfg.device, Device)
     per_pixel = cfg.png_bytes_per_pixel
-    if isinstance(per_pixel, bool) or not isinstance(per_pixel, int | float) or not 0 < per_pixel < 100:
-        raise InputError(f"png_bytes_per_pixel is {per_pixel}: a number above 0 is needed")
-    if cfg.out is not None and Path(cfg.out).suffix != ".json":
-        raise InputError(f"out={cfg.out}: the name of a .json file is needed")
     experiment = _single(cfg) if name is None else _experiment(cfg, name)
     groups = [(key, override) for override in overrides if (key := _root(override)) not in _own(cfg)]
     shared = tuple(override for key, override in groups if key in SHARED)

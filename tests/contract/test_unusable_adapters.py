@@ -35,10 +35,10 @@ Training = Callable[..., DictConfig]
         (["adapter=lora", "adapter.lr=nan"], "adapter.lr is nan"),
         (["adapter=lora", "adapter.weight_decay=-1"], "adapter.weight_decay is -1"),
         (["adapter=lora", "adapter.targets=[]"], "adapter.targets is"),
-        (["adapter=lora", "adapter.targets=to_q"], "adapter.targets is to_q: a list"),
-        (["adapter=lora", "adapter.targets=['.*']"], "adapter.targets has"),
+        (["adapter=lora", "adapter.targets=to_q"], "adapter.targets is to_q: a list of layers' names"),
+        (["adapter=lora", "adapter.targets=['.*']"], r"adapter.targets is \['\.\*'\]"),
         (["adapter=lora", "adapter.objective.beta=0"], "adapter.objective.beta is 0"),
-        (["adapter=lora", "adapter.objective.prompt=none"], "adapter.objective.prompt 'none'"),
+        (["adapter=lora", "adapter.objective.prompt=none"], "adapter.objective.prompt is none: class or word"),
         (["adapter=oft", "adapter.r=0"], "adapter.r is 0"),
         (["optim.lr=0"], "optim.lr is 0"),
         (["adapter=oft", "optim.lr=0"], "optim.lr is 0"),  # a step of length 0 is none of the sphere's
@@ -114,7 +114,7 @@ def test_an_adapter_from_elsewhere_is_data(training: Training, compose: Callable
     assert "megatron_core" in attempt(config={"megatron_core": "antigravity"})
     assert "use_dora" in attempt(config={"use_dora": True})
     assert "peft_type" in attempt(config={"peft_type": "PREFIX_TUNING"})
-    assert "target_modules" in attempt(config={"target_modules": ".*"})
+    assert "target_modules is .*: a list" in attempt(config={"target_modules": ".*"})
     assert "does not fit" in attempt(config={"target_modules": ["to_x"]})
     (place / WEIGHTS).write_bytes(b"\x80\x04pickle")
     assert "not a safetensors file" in attempt()

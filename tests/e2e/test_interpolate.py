@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from dti_repro.artifacts.embedding import load_embedding
+from dti_repro.config import validate
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
 from dti_repro.inference.interpolation import interpolate
@@ -57,11 +58,11 @@ def test_a_second_time_draws_nothing(run: Path, compose: Compose, capsys: pytest
         ("two", [], "equally many vectors"),
         ("nosuch", [], "does not exist"),
         ("", [], "several concepts"),
-        ("tom", ["steps=1"], "steps=1"),
-        ("tom", ["steps=1000000000"], "steps=1000000000: a whole number from 2"),
-        ("tom", ["a=5"], "a=5: one folder is needed"),
+        ("tom", ["steps=1"], "steps is 1:"),
+        ("tom", ["steps=1000000000"], "steps is 1000000000: a whole number of at least 2 and at most 1000"),
+        ("tom", ["a=5"], "a is 5: the path of a folder is needed"),
         ("tom", ["negative_prompt='a {rex}'"], "no concept 'rex' here"),
-        ("tom", ["mode=cubic"], "mode=cubic"),
+        ("tom", ["mode=cubic"], "mode is cubic: slerp or lerp"),
         ("tom", ["backbone.name=other"], "trained on stable_diffusion"),
         ("tom", ['prompts=["{rex}"]'], "use {}"),
     ],
@@ -70,8 +71,10 @@ def test_no_answer_is_one_clear_line(
     run: Path, compose: Compose, b: str, more: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dti_repro.backbones.load.load_backbone", lambda *_: pytest.fail("a model was loaded"))
-    with pytest.raises(InputError) as error:
-        interpolate(compose("interpolate", *request(run, b, *more)))
+    cfg = compose("interpolate", *request(run, b, *more))
+    with pytest.raises(InputError) as error:  # noqa: PT012
+        validate("interpolate", cfg)
+        interpolate(cfg)
     assert complaint in str(error.value)
 
 

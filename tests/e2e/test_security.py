@@ -96,9 +96,9 @@ def test_settings_that_a_constructor_does_not_take_are_named() -> None:
 
     assert build(dti(magnitude_lr=1), TokenMethod).magnitude_lr == 1
     for node, words in [
-        (dti(magnitude=[1]), r"method\.magnitude is \[1\]: text or a number is needed"),
+        (dti(magnitude=[1]), r"method\.magnitude is \[1\]: mean, min, max, median or a number above 0 is needed"),
         (dti(learn_magnitude="no"), r"method\.learn_magnitude is no: true or false is needed"),
-        (dti(magnitude_lr=None), r"method\.magnitude_lr is None: a number is needed"),
+        (dti(magnitude_lr=None), r"method\.magnitude_lr is null: a number above 0 is needed"),
         (dti(prior=3), r"method\.prior is 3: a node with a _target_ of the kind Prior is needed"),
         (
             dti(prior={"_target_": "dti_repro.losses.priors.VonMisesFisher", "kappa": "x"}),
@@ -215,7 +215,7 @@ def test_names_in_commands_stay_in_their_folder(compose: Training, tmp_path: Pat
     run = trained_run(tmp_path / "runs", {"rex": vectors(0), **{f"{c}{'n' * 99}": vectors(1) for c in "abc"}})
     for override, words in {
         "backbone.name=../x": "backbone.name",
-        "snapshot='../x'": "snapshot=../x",
+        "snapshot='../x'": "snapshot is ../x",
         "prompts=['" + " ".join(f"{{{c}{'n' * 99}}}" for c in "abc") + "']": "at most 255",
     }.items():
         more = [] if override.startswith("prompts") else ["prompts=['a {}']"]

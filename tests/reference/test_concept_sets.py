@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from dti_repro.artifacts.run_dir import parse
-from dti_repro.config import CONF, build
+from dti_repro.config import CONF, build, validate
 from dti_repro.data.collection import Collection
 from dti_repro.data.concept import ConceptSet
 from dti_repro.data.folder import Folder
@@ -21,7 +21,7 @@ from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import of_run, of_text
-from dti_repro.training.runs import check, check_metadata, facts, hashed
+from dti_repro.training.runs import check_metadata, facts, hashed
 from tests.e2e.trained import trained_run, vectors
 
 # The classes of prompts_and_classes.txt (github google/dreambooth), CC BY 4.0.
@@ -91,7 +91,7 @@ def test_the_property_chooses_the_prompts_of_training(
     concepts: list[str], kind: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     cfg = compose("train", "backbone=stable_diffusion", f"backbone.path={checkpoint}", *concepts)
-    check(cfg)
+    validate("train", cfg)
     used = hashed(cfg)["templates"]
     assert any(kind in template for template in used)
     other = "in the style of" if kind == "photo of a" else "photo of a"
@@ -102,9 +102,8 @@ def test_a_property_that_is_none_is_named(tmp_path: Path, checkpoint: Path) -> N
     overrides = [f"backbone.path={checkpoint}", f"concepts.path={photos(tmp_path, 'rex') / 'rex'}"]
     more = ["concepts.initializer=dog", "concepts.property=mood"]
     cfg = compose("train", "backbone=stable_diffusion", "concepts=folder", *overrides, *more)
-    check(cfg)
-    with pytest.raises(InputError, match="'mood' is neither object nor style"):
-        build(cfg.concepts, ConceptSet).load()
+    with pytest.raises(InputError, match=r"concepts\.property is mood: object or style"):
+        build(cfg.concepts, ConceptSet)
 
 
 def test_photos_that_are_not_there_say_where_they_come_from(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from dti_repro.backbones.checkpoint import check_words, encoder_dims, vocabulary
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.sana import Sana
 from dti_repro.backbones.wan import Wan
-from dti_repro.config import CONF
+from dti_repro.config import CONF, validate
 from dti_repro.errors import InputError
 from dti_repro.inference.export import export
-from dti_repro.launch.command_line import quote_paths
+from dti_repro.launch.command_line import compose, quote_paths
 from tests.tiny_flow import DIM, SIDE
 
 CLASSES: dict[str, type[FlowMatching]] = {"sana": Sana, "wan": Wan}
@@ -161,8 +161,8 @@ def test_what_cannot_be_is_refused_before_weights_are_read(
     monkeypatch.setattr("dti_repro.backbones.diffusers_base.TextEncoder", fail)
     with pytest.raises(InputError, match="multiple of"):
         CLASSES[kind](kind, str(checkpoint), 40)
-    with pytest.raises(InputError, match="flow_shift"):
-        load(flow_shift=0.0)
+    with pytest.raises(InputError, match=r"backbone\.flow_shift is 0: a number above 0 or null"):
+        validate("train", compose("train", ["backbone=sana_1600m", "backbone.flow_shift=0"]))
     with pytest.raises(InputError, match="height=40"):
         check(sampler="default", height=40)
     with pytest.raises(InputError, match="EulerDiscreteScheduler"):

@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.backbones.stable_diffusion import StableDiffusion
+from dti_repro.config import validate
 from dti_repro.errors import InputError
+from dti_repro.launch.command_line import compose
 from dti_repro.training.runs import run_folder, train
 
 Training = Callable[..., DictConfig]
@@ -61,4 +63,4 @@ def test_compile_is_of_the_denoiser_alone(checkpoint: Path, monkeypatch: pytest.
 def test_anything_but_true_and_false_is_one_clear_line(checkpoint: Path) -> None:
     for key in ("checkpointing", "compile"):
         with pytest.raises(InputError, match=rf"backbone.{key} is full: true or false"):
-            StableDiffusion("x", str(checkpoint), None, **{key: "full"})
+            validate("train", compose("train", [f"backbone.path={checkpoint}", f"backbone.{key}=full"]))

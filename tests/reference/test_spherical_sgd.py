@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dti_repro.config import build
+from dti_repro.errors import InputError
 from dti_repro.optim import SphericalSGD
 from dti_repro.optim.projected_adamw import ProjectedAdamW
 
@@ -112,8 +114,9 @@ def test_rows_off_the_sphere_are_rejected(optimizer: type[torch.optim.Optimizer]
 
 @pytest.mark.parametrize("setting", [{"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"beta": 1.0}, {"eps": 0.0}])
 def test_impossible_settings_are_named(setting: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(setting))):
-        SphericalSGD([torch.nn.Parameter(unit_rows())], **{"lr": 0.1, **setting})
+    node = {"_target_": "dti_repro.optim.spherical_sgd.SphericalSGD", "lr": 0.1, **setting}
+    with pytest.raises(InputError, match=f"optim.{next(iter(setting))} is"):
+        build(node, SphericalSGD, "optim", params=[torch.nn.Parameter(unit_rows())])
 
 
 def test_projected_adamw_is_adamw_then_the_nearest_point_of_the_sphere() -> None:

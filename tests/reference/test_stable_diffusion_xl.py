@@ -13,7 +13,9 @@ from transformers import CLIPTextModel
 from dti_repro.artifacts.embedding import load_embeddings, save_embeddings
 from dti_repro.artifacts.run_dir import embedding_files
 from dti_repro.backbones.sdxl import CLIP_G, CLIP_L, StableDiffusionXL
+from dti_repro.config import validate
 from dti_repro.errors import InputError
+from dti_repro.launch.command_line import compose
 from tests.tiny import DIM, DIM_2, build_tiny_sdxl
 
 PROMPT = "a <x> next to a red mug"
@@ -185,7 +187,6 @@ def test_what_is_no_sdxl_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="is a StableDiffusionPipeline: choose backbone=sd15 or "):
         StableDiffusionXL("sdxl", str(build_tiny_sd(tmp_path)), None)
-    with pytest.raises(InputError, match=r"backbone\.pool 'first'"):
-        StableDiffusionXL("sdxl", str(checkpoint), None, pool="first")
-    with pytest.raises(InputError, match=r"backbone\.dtype 'fp16'"):
-        StableDiffusionXL("sdxl", str(checkpoint), None, dtype="fp16")
+    for key, value in (("pool", "first"), ("dtype", "fp16")):
+        with pytest.raises(InputError, match=rf"backbone\.{key} is {value}: .* is needed"):
+            validate("train", compose("train", ["backbone=sdxl", f"backbone.{key}={value}"]))

@@ -14,7 +14,9 @@ from tokenizers import AddedToken
 
 from dti_repro.backbones.flow_matching import ENCODER
 from dti_repro.backbones.wan import LENGTH, Wan
+from dti_repro.config import validate
 from dti_repro.errors import InputError
+from dti_repro.launch.command_line import compose
 from tests.tiny_flow import DIM, SIDE
 
 PROMPT = "a <x>  next to a red mug &amp; cat"
@@ -106,8 +108,8 @@ def test_latents_are_the_mode_of_the_pipelines_vae(backbone: Wan, pipeline: WanP
 
 
 def test_what_is_no_wan_2_1_is_refused(wan_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="resolution is null"):
-        Wan("wan", str(wan_checkpoint), None)
+    with pytest.raises(InputError, match="resolution is null: a multiple of 16, such as 512, is needed"):
+        validate("train", compose("train", ["backbone=wan_1300m", "backbone.resolution=null"]))
     copy = Path(shutil.copytree(wan_checkpoint, tmp_path / "copy"))
     index = json.loads((copy / "model_index.json").read_text())
     (copy / "model_index.json").write_text(json.dumps({**index, "transformer_2": ["diffusers", "X"]}))

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dti_repro.adapters.folder import CONFIG, WEIGHTS
-from dti_repro.adapters.targets import check_targets
 from dti_repro.artifacts.embedding import write_tensors
 from dti_repro.artifacts.files import read_json, write_json
+from dti_repro.config.values import Targets, check_value
 from dti_repro.errors import InputError
 
 TYPES = ("LORA", "OFT")
@@ -86,7 +86,7 @@ def read_config(folder: Path) -> PeftConfig:
         raise InputError(
             f"{path}: adapters of peft_type {', '.join(TYPES)} are taken, not {content.get('peft_type')!r}"
         )
-    check_targets(f"{path}: target_modules", content.get("target_modules"))
+    check_value(content.get("target_modules"), Targets, f"{path}: target_modules")
     numbers = {key: content[key] for key in SHAPE[:-1] if key in content}
     for key, value in numbers.items():
         kinds = (int, float) if key == "lora_alpha" else int

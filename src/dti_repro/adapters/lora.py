@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from peft import LoraConfig, PeftConfig
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from dti_repro.adapters.folder import DIFFUSERS_LORA
-from dti_repro.adapters.peft import Files, PeftAdapter, check_above, check_whole
+from dti_repro.adapters.peft import Files, PeftAdapter
+from dti_repro.config.values import Targets
 from dti_repro.losses.objectives import Objective
 
 
@@ -19,16 +21,16 @@ class LoRA(PeftAdapter):
 
     def __init__(
         self,
-        rank: int,
-        alpha: float | None,
-        targets: Sequence[str],
-        lr: float,
-        weight_decay: float,
+        rank: PositiveInt,
+        alpha: PositiveFloat | None,
+        targets: Targets,
+        lr: PositiveFloat,
+        weight_decay: NonNegativeFloat,
         objective: Objective,
     ) -> None:
         super().__init__(targets, lr, weight_decay, objective)
-        self.rank = check_whole("adapter.rank", rank)
-        self.alpha = rank if alpha is None else check_above("adapter.alpha", alpha)
+        self.rank = rank
+        self.alpha = rank if alpha is None else alpha
 
     def config(self) -> PeftConfig:
         return LoraConfig(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from peft import OFTConfig, PeftConfig
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from dti_repro.adapters.peft import Files, PeftAdapter, check_whole
+from dti_repro.adapters.peft import Files, PeftAdapter
+from dti_repro.config.values import Targets
 from dti_repro.losses.objectives import Objective
 
 
@@ -15,9 +17,11 @@ class OFT(PeftAdapter):
     """W R on every target, R of r orthogonal blocks along the diagonal that start at the identity; r divides the
     width of each target's input."""
 
-    def __init__(self, r: int, targets: Sequence[str], lr: float, weight_decay: float, objective: Objective) -> None:
+    def __init__(
+        self, r: PositiveInt, targets: Targets, lr: PositiveFloat, weight_decay: NonNegativeFloat, objective: Objective
+    ) -> None:
         super().__init__(targets, lr, weight_decay, objective)
-        self.r = check_whole("adapter.r", r)
+        self.r = r
 
     def config(self) -> PeftConfig:
         return OFTConfig(r=self.r, oft_block_size=0, target_modules=list(self.targets))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Generator, Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from dti_repro.adapters.base import Adapter
 from dti_repro.adapters.files import attached, save_weights, weights_of
 from dti_repro.adapters.folder import HEADER, adapter_folder, adapter_sha256
-from dti_repro.adapters.targets import check_targets
 from dti_repro.artifacts.embedding import write_tensors
 from dti_repro.backbones.base import Backbone
-from dti_repro.errors import InputError
+from dti_repro.config.values import Targets
 from dti_repro.losses.objectives import Objective, Reference
 
 Files = dict[str, tuple[Mapping[str, Tensor], Mapping[str, str]]]
@@ -34,12 +32,12 @@ class PeftAdapter(Adapter):
     minimised, by the adapter and the vectors alike.
     """
 
-    def __init__(self, targets: Sequence[str], lr: float, weight_decay: float, objective: Objective) -> None:
-        self.targets = check_targets("adapter.targets", targets)
-        self.lr = check_above("adapter.lr", lr)
-        self.weight_decay = (
-            float(weight_decay) if weight_decay == 0 else check_above("adapter.weight_decay", weight_decay)
-        )
+    def __init__(
+        self, targets: Targets, lr: PositiveFloat, weight_decay: NonNegativeFloat, objective: Objective
+    ) -> None:
+        self.targets = tuple(targets)
+        self.lr = lr
+        self.weight_decay = weight_decay
         self._objective = objective
         self._model: PeftModel | None = None
         self._part = ""
@@ -88,17 +86,3 @@ class PeftAdapter(Adapter):
         for file, (tensors, header) in self.other_formats(weights, self._part).items():
             write_tensors(folder / file, tensors, header)
         return {HEADER: adapter_sha256(folder)}
-
-
-def check_whole(key: str, value: Any) -> int:
-    """A whole number above 0, or InputError that names the key."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{key} is {value}: a whole number above 0 is needed")
-    return value
-
-
-def check_above(key: str, value: Any) -> float:
-    """A finite number above 0, or InputError that names the key."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
-        raise InputError(f"{key} is {value}: a number above 0 is needed")
-    return float(value)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Unpack
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from dti_repro.backbones.base import Conditioning, Tokens
@@ -38,11 +38,9 @@ class FlowMatching(DiffusersBackbone):
         name: str,
         path: str,
         resolution: int | None,
-        flow_shift: float | None = None,
+        flow_shift: PositiveFloat | None = None,
         **frozen: Unpack[FrozenSettings],
     ) -> None:
-        if flow_shift is not None and not (math.isfinite(flow_shift) and flow_shift > 0):
-            raise InputError(f"backbone.flow_shift is {flow_shift}: a number above 0 is needed, or null")
         super().__init__(name, path, resolution, **frozen)
         own = self.generation_scheduler.config
         schedule = FlowMatchEulerDiscreteScheduler(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 import torch
 from diffusers import AutoencoderDC, DiffusionPipeline, ModelMixin, SanaPipeline, SanaTransformer2DModel
+from pydantic import PositiveFloat
 from torch import Tensor
 from transformers import Gemma2Model
 
@@ -44,7 +45,7 @@ class Sana(FlowMatching):
         name: str,
         path: str,
         resolution: int | None,
-        flow_shift: float | None = None,
+        flow_shift: PositiveFloat | None = None,
         instruction: str = "pipeline",
         **frozen: Unpack[FrozenSettings],
     ) -> None:

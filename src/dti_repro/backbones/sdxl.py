@@ -4,7 +4,7 @@ conditioning."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
 import diffusers
 import torch
@@ -17,10 +17,8 @@ from dti_repro.backbones.checkpoint import model_index
 from dti_repro.backbones.diffusers_base import FrozenSettings
 from dti_repro.backbones.latent_diffusion import LatentDiffusion
 from dti_repro.backbones.text_encoder import Part
-from dti_repro.errors import InputError
 
 CLIP_L, CLIP_G = "text_encoder", "text_encoder_2"
-POOLS = ("as_diffusers", "eos")
 
 
 class StableDiffusionXL(LatentDiffusion):
@@ -44,11 +42,9 @@ class StableDiffusionXL(LatentDiffusion):
         name: str,
         path: str,
         resolution: int | None,
-        pool: str = "as_diffusers",
+        pool: Literal["as_diffusers", "eos"] = "as_diffusers",
         **frozen: Unpack[FrozenSettings],
     ) -> None:
-        if pool not in POOLS:
-            raise InputError(f"backbone.pool '{pool}' is none of {', '.join(POOLS)}")
         super().__init__(name, path, resolution, **frozen)
         second = self.text_encoders[CLIP_G]
         if pool == "eos":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, ModelMixin, WanPipeline, WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 from transformers import UMT5EncoderModel
 
@@ -40,12 +41,10 @@ class Wan(FlowMatching):
         self,
         name: str,
         path: str,
-        resolution: int,
-        flow_shift: float | None = None,
+        resolution: Annotated[int, Field(gt=0, description="a multiple of 16, such as 512,")],
+        flow_shift: PositiveFloat | None = None,
         **frozen: Unpack[FrozenSettings],
     ) -> None:
-        if resolution is None:
-            raise InputError("backbone.resolution is null, and Wan has no size of its own: give 512, as the paper")
         super().__init__(name, path, resolution, flow_shift, **frozen)
         index = json.loads((self.folder / "model_index.json").read_text())
         if index.get("transformer_2", [None])[0] or index.get("expand_timesteps"):

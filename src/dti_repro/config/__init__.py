@@ -2,5 +2,6 @@
 
 from dti_repro.config.build import build, check_names, target
 from dti_repro.config.plugins import CONF
+from dti_repro.config.schema import describe, validate
 
-__all__ = ["CONF", "build", "check_names", "target"]
+__all__ = ["CONF", "build", "check_names", "describe", "target", "validate"]

@@ -8,16 +8,17 @@ targets. (Hydra's `instantiate` is not used: it admits any function, and resolve
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import reduce
 from importlib import import_module
 from operator import or_
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.config.plugins import plugins
+from dti_repro.config.values import check_parameter
 from dti_repro.errors import InputError
 
 PACKAGES = ("dti_repro.", "torch.optim.")
@@ -26,7 +27,6 @@ LOGGERS = tuple(
     for name in ("CSVLogger", "TensorBoardLogger", "WandbLogger", "logger.DummyLogger")
 )
 LOADER = "load"  # the one class method that a target may name instead of its class
-NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
 
 def build(node: DictConfig | Mapping[str, Any], base: type | UnionType, at: str = "", **more: Any) -> Any:
@@ -131,12 +131,7 @@ def _value(value: Any, hint: Any, at: str) -> Any:
             raise InputError(f"{at}: _target_ '{value['_target_']}' is refused: this key takes plain values")
         return _build(value, reduce(or_, bases), at, {})
     _refuse_targets(value, at)
-    fitting = [kind for kind in options if _fits(value, kind)]
-    if not fitting:
-        if str in options and type(value) in (int, float):
-            return str(value)
-        raise InputError(f"{at} is {value}: {' or '.join(map(_named, options))} is needed")
-    return value
+    return check_parameter(value, hint, at)
 
 
 def _refuse_targets(value: Any, at: str) -> None:
@@ -148,31 +143,7 @@ def _refuse_targets(value: Any, at: str) -> None:
         _refuse_targets(child, f"{at}.{key}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain value is of an annotated type. What yaml cannot express is left to the constructor."""
-    kind = get_origin(hint) or hint
-    if kind in (bool, str, NoneType):
-        return isinstance(value, kind)
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    if kind in (Sequence, list):
-        inner = get_args(hint)
-        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value if inner)
-    if inspect.isclass(kind) and issubclass(kind, Mapping):
-        return isinstance(value, Mapping)
-    return not _is_ours(kind)
-
-
 def _is_ours(kind: Any) -> bool:
     """Return whether a class is of this package or of a plugin, and so has a `_target_` where it is annotated."""
     packages = ("dti_repro.", *(f"{package}." for package in plugins()))
     return inspect.isclass(kind) and f"{kind.__module__}.".startswith(packages)
-
-
-def _named(hint: Any) -> str:
-    kind = get_origin(hint) or hint
-    if inspect.isclass(kind) and issubclass(kind, Mapping):
-        return "a mapping"
-    if kind in (Sequence, list):
-        return "a list"
-    return NAMES.get(kind) or f"a node with a _target_ of the kind {getattr(kind, '__name__', kind)}"

@@ -20,7 +20,7 @@ from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import of_run, of_text
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references
-from dti_repro.training.runs import HASHED_TRAINER, check, is_complete, run_folder, source_config
+from dti_repro.training.runs import HASHED_TRAINER, is_complete, run_folder, source_config
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,6 @@ def _row(plan: ExperimentRun, row: RowSpec, before: Mapping[str, _Row]) -> _Row:
     trainings: dict[str, Training] = {}
     folders: list[ConceptFolder] = []
     for cfg in plan.train_configs(composed):
-        check(cfg)
         trained = _folders(plan, cfg) if known else []
         folders += trained
         if "source" in cfg.method:  # nothing is trained but what it is derived from

@@ -8,6 +8,7 @@ from typing import Any
 
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.artifacts.run_dir import check_name
+from dti_repro.config.values import Property
 from dti_repro.data.concept import Concept, ConceptSet, check_chosen, choose
 from dti_repro.data.photos import list_photos
 from dti_repro.errors import InputError
@@ -29,7 +30,7 @@ class Collection(ConceptSet):
         index: str | None,
         root: str | None,
         names: Sequence[str] | str | None = None,
-        property: str = "object",
+        property: Property = "object",
         initializer_key: str = "initializer",
     ) -> None:
         if index is None or root is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dti_repro.artifacts.run_dir import check_name
+from dti_repro.config.values import Property
 from dti_repro.errors import InputError
 
 
@@ -20,7 +21,7 @@ class Concept:
     placeholder: str  # "<name>"
     initializer: str  # the class word or words
     images: tuple[Path, ...]
-    property: str = "object"  # object | style
+    property: Property = "object"
     split: str = "table"  # toybox: table | validation
     description: str = ""  # the subject in the model's own words, for the bounds row ("" = none)
     class_word: str = ""  # stands for it in text scores and in the class bound; "" = the initializer
@@ -30,8 +31,6 @@ class Concept:
         check_name(self.name, "concept")
         if not self.initializer.strip():
             raise InputError(f"concept '{self.name}' has no initializer: give its class word")
-        if self.property not in ("object", "style"):
-            raise InputError(f"concept '{self.name}': property '{self.property}' is neither object nor style")
         if not self.placeholder or any(c.isspace() or c in "{}" for c in self.placeholder):
             raise InputError(f"concept '{self.name}': placeholder '{self.placeholder}' must be one word such as <dog>")
         object.__setattr__(self, "class_word", self.class_word or self.initializer)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dti_repro.artifacts.run_dir import check_name
+from dti_repro.config.values import Property
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.photos import list_photos
 from dti_repro.errors import InputError
@@ -27,7 +28,7 @@ class Folder(ConceptSet):
         initializer: str | None = None,
         placeholder: str | None = None,
         class_word: str | None = None,
-        property: str = "object",
+        property: Property = "object",
         live: bool = False,
     ) -> None:
         if path is None:
@@ -35,14 +36,12 @@ class Folder(ConceptSet):
         if initializer is None:
             raise InputError("concepts.initializer is not set: give the class word, e.g. concepts.initializer=dog")
         self.path = Path(path)
-        own = str(name) if name is not None else _as_name(self.path.resolve().name)
+        own = name if name is not None else _as_name(self.path.resolve().name)
         self.name = check_name(own, "concepts.name (by default the folder's)")
-        self.initializer = str(initializer)
+        self.initializer = initializer
         self.placeholder = placeholder or f"<{self.name}>"
-        self.class_word = str(class_word) if class_word is not None else ""
+        self.class_word = class_word or ""
         self.property = property
-        if not isinstance(live, bool):
-            raise InputError(f"concepts.live is {live}: true or false is needed")
         self.live = live
 
     def names(self) -> list[str]:

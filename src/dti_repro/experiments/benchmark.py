@@ -19,11 +19,10 @@ from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.artifacts.scores import read_scores, subject_means
 from dti_repro.artifacts.training_facts import final_norm, gradient_norm, machines, minutes_per_concept
-from dti_repro.config import CONF
+from dti_repro.config import CONF, validate
 from dti_repro.config.plugins import plugins
 from dti_repro.data.masks import check_masks
 from dti_repro.errors import InputError
-from dti_repro.evaluate import check_accelerator, folder_of
 from dti_repro.experiments.grids import comparison, sheets
 from dti_repro.experiments.jobs import choose_rows, deal_rows, with_those_they_need
 from dti_repro.experiments.report import Setting, write_report
@@ -33,7 +32,6 @@ from dti_repro.experiments.spec import Experiment, Published, parse_experiment
 from dti_repro.experiments.tables import Row, SubjectMeans
 from dti_repro.inference.image_folder import GenerationConfig
 from dti_repro.launch.command_line import CommandLine
-from dti_repro.launch.devices import check_count
 from dti_repro.launch.sweep import as_choices
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, mismatched, score
@@ -51,7 +49,7 @@ def benchmark(cfg: DictConfig) -> int:
     configs = {metric: metric_config(metric) for metric in experiment.metrics}
     chosen = choose_rows(experiment, cfg.rows)
     check_rows(plan)
-    masks = None if cfg.masks is None else folder_of("masks", cfg.masks)
+    masks = None if cfg.masks is None else Path(cfg.masks)
     for concept in plan.concepts.values() if masks else ():
         check_masks(masks, concept.name, concept.images)
 
@@ -77,16 +75,9 @@ def benchmark(cfg: DictConfig) -> int:
 def plan_of(cfg: DictConfig, choice: str) -> ExperimentRun:
     """The experiment of conf/benchmark.yaml, which was chosen by this name, with its concepts. InputError."""
     name = check_name(choice, "experiment")
-    folder_of("out", cfg.out)
-    check_accelerator(cfg.accelerator)
-    check_count("devices", cfg.devices)
-    if cfg.subjects is not None:
-        check_count("subjects", cfg.subjects)
-    if not OmegaConf.is_dict(cfg.experiment):
-        raise InputError(f"experiment '{name}' is no mapping of keys to values")
     experiment = parse_experiment(name, OmegaConf.to_container(cfg.experiment, resolve=True), _searched(cfg))
-    own = (_overrides(cfg, key) for key in ("setup", "train", "generate"))
-    plan = ExperimentRun(experiment, str(folder_of("runs", cfg.runs)), *own).choose_concepts(cfg.subjects)
+    own = (tuple(cfg[key]) for key in ("setup", "train", "generate"))
+    plan = ExperimentRun(experiment, cfg.runs, *own).choose_concepts(cfg.subjects)
     alone = [concept.name for concept in plan.concepts.values() if len(concept.images) < 2]
     if experiment.search and alone:
         raise InputError(
@@ -96,15 +87,8 @@ def plan_of(cfg: DictConfig, choice: str) -> ExperimentRun:
     return plan
 
 
-def _overrides(cfg: DictConfig, key: str) -> tuple[str, ...]:
-    value = OmegaConf.to_container(cfg)[key]
-    if not isinstance(value, list) or not all(isinstance(override, str) for override in value):
-        raise InputError(f"{key} is {value}: a list of overrides is needed, as in {key}=[seed=1]")
-    return tuple(value)
-
-
 def _searched(cfg: DictConfig) -> Path:
-    return CONF / "experiment" / "searched.yaml" if cfg.searched is None else folder_of("searched", cfg.searched)
+    return CONF / "experiment" / "searched.yaml" if cfg.searched is None else Path(cfg.searched)
 
 
 def made_by(hydra: DictConfig) -> str:
@@ -188,7 +172,7 @@ def _commit() -> str | None:
 
 
 def _facts(state: RowState, norms: Mapping[str, float]) -> dict[str, str]:
-    published = state.spec.published or Published()
+    published = state.spec.published or Published(source="")
     facts = {"paper image": _number(published.image), "paper text": _number(published.text)}
     if not state.cfgs:
         return facts
@@ -253,6 +237,7 @@ def stages(line: CommandLine) -> list[CommandLine]:
         return [line]
     here = line.without("hydra/launcher", "hydra.launcher", "hydra.sweep.dir")
     cfg = here.compose()
+    validate("benchmark", cfg)
     plan = plan_of(cfg, cfg.hydra.runtime.choices["experiment"])
     check_rows(plan)
     sweeps = deal_rows(plan, choose_rows(plan.experiment, cfg.rows))

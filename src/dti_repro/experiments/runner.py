@@ -21,7 +21,7 @@ from dti_repro.artifacts.files import read_json, write_json
 from dti_repro.artifacts.manifest import NAME
 from dti_repro.artifacts.run_dir import ConceptFolder, config_hash
 from dti_repro.artifacts.training_facts import gradient_norm
-from dti_repro.config import build
+from dti_repro.config import build, validate
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
@@ -31,9 +31,8 @@ from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_seeds, of_run, of_text
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
-from dti_repro.launch.key_types import check_types
 from dti_repro.metrics.evaluator import ScoreFile, generated, real_references
-from dti_repro.training.runs import check, check_metadata, check_pack, is_complete, run_folder, train_missing
+from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, train_missing
 
 ADAMW = "torch.optim.AdamW"
 
@@ -55,7 +54,7 @@ class ExperimentRun:
         own = (*self.experiment.train, *row.overrides, *self.train)
         self._check_subjects(row.name, own)
         seeds = self.experiment.training_seeds
-        fixed = [o for o in (*self.experiment.setup, *self.setup, *own) if o.lstrip("+").startswith("seed_")]
+        fixed = [o for o in (*self.experiment.setup, *self.setup, *own) if o.lstrip("+").startswith("seed=")]
         if seeds and fixed:
             both = f"{fixed[0]} beside training_seeds={list(seeds)}"
             raise InputError(f"experiment '{self.experiment.name}': {both}: leave one of them out")
@@ -105,12 +104,12 @@ def _compose(stage: str, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of a command; InputError for what it does not take."""
     try:
         cfg = compose(stage, overrides)
-        check_types(stage, overrides, cfg, cfg.hydra.runtime.choices)
+        OmegaConf.set_struct(cfg, False)
+        del cfg.hydra
+        OmegaConf.set_struct(cfg, True)
+        validate(stage, cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error, stage, overrides)) from error
-    OmegaConf.set_struct(cfg, False)
-    del cfg.hydra
-    OmegaConf.set_struct(cfg, True)
     return cfg
 
 
@@ -131,7 +130,6 @@ def check_rows(plan: ExperimentRun) -> None:
     for row in plan.experiment.rows:
         if row.bound is None:
             for cfg in plan.train_configs(row):
-                check(cfg)
                 check_pack(cfg, len(plan.concepts))
     plan.prompts()
     plan.seeds()

@@ -43,14 +43,12 @@ WORDS = re.compile(r"[\w.' -]+")
 
 def export(cfg: DictConfig) -> list[Path]:
     """Write the files of each concept of the run below `out`; returns them, texts included."""
-    if cfg.to not in USES:
-        raise InputError(f"to={cfg.to}: {', '.join(USES)} are known")
     folders = parse(cfg.run)
     adapters = [adapter_of(folder.embedding) for folder in folders]
     for folder, adapter in zip(folders, adapters, strict=True):
         if adapter is not None and cfg.to != "diffusers":
             raise InputError(f"to={cfg.to} has no place for the adapter of {folder.path}: use to=diffusers")
-    written = [_export(*pair, cfg.to, Path(str(cfg.out))) for pair in zip(folders, adapters, strict=True)]
+    written = [_export(*pair, cfg.to, Path(cfg.out)) for pair in zip(folders, adapters, strict=True)]
     return [path for paths in written for path in paths]
 
 

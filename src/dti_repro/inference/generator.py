@@ -21,7 +21,7 @@ from dti_repro.backbones.checkpoint import locate
 from dti_repro.config import target
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
-from dti_repro.launch.devices import check_count, run_on_devices
+from dti_repro.launch.devices import run_on_devices
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,8 +65,6 @@ def draw(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: Genera
 
 def _judge(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: GenerationConfig) -> None:
     """InputError for whatever cannot be drawn, as far as this can be known without a model."""
-    for key in ("batch", "devices", "threads"):
-        check_count(key, cfg[key])
     for image_folder in image_folders:
         refuse_links(image_folder.path, *image_folder.path.parents[:2])
     from dti_repro.artifacts.embedding import load_embeddings

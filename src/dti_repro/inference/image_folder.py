@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 READING = ("pool", "instruction")
 """Knobs of backbones that say how a prompt is read."""
-LONG = ("refuse", "cut")
-"""What to do with prompts that the text encoder has no room for."""
-MAX_SIDE = 4096  # pixels: what the largest text-to-image models draw
 
 
 @dataclass(frozen=True)
@@ -46,23 +43,8 @@ class GenerationConfig:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> GenerationConfig:
-        """From the keys of generate.yaml. InputError that names the key."""
-        if type(cfg.steps) is not int or cfg.steps < 1:
-            raise InputError(f"steps={cfg.steps}: a whole number of at least 1 is needed")
-        if type(cfg.guidance) not in (int, float) or not 0 <= cfg.guidance < float("inf"):
-            raise InputError(f"guidance={cfg.guidance}: a number of at least 0 is needed (1 switches guidance off)")
-        for key in ("width", "height"):
-            if cfg[key] is not None and (type(cfg[key]) is not int or not 8 <= cfg[key] <= MAX_SIDE or cfg[key] % 8):
-                raise InputError(f"{key}={cfg[key]}: a multiple of 8 is needed, at most {MAX_SIDE} pixels")
-        if (cfg.width is None) != (cfg.height is None):
-            raise InputError("width and height are given together, or neither")
-        if not isinstance(cfg.negative_prompt, str):
-            raise InputError(f"negative_prompt={cfg.negative_prompt}: a text is needed, '' for none")
+        """Return that of a validated configuration. InputError for a negative prompt that is no template."""
         check_template(cfg.negative_prompt, "negative_prompt")
-        if cfg.prompts_long not in LONG:
-            raise InputError(f"prompts_long={cfg.prompts_long}: {' or '.join(LONG)} is needed")
-        if not isinstance(cfg.sampler.scheduler, str) or not OmegaConf.is_dict(cfg.sampler.options):
-            raise InputError("sampler: a scheduler's name is needed, and a mapping of its options, which may be empty")
         return cls(
             backbone=check_name(str(cfg.backbone.name), "backbone.name"),
             weights=fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))[:16],

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -21,13 +20,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.config import CONF, check_names
+from dti_repro.config import CONF, check_names, validate
 from dti_repro.config.plugins import set_plugins
+from dti_repro.config.secrets import SECRETS_STAY_OUT, is_secret
 from dti_repro.errors import InputError
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import LAUNCHERS, failure_of
 from dti_repro.launch.help import help_text
-from dti_repro.launch.key_types import check_types
 from dti_repro.launch.sweep import (
     check_launcher,
     deal_concepts,
@@ -43,8 +42,7 @@ from dti_repro.launch.sweep import (
 from dti_repro.launch.untrusted import check_resolved, check_untrusted
 
 Stages = Callable[[CommandLine], list[CommandLine]]
-SECRET = r"(?:api_?key|password|passwd|secret|(?:access|auth)_?token)"
-SECRETS_STAY_OUT = "configurations are written to files: no secret belongs in them; W&B reads WANDB_API_KEY"
+KEYS = re.compile(r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)")  # of an override and inside its value
 
 
 def command(
@@ -127,32 +125,18 @@ def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
     if started_by_torchrun and config_name != "toybox_pretrain":  # which starts no processes of its own
         key = "trainer.devices" if config_name == "train" else "devices"
         raise InputError(f"torchrun started several of this command, which starts its own: give {key}=<n> without it")
-    if secret := re.search(rf"[\w.+~/@-]*{SECRET}(?=\s*[=:])", " ".join(line.overrides), re.IGNORECASE):
-        raise InputError(f"{secret[0]}: {SECRETS_STAY_OUT}")
+    keys = [key.strip() for override in line.overrides for key in KEYS.findall(override)]
+    if secret := next(filter(is_secret, keys), None):
+        raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
     if line.folder is not None:
         check_untrusted(line.folder)
     return line
 
 
 def _check(config_name: str, cfg: DictConfig) -> None:
-    """Check a job's configuration: types, interpolations, names of classes. Raise InputError, or an OmegaConf error."""
-    config = HydraConfig.get()
-    folders = [Path(s.path) for s in config.runtime.config_sources if s.provider == "command-line"]
-    folder = folders[0] if folders else None
-    check_types(config_name, typed_overrides(config), cfg, config.runtime.choices, folder)
+    """Check a job's configuration: interpolations, names of classes, types. Raise InputError or an OmegaConf error."""
     content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     check_names(content)
-    if folders:
+    if any(source.provider == "command-line" for source in HydraConfig.get().runtime.config_sources):
         check_resolved(content)
-
-
-def secret_in(node: Any, key: str = "") -> str | None:
-    """Return the dotted key, at any depth of nested containers, that takes a password or a service's key; else None."""
-    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for name, child in children:
-        dotted = f"{key}.{name}" if key else str(name)
-        if re.search(f"{SECRET}$", dotted, re.IGNORECASE):
-            return dotted
-        if found := secret_in(child, dotted):
-            return found
-    return None
+    validate(config_name, cfg)

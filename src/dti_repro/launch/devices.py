@@ -30,13 +30,6 @@ GRACE = 1.0  # seconds from an error to SIGTERM, and from there to SIGKILL; only
 STOPPING = 60.0  # seconds that the processes have after Ctrl-C to finish their step and to write it
 
 
-def check_count(key: str, value: Any, most: int | None = None) -> None:
-    """Raise InputError, which names the key, unless the value is a whole number above 0 and at most `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-        allowed = "above 0" if most is None else f"from 1 to {most}"
-        raise InputError(f"{key} is {value}: a whole number {allowed} is needed")
-
-
 def run_on_devices(work: Callable[[list[T]], R], items: Sequence[T], devices: int, accelerator: str) -> list[R]:
     """Return [work(items)], or, with several devices and items, the results of work(items[k::n]) in n processes.
 

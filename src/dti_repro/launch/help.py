@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from dti_repro.config import CONF
+from dti_repro.config import CONF, describe
 from dti_repro.config.plugins import conf_folders
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import choices, leaves
@@ -19,7 +19,6 @@ OPTIONS = """\
   plugins=[my_package]               classes and configurations of an installed package
   --config-dir=<folder>              configurations of your own
   --cfg job                          print the configuration and stop"""
-TYPES = {str: "text", int: "integer", float: "number", bool: "true|false"}
 WIDTH = 34  # of the first column
 
 
@@ -39,25 +38,23 @@ def help_text(line: CommandLine, purpose: str) -> str:
         path, _, package = group.partition("@")
         options = choices(path)
         if name in (*options, "???", None):
-            groups.append(_row(f"{group}={'null' if name is None else name}", " | ".join(options), comments.get(path)))
+            groups.append(_row(f"{group}={'null' if name is None else name}", " | ".join(options), comments.get(path, "")))
             for key, comment in _comments(_file(f"{path}/{name}")).items():
                 comments[f"{package or path.replace('/', '.')}.{key}"] = comment
-    keys = []
+    keys, types = [], describe(line.config_name, OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
     for key in (key for key in leaves(cfg) if not key.startswith("hydra.")):
         parent, _, last = key.rpartition(".")
-        node = OmegaConf.select(cfg, parent) if parent else cfg
-        written = OmegaConf.to_container(node, resolve=False)[last]
-        value = OmegaConf.select(cfg, key, throw_on_missing=False)
-        kind = "list" if OmegaConf.is_list(value) else TYPES.get(type(value), "")
-        typed = written if isinstance(written, str) else json.dumps(written).replace('"', "")
-        keys.append(_row(f"{key}={typed[:70]}", kind, comments.get(key)))
+        value = OmegaConf.to_container(OmegaConf.select(cfg, parent) if parent else cfg, resolve=False)[last]
+        typed = value if isinstance(value, str) else json.dumps(value).replace('"', "")
+        keys.append(_row(f"{key}={typed[:70]}", types.get(key, "").rstrip(","), comments.get(key, "")))
     parts = [purpose.strip(), re.sub(r"^# ?", "  ", head, flags=re.MULTILINE).rstrip()]
     parts += [f"Groups, chosen by name:\n{''.join(groups)}".rstrip()] if groups else []
     return "\n\n".join([*parts, f"Keys:\n{''.join(keys)}".rstrip(), f"Options:\n{OPTIONS}"])
 
 
-def _row(left: str, kind: str, comment: str | None) -> str:
-    return f"  {left:<{WIDTH}} {kind:<10}{f'  # {comment}' if comment else ''}".rstrip() + "\n"
+def _row(*columns: str) -> str:
+    left, *right = columns
+    return f"  {left:<{WIDTH}} {'; '.join(filter(None, right))}".rstrip() + "\n"
 
 
 def _file(name: str) -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
+from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-
-from dti_repro.errors import InputError
 
 Reference = Callable[[bool], Tensor]
 """(class_word) -> (concepts,) the loss of the same samples without the adapter, at the learned word or, if class_word,
@@ -31,9 +30,6 @@ class DiffusionLoss(Objective):
         return loss
 
 
-PROMPTS = {"class": True, "word": False}
-
-
 class DCO(Objective):
     """-log sigmoid(-beta (L - L_reference)): the adapted model is to become better than the model without the adapter,
     and the less is gained the better it already is.
@@ -43,13 +39,9 @@ class DCO(Objective):
     class word in the word's place or `word` for the learned word.
     """
 
-    def __init__(self, beta: float, prompt: str) -> None:
-        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not (math.isfinite(beta) and beta > 0):
-            raise InputError(f"adapter.objective.beta is {beta}: a number above 0 is needed")
-        if prompt not in PROMPTS:
-            raise InputError(f"adapter.objective.prompt '{prompt}' is neither {' nor '.join(PROMPTS)}")
-        self.beta = float(beta)
-        self.class_word = PROMPTS[prompt]
+    def __init__(self, beta: PositiveFloat, prompt: Literal["class", "word"]) -> None:
+        self.beta = beta
+        self.class_word = prompt == "class"
 
     def __call__(self, loss: Tensor, reference: Reference) -> Tensor:
         return -logsigmoid(-self.beta * (loss - reference(self.class_word)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
-
-from dti_repro.errors import InputError
 
 
 class Prior(ABC):
@@ -30,10 +29,8 @@ class VonMisesFisher(Prior):
     """-kappa <mu, v> for unit v and mu: its gradient is -kappa mu, added before the step is projected and
     normalised, so its strength is relative to the loss gradient's norm (Kim et al. 2025)."""
 
-    def __init__(self, kappa: float) -> None:
-        if not (isinstance(kappa, (int, float)) and math.isfinite(kappa) and kappa >= 0):
-            raise InputError(f"method.prior.kappa is {kappa}: a number >= 0 is needed")
-        self.kappa = float(kappa)
+    def __init__(self, kappa: NonNegativeFloat) -> None:
+        self.kappa = kappa
 
     def __call__(self, vectors: Tensor, anchor: Tensor) -> Tensor:
         return -self.kappa * (vectors * anchor).sum()
@@ -43,12 +40,8 @@ class L2ToInitial(Prior):
     """weight * distance to the initial value, a mean over the vectors (Pang et al. 2024). distance: `unsquared` (the
     norm of the difference, the original) or `mse` (its mean square, the DTI paper's code)."""
 
-    def __init__(self, weight: float, distance: str) -> None:
-        if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
-            raise InputError(f"method.prior.weight is {weight}: a number >= 0 is needed")
-        if distance not in ("unsquared", "mse"):
-            raise InputError(f"method.prior.distance '{distance}' is neither unsquared nor mse")
-        self.weight = float(weight)
+    def __init__(self, weight: NonNegativeFloat, distance: Literal["unsquared", "mse"]) -> None:
+        self.weight = weight
         self.distance = distance
 
     def __call__(self, vectors: Tensor, anchor: Tensor) -> Tensor:

@@ -6,15 +6,16 @@ import math
 from typing import Any, ClassVar
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
-from dti_repro.errors import InputError
+from dti_repro.config.values import Init, Magnitude
 from dti_repro.losses.priors import Prior
 from dti_repro.methods.base import SharedVectors
-from dti_repro.methods.initializers import check_init, initial_rows
-from dti_repro.methods.magnitudes import check_magnitude, magnitude_for
+from dti_repro.methods.initializers import initial_rows
+from dti_repro.methods.magnitudes import magnitude_for
 
 
 class _Direction(nn.Module):
@@ -38,14 +39,12 @@ class DTI(SharedVectors):
     on_sphere: ClassVar[bool] = True
 
     def __init__(
-        self, magnitude: str | float, init: str, learn_magnitude: bool, magnitude_lr: float, prior: Prior
+        self, magnitude: Magnitude, init: Init, learn_magnitude: bool, magnitude_lr: PositiveFloat, prior: Prior
     ) -> None:
         super().__init__()
-        self.magnitude = check_magnitude(magnitude)
-        self.init = check_init(init)
-        self.learn_magnitude = bool(learn_magnitude)
-        if not (math.isfinite(magnitude_lr) and magnitude_lr > 0):
-            raise InputError(f"method.magnitude_lr is {magnitude_lr}: a number above 0 is needed")
+        self.magnitude = magnitude
+        self.init = init
+        self.learn_magnitude = learn_magnitude
         self.magnitude_lr = magnitude_lr
         self._prior = prior
         self._m: dict[str, float] = {}

@@ -6,20 +6,11 @@ import torch
 from torch import Tensor
 
 from dti_repro.backbones.base import EncoderSpec, InitializerEmbedding
+from dti_repro.config.values import Init
 from dti_repro.data.randomness import generator
-from dti_repro.errors import InputError
-
-CHOICES = ("token", "random", "vocab_mean")
 
 
-def check_init(init: str) -> str:
-    """As configured, or InputError."""
-    if init not in CHOICES:
-        raise InputError(f"method.init '{init}' is unknown (choices: {', '.join(CHOICES)})")
-    return init
-
-
-def initial_rows(init: str, start: InitializerEmbedding, encoder: str, spec: EncoderSpec) -> Tensor:
+def initial_rows(init: Init, start: InitializerEmbedding, encoder: str, spec: EncoderSpec) -> Tensor:
     """(vectors, dim), as many as the initializer has tokens. `random` is a uniform direction at the
     vocabulary's mean norm, a function of the seed and the concept's name."""
     rows = start.rows[encoder].detach().float()

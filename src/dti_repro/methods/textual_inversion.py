@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
+from dti_repro.config.values import Init
 from dti_repro.methods.base import SharedVectors
-from dti_repro.methods.initializers import check_init, initial_rows
+from dti_repro.methods.initializers import initial_rows
 
 
 class TI(SharedVectors):
@@ -17,9 +18,9 @@ class TI(SharedVectors):
 
     on_sphere: ClassVar[bool] = False
 
-    def __init__(self, init: str) -> None:
+    def __init__(self, init: Init) -> None:
         super().__init__()
-        self.init = check_init(init)
+        self.init = init
 
     def parameters_of(self, start: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
         return nn.ParameterDict(

@@ -27,7 +27,7 @@ from dti_repro.data.concept import Concept
 from dti_repro.data.masks import check_masks, mask_path, masked_photo
 from dti_repro.data.photos import load_photo
 from dti_repro.errors import InputError
-from dti_repro.launch.devices import check_count, run_on_devices
+from dti_repro.launch.devices import run_on_devices
 from dti_repro.metrics.catalogue import metric_identity
 
 if TYPE_CHECKING:
@@ -168,7 +168,6 @@ def score(
     InputError for masks that cannot be used, before a metric's weights are loaded; BusyError, when all others are
     computed, that names the files that another process is at.
     """
-    check_count("devices", devices)
     if masks is not None:
         for concept, photos in dict.fromkeys((item.concept, item.references) for file in files for item in file.items):
             check_masks(masks, concept, photos)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from dti_repro.errors import InputError
 from dti_repro.optim.sphere_optimizer import SphereOptimizer
 
 
@@ -21,24 +21,17 @@ class SphericalSGD(SphereOptimizer):
 
     so that a step turns v by arctan(lr), about lr radians, whatever the gradient's size. With beta > 0, |g|
     is the root of the bias-corrected exponential average of |g|^2. A prior enters through the loss. A row
-    whose gradient is zero stays where it is, to the bit. Raises ValueError for rows that are not unit,
-    InputError (a ValueError) for its own settings.
+    whose gradient is zero stays where it is, to the bit. Raises ValueError for rows that are not unit.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
-        beta: float = 0.0,
-        eps: float = 1e-8,
+        lr: PositiveFloat,
+        beta: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        eps: PositiveFloat = 1e-8,
         tangent: bool = True,
     ) -> None:
-        if not 0 < lr < float("inf"):
-            raise InputError(f"optim.lr is {lr}: a number above 0 is needed")
-        if not 0 <= beta < 1:
-            raise InputError(f"optim.beta is {beta}: a number in [0, 1) is needed")
-        if not 0 < eps < float("inf"):
-            raise InputError(f"optim.eps is {eps}: a number above 0 is needed")
         super().__init__(params, {"lr": lr, "beta": beta, "eps": eps, "tangent": tangent})
 
     @torch.no_grad()

@@ -5,15 +5,12 @@ Imports no torch: what is wrong with the input, or already done, is answered fir
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from dti_repro.adapters.folder import has_own_adapter
 from dti_repro.artifacts.files import read_json, sha256
@@ -26,26 +23,15 @@ from dti_repro.artifacts.run_dir import (
     is_whole,
 )
 from dti_repro.backbones.checkpoint import fingerprint, locate
-from dti_repro.config import build
+from dti_repro.config import build, validate
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.photos import check_photos
 from dti_repro.errors import InputError
-from dti_repro.launch.command import SECRETS_STAY_OUT, secret_in
-from dti_repro.launch.devices import check_count, run_on_devices
+from dti_repro.launch.devices import run_on_devices
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
 NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
-COUNTS = {
-    "steps": 10**7,
-    "batch": 4096,
-    "accumulate": 4096,
-    "threads": 1024,
-    "pack": 4096,
-    "checkpoint_every": 10**7,
-    "devices": 1024,
-}
-"""And the most that each may be: more is a slip, and would be found out when the memory is full."""
 
 
 def train(cfg: DictConfig) -> list[ConceptFolder]:
@@ -60,7 +46,7 @@ def train_missing(cfg: DictConfig) -> tuple[list[ConceptFolder], int]:
     InputError before any model is loaded for anything that cannot be trained; DivergedError if a loss leaves
     the numbers.
     """
-    check(cfg)
+    validate("train", cfg)
     return train_concepts(cfg, build(cfg.concepts, ConceptSet).load())
 
 
@@ -91,7 +77,8 @@ def train_concepts(cfg: DictConfig, concepts: Sequence[Concept]) -> tuple[list[C
 def run_folder(cfg: DictConfig) -> RunFolder:
     """Where the results of this configuration lie, whether they exist or not."""
     method = check_name(str(cfg.method.name), "method.name")
-    return RunFolder(Path(cfg.runs), cfg.backbone.name, method, config_hash(hashed(cfg)), int(cfg.seed))
+    backbone = check_name(cfg.backbone.name, "backbone.name")
+    return RunFolder(Path(cfg.runs), backbone, method, config_hash(hashed(cfg)), int(cfg.seed))
 
 
 def source_config(cfg: DictConfig) -> DictConfig:
@@ -165,58 +152,6 @@ def check_metadata(folder: ConceptFolder, concept: Concept) -> None:
             f"concept '{concept.name}' is not the one that {folder.path} was trained with "
             f"(changed: {', '.join(changed)}): give it another name, or remove that folder"
         )
-
-
-def check(cfg: DictConfig) -> None:
-    """Values that need no torch to be judged; methods, priors and optimizers judge their own."""
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise InputError(f"{error.full_key or str(error).split(':')[-1].strip()} is not set") from error
-    for key in COUNTS:
-        check_count(f"trainer.{key}", cfg.trainer[key], COUNTS[key])
-    for key, values in (("trainer.snapshots", cfg.trainer.snapshots), *_texts(cfg).items()):
-        if not OmegaConf.is_list(values):
-            raise InputError(f"{key} is {values}: a list is needed, such as [{values}]")
-    for key in ("runs", "trainer.latents"):
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, str) and not (key == "trainer.latents" and value is None):
-            raise InputError(f"{key} is {value}: a folder is needed")
-    if not isinstance(cfg.trainer.progress, bool):
-        raise InputError(f"trainer.progress is {cfg.trainer.progress}: true or false is needed")
-    for step in cfg.trainer.snapshots:
-        if not isinstance(step, int) or not 1 <= step <= cfg.trainer.steps:
-            raise InputError(f"trainer.snapshots has {step}: steps are 1 to {cfg.trainer.steps}")
-    if not (_adapts(cfg) and cfg.optim.lr == 0):  # then the adapter alone is trained
-        _check_positive("optim.lr", cfg.optim.lr)
-    _check_positive("trainer.max_loss", cfg.trainer.max_loss)
-    if not isinstance(cfg.trainer.preview_every, int) or cfg.trainer.preview_every < 0:
-        raise InputError(f"trainer.preview_every is {cfg.trainer.preview_every}: a whole number >= 0 is needed")
-    if cfg.trainer.precision not in ("fp32", "bf16"):
-        raise InputError(f"trainer.precision '{cfg.trainer.precision}' is neither fp32 nor bf16")
-    if cfg.trainer.fuse not in ("auto", True, False):
-        raise InputError(f"trainer.fuse '{cfg.trainer.fuse}' is none of auto, true, false")
-    if cfg.trainer.accelerator not in ("cpu", "gpu", "auto"):
-        raise InputError(f"trainer.accelerator '{cfg.trainer.accelerator}' is none of cpu, gpu, auto")
-    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int):
-        raise InputError(f"seed is {cfg.seed}: a whole number is needed")
-    if not cfg.templates.prompts:
-        raise InputError("templates.prompts is empty")
-    for template in itertools.chain(*_texts(cfg).values()):
-        if str(template).count("{}") != 1:
-            raise InputError(f"prompt template '{template}' must have one {{}} for the word")
-    check_name(str(cfg.backbone.name), "backbone.name")
-    if secret := secret_in(plain):
-        raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
-
-
-def _texts(cfg: DictConfig) -> dict[str, Any]:
-    return {"templates.prompts": cfg.templates.prompts, "trainer.preview_prompts": cfg.trainer.preview_prompts}
-
-
-def _check_positive(key: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
-        raise InputError(f"{key} is {value}: a number above 0 is needed")
 
 
 def _plain(node: DictConfig) -> Mapping[str, Any]:

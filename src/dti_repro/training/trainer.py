@@ -39,7 +39,7 @@ from dti_repro.optim.sphere_optimizer import SphereOptimizer
 from dti_repro.training.callbacks import Interruptible, OwnSignals, StepBar
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.lit_module import InversionModule, Schedule
-from dti_repro.training.runs import check, facts, hashed, is_complete, run_folder, source_config, train_concepts
+from dti_repro.training.runs import facts, hashed, is_complete, run_folder, source_config, train_concepts
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -227,7 +227,6 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], method
     began = time.time()
     source_cfg = source_config(cfg)
     source_cfg.trainer.devices = 1  # this is one of them
-    check(source_cfg)
     train_concepts(source_cfg, concepts)
     source = run_folder(source_cfg)
     backbone = _load(cfg)

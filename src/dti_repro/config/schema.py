@@ -1,0 +1,182 @@
+"""The keys of every command, with their types and ranges, and the rules between them.
+
+What lies below a component's node (`method`, `adapter`, `concepts`, ...) is typed by the constructor of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from dti_repro.config.secrets import SECRETS_STAY_OUT, secret_in
+from dti_repro.config.signatures import component_types
+from dti_repro.config.values import Accelerator, FolderPath, Magnitude, Property, check_parameter, check_value, words
+from dti_repro.errors import InputError
+
+MISSING = "???"
+Steps = Annotated[int, Field(gt=0, le=10**7)]
+# More is a slip, and would be found out when the memory is full.
+Size = Annotated[int, Field(gt=0, le=4096)]
+Processes = Annotated[int, Field(gt=0, le=1024)]
+Side = Annotated[int, Field(ge=8, le=4096, multiple_of=8, description="a multiple of 8, at most 4096 pixels,")]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Word = Annotated[str | float, Field(description="text")]
+Texts = Annotated[list[str], Field(min_length=1)]
+Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
+Metrics = Annotated[str | list[str], Field(description="a metric's name, a list of names or a set")]
+
+BACKBONE = {
+    "backbone.name": str,
+    "backbone.path": str | None,
+    "backbone.revision": str | None,
+    "backbone.resolution": PositiveInt | None,
+    "backbone.dtype": Literal["float32", "bfloat16"],
+    "backbone.checkpointing": bool,
+    "backbone.compile": bool,
+}
+TRAIN = {
+    **BACKBONE,
+    "templates.prompts": Texts,
+    "optim.lr": NonNegativeFloat,
+    "trainer.steps": Steps,
+    "trainer.batch": Size,
+    "trainer.accumulate": Size,
+    "trainer.precision": Literal["fp32", "bf16"],
+    "trainer.accelerator": Accelerator,
+    "trainer.devices": Processes,
+    "trainer.threads": Processes,
+    "trainer.pack": Size,
+    "trainer.latents": FolderPath | None,
+    "trainer.fuse": bool | Literal["auto"],
+    "trainer.checkpoint_every": Steps,
+    "trainer.max_loss": PositiveFloat,
+    "trainer.snapshots": list[PositiveInt],
+    "trainer.preview_every": NonNegativeInt,
+    "trainer.preview_prompts": list[str],
+    "trainer.progress": bool,
+    "seed": int,
+    "runs": FolderPath,
+}
+DRAW = {
+    **BACKBONE,
+    "sampler.scheduler": str,
+    "sampler.options": dict[str, Any],
+    "prompts": Annotated[str | list[Any], Field(description="the name of a set, a list of templates or a file")],
+    "seeds": Seed | Annotated[list[Seed], Field(min_length=1)],
+    "guidance": NonNegativeFloat,
+    "negative_prompt": str,
+    "prompts_long": Literal["refuse", "cut"],
+    "width": Side | None,
+    "height": Side | None,
+    "batch": PositiveInt,
+    "accelerator": Accelerator,
+    "devices": PositiveInt,
+    "threads": PositiveInt,
+    "runs": FolderPath,
+    "progress": bool,
+}
+EXPERIMENT = {"runs": FolderPath, "setup": Overrides, "train": Overrides, "generate": Overrides}
+SUBSET = {"searched": FolderPath | None, "subjects": PositiveInt | None}
+SCORE = {"masks": FolderPath | None, "accelerator": Accelerator, "devices": PositiveInt}
+COMMANDS: dict[str, dict[str, Any]] = {
+    "train": TRAIN,
+    "generate": {
+        **DRAW,
+        "run": FolderPath | None,
+        "text": Literal["class", "description"] | None,
+        "snapshot": PositiveInt | None,
+        "steps": PositiveInt,
+    },
+    "interpolate": {
+        **DRAW,
+        "a": FolderPath,
+        "b": FolderPath,
+        "mode": Literal["slerp", "lerp"],
+        "steps": Annotated[int, Field(ge=2, le=1000)],  # each is a folder of images and a column of the grid
+        "out": FolderPath | None,
+        "sampling_steps": PositiveInt,
+    },
+    "evaluate": {
+        **SCORE,
+        "run": FolderPath,
+        "generation": Annotated[str | float | None, Field(description="one generation's id, or null for all,")],
+        "metrics": Metrics,
+        "sets": dict[str, list[str]],
+    },
+    "export": {"run": FolderPath, "to": Literal["diffusers", "a1111", "comfyui"], "out": FolderPath},
+    "import_embedding": {
+        **BACKBONE,
+        "files": Annotated[str | Texts, Field(description="one file, or a list with one for each text encoder,")],
+        "initializer": Word,
+        "name": Word | None,
+        "property": Property,
+        "magnitude": Magnitude | None,
+        "runs": FolderPath,
+    },
+    "demo": {**EXPERIMENT, "out": FolderPath, "accelerator": Accelerator},
+    "benchmark": {**EXPERIMENT, **SUBSET, **SCORE, "out": FolderPath},
+    "plan": {
+        **TRAIN,
+        **EXPERIMENT,
+        **SUBSET,
+        "metrics": Metrics,
+        "png_bytes_per_pixel": Annotated[float, Field(gt=0, lt=100)],
+        "out": Annotated[str, Field(pattern=r"\.json$", description="the name of a .json file")] | None,
+    },
+    "download": {"root": FolderPath, "progress": bool},
+}
+
+
+def validate(command: str, cfg: DictConfig) -> None:
+    """Raise InputError with one line that names the first key whose value has another type than the command needs, is
+    out of its range, breaks a rule between keys, or would be a secret.
+
+    A key without a value (`???`) is not judged: whoever reads it says that it is missing.
+    """
+    keys = [key for key in cfg if key != "hydra"]  # which Hydra resolves later
+    content = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
+    if secret := secret_in(content):
+        raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
+    values = dict(_flat(content))
+    for types, check in ((COMMANDS.get(command, {}), check_value), (component_types(content), check_parameter)):
+        for key, hint in types.items():
+            if values.get(key, MISSING) != MISSING:
+                check(values[key], hint, key)
+    if broken := next(_broken_rules(values), None):
+        raise InputError(broken)
+
+
+def describe(command: str, cfg: DictConfig | None = None) -> dict[str, str]:
+    """Return dotted key -> its type and range in words, such as `a whole number above 0`.
+
+    The keys are those of the command and, given its configuration, of the components that are chosen in it.
+    """
+    components = {} if cfg is None else component_types(OmegaConf.to_container(cfg))
+    return {key: words(hint) for key, hint in {**COMMANDS.get(command, {}), **components}.items()}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of every key, the nodes' own ones, too."""
+    for key, value in content.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+
+
+def _broken_rules(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each rule between valid keys that is broken."""
+    templates = [*values.get("templates.prompts", ()), *values.get("trainer.preview_prompts", ())]
+    if wrong := [template for template in templates if template.count("{}") != 1]:
+        yield f"prompt template '{wrong[0]}' must have one {{}} for the word"
+    if late := [step for step in values.get("trainer.snapshots", ()) if step > values["trainer.steps"]]:
+        yield f"trainer.snapshots has {late[0]}: steps are 1 to {values['trainer.steps']}"
+    if values.get("optim.lr") == 0 and len(values.get("adapter", ())) < 2:  # only the adapter `none` has no keys
+        yield "optim.lr is 0: a number above 0 is needed, or an adapter that is trained alone"
+    if (values.get("width") is None) != (values.get("height") is None):
+        yield "width and height are given together, or neither"
+    seeds = values.get("seeds")
+    if isinstance(seeds, list) and len(set(seeds)) < len(seeds):
+        yield f"seeds has a seed twice: {seeds}"
