@@ -7,10 +7,11 @@ import difflib
 import errno
 import re
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -122,28 +123,26 @@ def _missing(key: str, config_name: str) -> str:
 
 
 def _unknown_key(key: str, line: CommandLine) -> str | None:
-    """Say which choice of a job lacks the key, and which keys it has. The values are left out of the composition."""
+    """Say which choice of a job lacks the key, and which keys it has. Values are left out of the composition."""
     group, parent = key.partition(".")[0], key.rpartition(".")[0]
     for job in line.group_choices():
         cfg = line.compose(job)
-        if OmegaConf.select(cfg, key, throw_on_missing=False) is not None:
-            continue
-        keys = [name for name in leaves(cfg) if name.startswith("hydra.") == key.startswith("hydra.")]
-        choice = cfg.hydra.runtime.choices.get(group) if parent else None
-        near = [[name for name in keys if name.startswith(f"{place}.")] for place in (parent, group)]
-        top = [str(name) for name in cfg if name != "hydra"]
-        alike = did_you_mean(key, [*keys, *top]) or f" (its keys: {', '.join(near[0] or near[1] or top)})"
-        return f"{group} '{choice}' has no key '{key}'{alike}" if choice else f"unknown key '{key}'{alike}"
+        if OmegaConf.select(cfg, key, throw_on_missing=False) is None:
+            choice = cfg.hydra.runtime.choices.get(group) if parent else None
+            keys = [*leaves(OmegaConf.to_container(cfg)), *map(str, cfg)]
+            near = [[name for name in keys if name.startswith(f"{place}.")] for place in (parent, group)]
+            shown = near[0] or near[1] or [str(name) for name in cfg if name != "hydra"]
+            alike = did_you_mean(key, keys) or f" (its keys: {', '.join(shown)})"
+            return f"{group} '{choice}' has no key '{key}'{alike}" if choice else f"unknown key '{key}'{alike}"
     return None
 
 
-def leaves(node: DictConfig, prefix: str = "") -> list[str]:
-    """Return the dotted keys of the values below a node, without `_target_`."""
-    keys: list[str] = []
-    for name in node:
-        child = node._get_node(name)
-        if OmegaConf.is_dict(child):
-            keys += leaves(child, f"{prefix}{name}.")
-        elif name != "_target_":
-            keys.append(f"{prefix}{name}")
-    return keys
+def leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of a configuration without `_target_`."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= leaves(value, f"{prefix}{key}.")
+        elif key != "_target_":
+            found[f"{prefix}{key}"] = value
+    return found

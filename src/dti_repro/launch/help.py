@@ -25,41 +25,33 @@ WIDTH = 34  # of the first column
 def help_text(line: CommandLine, purpose: str) -> str:
     """Return the help for the choices and values of a command line. purpose: the docstring of the command."""
     file = CONF / f"{line.config_name}.yaml"
-    head = re.match(r"(?:#.*\n)*", file.read_text(encoding="utf-8"))[0]
     defaults = [entry for entry in OmegaConf.to_container(OmegaConf.load(file))["defaults"] if isinstance(entry, dict)]
-    missing = [group for entry in defaults for group, choice in entry.items() if choice == "???"]
-    missing = [group for group in missing if line.value(group) is None]
+    required = [group for entry in defaults for group, choice in entry.items() if choice == "???"]
+    missing = {group: "???" for group in required if line.value(group) is None}
     cfg = line.adding(*(f"~{group}" for group in missing)).compose()
-
     chosen = {g: name for g, name in reversed(cfg.hydra.runtime.choices.items()) if not g.startswith("hydra/")}
-    comments = _comments(file)
-    groups = []
-    for group, name in {**dict.fromkeys(missing, "???"), **chosen}.items():
+
+    comments, groups, keys = _comments(file), [], []
+    for group, name in {**missing, **chosen}.items():
         path, _, package = group.partition("@")
-        options = choices(path)
-        if name in (*options, "???", None):
-            groups.append(_row(f"{group}={'null' if name is None else name}", " | ".join(options), comments.get(path, "")))
-            for key, comment in _comments(_file(f"{path}/{name}")).items():
+        if name in (*choices(path), "???", None):
+            groups.append(_row(f"{group}={name or 'null'}", " | ".join(choices(path)), comments.get(path)))
+        for folder in conf_folders():
+            for key, comment in _comments(folder / path / f"{name}.yaml").items():
                 comments[f"{package or path.replace('/', '.')}.{key}"] = comment
-    keys, types = [], describe(line.config_name, OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
-    for key in (key for key in leaves(cfg) if not key.startswith("hydra.")):
-        parent, _, last = key.rpartition(".")
-        value = OmegaConf.to_container(OmegaConf.select(cfg, parent) if parent else cfg, resolve=False)[last]
+    types = describe(line.config_name, cfg)
+    for key, value in leaves(OmegaConf.to_container(cfg)).items():
         typed = value if isinstance(value, str) else json.dumps(value).replace('"', "")
-        keys.append(_row(f"{key}={typed[:70]}", types.get(key, "").rstrip(","), comments.get(key, "")))
-    parts = [purpose.strip(), re.sub(r"^# ?", "  ", head, flags=re.MULTILINE).rstrip()]
-    parts += [f"Groups, chosen by name:\n{''.join(groups)}".rstrip()] if groups else []
-    return "\n\n".join([*parts, f"Keys:\n{''.join(keys)}".rstrip(), f"Options:\n{OPTIONS}"])
+        if not key.startswith("hydra."):
+            keys.append(_row(f"{key}={typed[:70]}", types.get(key, "").rstrip(","), comments.get(key)))
+    head = re.match(r"(?:#.*\n)*", file.read_text(encoding="utf-8"))[0]
+    parts = [purpose.strip() + "\n", re.sub(r"^# ?", "  ", head, flags=re.MULTILINE)]
+    parts += ["Groups, chosen by name:\n" + "".join(groups)] if groups else []
+    return "\n".join([*parts, "Keys:\n" + "".join(keys), f"Options:\n{OPTIONS}"])
 
 
-def _row(*columns: str) -> str:
-    left, *right = columns
-    return f"  {left:<{WIDTH}} {'; '.join(filter(None, right))}".rstrip() + "\n"
-
-
-def _file(name: str) -> Path:
-    places = [folder / f"{name}.yaml" for folder in conf_folders()]
-    return next((place for place in places if place.is_file()), places[0])
+def _row(left: str, values: str, comment: str | None) -> str:
+    return f"  {left:<{WIDTH}} {'; '.join(filter(None, (values, comment)))}".rstrip() + "\n"
 
 
 def _comments(file: Path) -> dict[str, str]:
