@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from dti_repro import benchmark, evaluate
+from dti_repro import __main__, benchmark, evaluate
+from dti_repro.__main__ import COMMANDS
 from dti_repro.config import validate
+from dti_repro.config.schema import COMMANDS as COMMAND_KEYS
 from dti_repro.errors import InputError, ProcessDiedError
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine, compose
-from dti_repro.launch.failures import explain, failure_of
+from dti_repro.launch.failures import failure_of
 from dti_repro.launch.sweep import check_launcher
 from dti_repro.launch.untrusted import check_resolved, check_untrusted
 
@@ -188,10 +190,78 @@ def test_a_missing_value_is_asked_for(answer: Answer) -> None:
     assert said.count("\n") == 1
 
 
-def test_a_mapping_for_a_group_is_explained() -> None:
-    error = ValueError("Could not override 'method'.\nTo append to your config use +method={a: b}")
-    wanted = "method: the name of a choice is needed (choices: crossinit, dti, ti, ti_rescaled)"
-    assert explain(error, "train", []) == wanted
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_examples_and_every_key(name: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(sys, "argv", ["dti", name, "--help"])
+    __main__.main()
+    text = capsys.readouterr().out
+    assert f"python -m dti_repro.{name}" in text
+    assert all(f"\n  {key}" in text for key in COMMAND_KEYS[name] if not key.startswith(("backbone.", "sampler.")))
+    if name == "train":
+        assert (
+            "\n  method=dti                         crossinit | dti | ti | ti_rescaled; chooses its optimizer\n" in text
+        )
+        assert "\n  method.prior.kappa=0.0001          a number of at least 0; the paper's value for SDXL\n" in text
+    if name == "benchmark":
+        assert "\n  experiment=???                     ablation | demo | main_table" in text
+
+
+def test_dti_lists_the_commands_without_torch() -> None:
+    code = "import sys; from dti_repro.__main__ import main; sys.argv = ['dti']; main(); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
+    assert result.stdout.endswith("\nFalse\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["trian"], "unknown command 'trian': did you mean 'train'? (dti --help lists them)"),
+        (["train", "metod=dti"], "unknown key 'metod': did you mean 'method'?"),
+        (
+            ["train", "method=dtii"],
+            "unknown method 'dtii': did you mean 'dti'? (choices: crossinit, dti, ti, ti_rescaled)",
+        ),
+        (["train", "-m", "method=dti,dtii"], "unknown method 'dtii': did you mean 'dti'?"),
+        (
+            ["train", "method.prior.kapa=1"],
+            "method 'dti' has no key 'method.prior.kapa': did you mean 'method.prior.kappa'?",
+        ),
+        (
+            ["train", "-m", "method=dti,ti", "method.prior.kappa=1"],
+            "method 'ti' has no key 'method.prior.kappa' (its keys: ",
+        ),
+        (
+            ["train", "method={a: b}"],
+            "method: the name of a choice is needed (choices: crossinit, dti, ti, ti_rescaled)",
+        ),
+        (["train", "hydra.sweep.dirr=x"], "unknown key 'hydra.sweep.dirr': did you mean 'hydra.sweep.dir'?"),
+    ],
+)
+def test_a_typo_gets_the_nearest_word(
+    arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dti", *arguments])
+    with pytest.raises(SystemExit) as left:
+        __main__.main()
+    said = capfd.readouterr().err
+    assert left.value.code == 2
+    assert said.startswith(f"error: {line}")
+    assert said.count("\n") == 1
+
+
+def test_the_shell_completes_commands_groups_and_keys(tmp_path: Path) -> None:
+    program = tmp_path / "dti"
+    program.write_text(f"#!{sys.executable}\nfrom dti_repro.__main__ import main\nmain()\n")
+    program.chmod(0o755)
+    script = [f'PATH={tmp_path}:$PATH; eval "$(dti -sc install=bash)"']
+    for words in ("gen", "train method=d", "train trainer.st"):
+        script.append(
+            f'COMP_LINE="dti {words}"; COMP_CWORD={len(words.split())}; hydra_bash_completion; echo ${{COMPREPLY[@]}}'
+        )
+    result = subprocess.run(["bash", "-c", "\n".join(script)], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["generate", "method=dti", "trainer.steps="]
 
 
 def test_a_terminal_without_the_character_ends_nothing(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:

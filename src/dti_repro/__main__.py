@@ -22,7 +22,8 @@ def main() -> None:
         print(overview())
         return
     if sys.argv[1] in ("-sc", "--shell-completion"):
-        return complete()
+        complete()
+        return
     name = sys.argv.pop(1)
     if name not in COMMANDS:
         print(f"error: unknown command '{name}'{did_you_mean(name, COMMANDS)} (dti --help lists them)", file=sys.stderr)
@@ -41,17 +42,13 @@ def overview() -> str:
 
 
 def complete() -> None:
-    """Answer the shell's completion: first the command, then Hydra completes its groups and keys."""
-    words = os.environ.get("COMP_LINE", "dti train").split(" ")
-    if len(words) > 2 and words[1] in COMMANDS:
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
-        name = words[1]
-    elif "query" in sys.argv[-1]:
-        print(" ".join(COMMANDS))
-        return
-    else:
-        name = "train"
-    import_module(f"dti_repro.{name}").main()
+    """Complete the command for the shell, or let Hydra complete its groups and keys or print the shell's script."""
+    program, *words = os.environ.get("COMP_LINE", "dti train ").split(" ")
+    if len(words) < 2:
+        print(*COMMANDS)
+    elif words[0] in COMMANDS:
+        os.environ["COMP_LINE"] = " ".join([program, *words[1:]])
+        import_module(f"dti_repro.{words[0]}").main()
 
 
 if __name__ == "__main__":
