@@ -28,7 +28,7 @@ from dti_repro.launch import sweep as launching
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import explain
-from dti_repro.launch.sweep import as_choices, deal_concepts, summarise, sweep_folder, take_gpu
+from dti_repro.launch.sweep import as_choices, deal_concepts, place_sweeps, summarise, take_gpu
 from dti_repro.training import trainer as training_module
 from dti_repro.training.runs import train_missing
 
@@ -111,7 +111,7 @@ def test_a_sweep_folder_that_cannot_be_written_is_one_line_before_anything_start
     assert said.count("\n") == 1
     monkeypatch.setenv("PLACE", str(tmp_path / "here"))
     line = CommandLine.parse("train", ["-m", "runs=${oc.env:PLACE}"])
-    assert sweep_folder([line]).parents[1] == tmp_path / "here"
+    assert place_sweeps([line])[1].parents[1] == tmp_path / "here"
 
 
 def test_what_another_driver_finished_meanwhile_counts_as_there(

@@ -34,7 +34,6 @@ from dti_repro.launch.sweep import (
     place_sweeps,
     record_job,
     summarise,
-    sweep_folder,
     take_gpu,
     typed_overrides,
     wait_for_slurm,
@@ -42,7 +41,6 @@ from dti_repro.launch.sweep import (
 from dti_repro.launch.untrusted import check_resolved, check_untrusted
 
 Stages = Callable[[CommandLine], list[CommandLine]]
-KEYS = re.compile(r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)")  # of an override and inside its value
 
 
 def command(
@@ -61,7 +59,11 @@ def command(
             failing = partial(failure_of, config_name=config_name, arguments=typed_overrides(config))
 
             def work() -> Any:
-                _check(config_name, cfg)
+                content = OmegaConf.to_container(cfg, resolve=True)  # an interpolation fails here, and not later
+                check_names(content)
+                if any(source.provider == "command-line" for source in config.runtime.config_sources):
+                    check_resolved(content)
+                validate(config_name, cfg)
                 return task(cfg)
 
             if config.mode == RunMode.MULTIRUN:
@@ -71,7 +73,9 @@ def command(
             try:
                 work()
             except Exception as error:
-                raise failing(error) or error from error
+                if (failure := failing(error)) is None:
+                    raise
+                raise failure from error
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
@@ -83,8 +87,8 @@ def command(
                     return print(help_text(line, sys.modules[task.__module__].__doc__ or ""))
                 commands = stages(deal_concepts(line))
                 check_launcher(commands)
-                sweep = sweep_folder(commands)
-                for line in place_sweeps(commands, sweep):
+                placed, sweep = place_sweeps(commands)
+                for line in placed:
                     sys.argv[1:] = line.arguments()
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
                     if sweep is not None and (failure := first_failure(sweep)):
@@ -125,18 +129,11 @@ def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
     if started_by_torchrun and config_name != "toybox_pretrain":  # which starts no processes of its own
         key = "trainer.devices" if config_name == "train" else "devices"
         raise InputError(f"torchrun started several of this command, which starts its own: give {key}=<n> without it")
-    keys = [key.strip() for override in line.overrides for key in KEYS.findall(override)]
-    if secret := next(filter(is_secret, keys), None):
+    keys = re.findall(
+        r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)", " ".join(line.overrides)
+    )  # those inside values, too
+    if secret := next(filter(is_secret, map(str.strip, keys)), None):
         raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
     if line.folder is not None:
         check_untrusted(line.folder)
     return line
-
-
-def _check(config_name: str, cfg: DictConfig) -> None:
-    """Check a job's configuration: interpolations, names of classes, types. Raise InputError or an OmegaConf error."""
-    content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    check_names(content)
-    if any(source.provider == "command-line" for source in HydraConfig.get().runtime.config_sources):
-        check_resolved(content)
-    validate(config_name, cfg)

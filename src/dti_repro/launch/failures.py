@@ -50,7 +50,6 @@ class Failure(BaseException):
 
 def failure_of(error: BaseException, config_name: str, arguments: Sequence[str]) -> Failure | None:
     """Return the line and the exit code of an error, or None for a fault of the program."""
-    first = (str(error).splitlines() or [""])[0]
     if isinstance(error, Failure):
         return error
     if isinstance(error, KeyboardInterrupt | StoppedError):
@@ -69,8 +68,8 @@ def failure_of(error: BaseException, config_name: str, arguments: Sequence[str])
     if isinstance(error, OSError) and error.filename and error.errno != errno.ENOENT:  # which is mostly a fault
         return Failure(f"{error.filename}: {error.strerror}", 2)
     if is_out_of_memory(error):
-        reason, smaller = f" ({first[:200]})" if first else "", SMALLER.get(config_name, "what is computed at once")
-        return Failure(f"out of memory{reason}: reduce {smaller}; what is finished is kept", 1)
+        reason, smaller = str(error).partition("\n")[0][:200], SMALLER.get(config_name, "what is computed at once")
+        return Failure(f"out of memory{reason and f' ({reason})'}: reduce {smaller}; what is finished is kept", 1)
     return None
 
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from pydantic.dataclasses import dataclass
 
 from dti_repro.artifacts.files import atomic_write, read_json, write_json, writing
 from dti_repro.artifacts.lock import BusyError, Owner
@@ -85,12 +85,9 @@ def typed_overrides(hydra: DictConfig) -> list[str]:
 def _read_record(file: Path) -> JobRecord:
     """Return the record of a job; an empty one that says so if the file is damaged."""
     try:
-        record = JobRecord(**read_json(file, "remove it"))
-        if not (isinstance(record.starts, int) and isinstance(record.said, str) and isinstance(record.code, int)):
-            raise TypeError
-    except (TypeError, InputError):
+        return JobRecord(**read_json(file, "remove it"))
+    except (TypeError, ValueError):
         return JobRecord([], outcome="unknown", said=f"{file} is damaged")
-    return record
 
 
 def check_launcher(commands: Sequence[CommandLine]) -> None:
@@ -105,41 +102,26 @@ def check_launcher(commands: Sequence[CommandLine]) -> None:
             raise InputError(f"hydra/launcher={launcher}: there is no sbatch here; start it on a cluster")
 
 
-def sweep_folder(commands: Sequence[CommandLine]) -> Path | None:
-    """Return the folder of the sweeps' records, or None if all commands are single runs."""
-    sweep = next((command for command in commands if command.multirun), None)
-    if sweep is None:
-        return None
-    if given := sweep.value("hydra.sweep.dir"):
-        return Path(_resolved("hydra.sweep.dir", given))
+def place_sweeps(commands: Sequence[CommandLine]) -> tuple[list[CommandLine], Path | None]:
+    """Return the commands with hydra.sweep.dir set, and the folder of all sweeps, or None if there is no sweep. Several
+    sweeps get 1, 2, ... in it. Raise InputError, before a job is started, if the folder cannot be written."""
+    sweeps = [command for command in commands if command.multirun]
+    if not sweeps:
+        return list(commands), None
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    return Path(_resolved("runs", sweep.value("runs") or "runs")) / ".multirun" / f"{now}_{os.getpid()}"
-
-
-def _resolved(key: str, value: str) -> str:
-    """Return a path with its interpolations resolved, such as ${oc.env:SCRATCH}."""
-    try:
-        return OmegaConf.to_container(OmegaConf.create({key: value}), resolve=True)[key]
-    except OmegaConfBaseException as error:
-        raise InputError(f"{key}={value}: {str(error).splitlines()[0]}") from error
-
-
-def place_sweeps(commands: Sequence[CommandLine], folder: Path | None) -> list[CommandLine]:
-    """Return the commands with hydra.sweep.dir set to the folder, or to 1, 2, ... in it where there are several sweeps.
-    Raise InputError, before a job is started, if the folder cannot be written."""
-    if folder is None:
-        return list(commands)
+    default = f"{sweeps[0].value('runs') or 'runs'}/.multirun/{now}_{os.getpid()}"
+    given = OmegaConf.create([sweeps[0].value("hydra.sweep.dir") or default])
+    folder = Path(given[0])  # with ${oc.env:...} resolved
     if not any(command.flags for command in commands):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-    several = sum(command.multirun for command in commands) > 1
     placed = []
     for number, command in enumerate(commands, start=1):
-        quoted = str(folder / str(number) if several else folder).replace("'", "\\'")
+        path = str(folder / str(number) if len(sweeps) > 1 else folder).replace("'", "\\'")
         moved = command.without("hydra.sweep.dir")
-        placed.append(moved.adding(f"hydra.sweep.dir='{quoted}'") if command.multirun else moved)
-    return placed
+        placed.append(moved.adding(f"hydra.sweep.dir='{path}'") if command.multirun else moved)
+    return placed, folder
 
 
 def wait_for_slurm(folder: Path) -> None:
@@ -153,7 +135,7 @@ def wait_for_slurm(folder: Path) -> None:
 
 def first_failure(folder: Path) -> Failure | None:
     """Return the failure of the first job that has one."""
-    return next((Failure(r.said, r.code) for r in _records(folder).values() if r.code), None)
+    return next((Failure(record.said, record.code) for record in _records(folder).values() if record.code), None)
 
 
 def _records(folder: Path) -> dict[str, JobRecord]:
