@@ -102,6 +102,8 @@ class ExperimentRun:
 @cache
 def _compose(stage: str, overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of a command; InputError for what it does not take."""
+    if any(override.lstrip("+~").startswith("hydra") for override in overrides):  # the yaml may come from anyone
+        raise InputError("hydra's settings are no part of an experiment: give them on the command line")
     try:
         cfg = compose(stage, overrides)
         OmegaConf.set_struct(cfg, False)
