@@ -312,7 +312,7 @@ def test_a_run_may_be_named_by_any_of_its_folders(world: Path, level: str) -> No
     [
         (["run=nowhere"], "run=nowhere"),
         (["run={run}", "metrics=[clip_i,clipp]"], "metric 'clipp' is unknown"),
-        (["run={run}", "metrics=[]"], "metrics is empty"),
+        (["run={run}", "metrics=[]"], "metrics is []: a metric's name, a list of names or a set is needed"),
         (["run={run}", "generation=ffff"], "ffff"),
     ],
 )

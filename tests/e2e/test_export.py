@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save, save_file
 from dti_repro.artifacts.embedding import load_embeddings, save_embedding, save_embeddings
 from dti_repro.artifacts.run_dir import RunFolder, embedding_files
 from dti_repro.backbones.base import EncoderSpec
-from dti_repro.config import CONF
+from dti_repro.config import CONF, validate
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
 from dti_repro.import_embedding import import_embedding
@@ -34,7 +35,9 @@ BOTH = {"text_encoder": vectors(0, 2), "text_encoder_2": torch.randn(2, DIM_2)}
 
 def config(command: str, *overrides: str) -> DictConfig:
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return hydra.compose(command, overrides=[quote_paths(override) for override in overrides])
+        cfg = hydra.compose(command, overrides=[quote_paths(override) for override in overrides])
+    validate(command, cfg)
+    return cfg
 
 
 @pytest.fixture(scope="module")
@@ -262,12 +265,13 @@ def test_where_a_program_pools_at_another_place_it_is_said(
 
 
 def test_bad_exports_are_one_line(one: Path) -> None:
-    with pytest.raises(InputError, match=r"to=\['a1111'\]: diffusers"):
-        export(config("export", f"run={one}", "to=[a1111]"))
-    with pytest.raises(InputError, match="does not exist"):
-        export(config("export", "run=[a,b]", "to=a1111"))
-    with pytest.raises(InputError, match="to=invokeai: diffusers, a1111, comfyui are known"):
-        export(config("export", f"run={one}", "to=invokeai"))
+    for override, words in (
+        ("to=[a1111]", "to is ['a1111']: diffusers, a1111 or comfyui is needed"),
+        ("to=invokeai", "to is invokeai: diffusers, a1111 or comfyui is needed"),
+        ("run=[a,b]", "run is ['a', 'b']: the path of a folder is needed"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            config("export", f"run={one}", "to=a1111", override)
     with pytest.raises(InputError, match="does not exist"):
         export(config("export", "run=nowhere", "to=a1111"))
 

@@ -18,7 +18,7 @@ from typing import Any, Union, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.config.plugins import plugins
-from dti_repro.config.values import check_parameter
+from dti_repro.config.values import check_parameter, walk
 from dti_repro.errors import InputError
 
 PACKAGES = ("dti_repro.", "torch.optim.")
@@ -60,7 +60,7 @@ def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
         signature.bind(**given, **more)
     except TypeError as error:
         raise InputError(f"no such key: {at}: {name}: {error}") from error
-    if make.__module__.startswith("dti_repro."):  # its own constructors judge their settings themselves
+    if make.__module__.startswith("dti_repro."):  # its settings are judged: an error here is a fault of ours
         return make(**given, **more)
     try:
         return make(**given, **more)
@@ -96,15 +96,6 @@ def is_dotted(name: Any) -> bool:
     return isinstance(name, str) and "." in name and all(p.isidentifier() and p[0] != "_" for p in name.split("."))
 
 
-def check_names(content: Any, at: str = "") -> None:
-    """InputError for a `_target_` in a resolved configuration that cannot be the name of a class."""
-    children = content.items() if isinstance(content, Mapping) else enumerate(content) if type(content) is list else ()
-    for key, child in children:
-        if key == "_target_" and not is_dotted(child):
-            raise InputError(f"{at}._target_ '{child}' is refused: the dotted name of a class is needed")
-        check_names(child, f"{at}.{key}".strip("."))
-
-
 def _find(name: str) -> Any:
     """Return what lies at a dotted path: the longest prefix that is a module, then attributes."""
     module, _, attribute = name.rpartition(".")
@@ -130,17 +121,10 @@ def _value(value: Any, hint: Any, at: str) -> Any:
         if not bases:
             raise InputError(f"{at}: _target_ '{value['_target_']}' is refused: this key takes plain values")
         return _build(value, reduce(or_, bases), at, {})
-    _refuse_targets(value, at)
+    for key, inner in walk(value):
+        if key.endswith("_target_"):
+            raise InputError(f"{at}: _target_ '{inner}' is refused: this key takes plain values")
     return check_parameter(value, hint, at)
-
-
-def _refuse_targets(value: Any, at: str) -> None:
-    """InputError for a `_target_` inside of plain values."""
-    children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        if key == "_target_":
-            raise InputError(f"{at}: _target_ '{child}' is refused: this key takes plain values")
-        _refuse_targets(child, f"{at}.{key}")
 
 
 def _is_ours(kind: Any) -> bool:

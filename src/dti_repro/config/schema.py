@@ -11,9 +11,19 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from dti_repro.config.build import is_dotted
 from dti_repro.config.secrets import SECRETS_STAY_OUT, secret_in
 from dti_repro.config.signatures import component_types
-from dti_repro.config.values import Accelerator, FolderPath, Magnitude, Property, check_parameter, check_value, words
+from dti_repro.config.values import (
+    Accelerator,
+    FolderPath,
+    Magnitude,
+    Property,
+    check_parameter,
+    check_value,
+    walk,
+    words,
+)
 from dti_repro.errors import InputError
 
 MISSING = "???"
@@ -26,7 +36,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Word = Annotated[str | float, Field(description="text")]
 Texts = Annotated[list[str], Field(min_length=1)]
 Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
-Metrics = Annotated[str | list[str], Field(description="a metric's name, a list of names or a set")]
+METRICS = Field(description="a metric's name, a list of names or a set")
 
 BACKBONE = {
     "backbone.name": str,
@@ -103,7 +113,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         **SCORE,
         "run": FolderPath,
         "generation": Annotated[str | float | None, Field(description="one generation's id, or null for all,")],
-        "metrics": Metrics,
+        "metrics": Annotated[str | Texts, METRICS],
         "sets": dict[str, list[str]],
     },
     "export": {"run": FolderPath, "to": Literal["diffusers", "a1111", "comfyui"], "out": FolderPath},
@@ -122,7 +132,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         **TRAIN,
         **EXPERIMENT,
         **SUBSET,
-        "metrics": Metrics,
+        "metrics": Annotated[str | list[str], METRICS],
         "png_bytes_per_pixel": Annotated[float, Field(gt=0, lt=100)],
         "out": Annotated[str, Field(pattern=r"\.json$", description="the name of a .json file")] | None,
     },
@@ -140,7 +150,10 @@ def validate(command: str, cfg: DictConfig) -> None:
     content = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     if secret := secret_in(content):
         raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
-    values = dict(_flat(content))
+    values = dict(walk(content))
+    for key, name in values.items():
+        if key.endswith("_target_") and not is_dotted(name):
+            raise InputError(f"{key} '{name}' is refused: the dotted name of a class is needed")
     for types, check in ((COMMANDS.get(command, {}), check_value), (component_types(content), check_parameter)):
         for key, hint in types.items():
             if values.get(key, MISSING) != MISSING:
@@ -156,14 +169,6 @@ def describe(command: str, cfg: DictConfig | None = None) -> dict[str, str]:
     """
     components = {} if cfg is None else component_types(OmegaConf.to_container(cfg))
     return {key: words(hint) for key, hint in {**COMMANDS.get(command, {}), **components}.items()}
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of every key, the nodes' own ones, too."""
-    for key, value in content.items():
-        yield f"{prefix}{key}", value
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
 
 
 def _broken_rules(values: Mapping[str, Any]) -> Iterator[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
+
+from dti_repro.config.values import walk
 
 SECRETS_STAY_OUT = "configurations are written to files: no secret belongs in them; W&B reads WANDB_API_KEY"
 
@@ -14,11 +15,6 @@ def is_secret(key: str) -> bool:
     return re.search(r"(api_?key|password|passwd|secret|(access|auth)_?token)$", key, re.IGNORECASE) is not None
 
 
-def secret_in(node: Any, at: str = "") -> str | None:
+def secret_in(content: Any) -> str | None:
     """Return the dotted name of a key, at any depth, that takes a secret; None if there is none."""
-    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for key, child in children:
-        name = f"{at}.{key}" if at else str(key)
-        if found := name if is_secret(name) else secret_in(child, name):
-            return found
-    return None
+    return next((key for key, _ in walk(content) if is_secret(key.rpartition(".")[2])), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -29,6 +29,14 @@ Targets = Annotated[
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null", Any: "a value"}
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
+
+
+def walk(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of everything in nested mappings and lists, a node before what is in it."""
+    children = content.items() if isinstance(content, Mapping) else enumerate(content) if type(content) is list else ()
+    for key, value in children:
+        yield f"{prefix}{key}", value
+        yield from walk(value, f"{prefix}{key}.")
 
 
 def check_value(value: Any, hint: Any, key: str) -> Any:

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,19 +24,17 @@ from dti_repro.experiments.tables import Claim
 
 Bound = Literal["class", "description", "references"]
 KEYS = ConfigDict(**STRICT, extra="forbid")
-NEEDED = {
-    "missing": "a value is needed",
-    "unexpected_keyword_argument": "there is no such key",
-    "string_type": "text is needed",
-    "bool_type": "true or false is needed",
-    "float_type": "a number is needed",
-    "int_type": "a whole number is needed",
-    "tuple_type": "a list is needed",
-    "too_short": "a list of at least one is needed",
-    "dict_type": "a mapping is needed",
-    "dataclass_type": "a mapping is needed",
+PLAIN = {
+    "Field required": "a value is needed",
+    "Unexpected keyword argument": "there is no such key",
+    "Input should be": "it must be",
+    "a valid array": "a list",
+    "an object": "a mapping",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "Tuple should have at least 1 item after validation, not 0": "it must not be empty",
 }
-"""Error of pydantic -> what to say instead of its own words."""
+"""What pydantic says -> the same in the words of a yaml."""
 Texts = tuple[str, ...]
 SomeTexts = Annotated[Texts, Field(min_length=1)]
 
@@ -119,7 +118,7 @@ class _WrittenClaim:
     better: str
     worse: str
     says: str
-    source: Annotated[str, Field(description="who claims it, such as the paper or yourself")]
+    source: str
     metrics: SomeTexts
 
 
@@ -128,7 +127,7 @@ class _Written(Experiment):
     """An experiment as its yaml has it."""
 
     text: SomeTexts
-    rows: Annotated[tuple[RowSpec, ...], Field(min_length=1, description="a list of rows")]
+    rows: Annotated[tuple[RowSpec, ...], Field(min_length=1)]
     claims: tuple[_WrittenClaim, ...] = ()
 
 
@@ -167,7 +166,7 @@ def _said(error: ErrorDetails, content: Any) -> str:
     if place[:1] == ["rows"] and len(place) > 2:  # the name says more than the number
         where, place = f", row '{content['rows'][place[1]].get('name', place[1])}'", place[2:]
     given = "" if error["type"] == "missing" else f" is {str(error['input'])[:80]}"
-    needed = NEEDED.get(error["type"], error["msg"].replace("Input should be", "it must be"))
+    needed = reduce(lambda text, pair: text.replace(*pair), PLAIN.items(), error["msg"])
     return f"{where}: {'.'.join(map(str, place))}{given}: {needed}"
 
 

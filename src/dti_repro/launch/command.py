@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.config import CONF, check_names, validate
+from dti_repro.config import CONF, validate
 from dti_repro.config.plugins import set_plugins
 from dti_repro.config.secrets import SECRETS_STAY_OUT, is_secret
 from dti_repro.errors import InputError
@@ -59,10 +59,8 @@ def command(
             failing = partial(failure_of, config_name=config_name, arguments=typed_overrides(config))
 
             def work() -> Any:
-                content = OmegaConf.to_container(cfg, resolve=True)  # an interpolation fails here, and not later
-                check_names(content)
                 if any(source.provider == "command-line" for source in config.runtime.config_sources):
-                    check_resolved(content)
+                    check_resolved(OmegaConf.to_container(cfg, resolve=True))
                 validate(config_name, cfg)
                 return task(cfg)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dti_repro.config.values import walk
 from dti_repro.errors import InputError
 
 REFERENCE = re.compile(r"\$\{\.*\w[\w.]*\}")  # ${key}, ${..key}: the only interpolations that are allowed
@@ -35,13 +36,11 @@ def check_untrusted(folder: Path) -> None:
             raise InputError(f"--config-dir {folder}: {file.relative_to(folder)}: {reason}") from error
 
 
-def check_resolved(content: Any, key: str = "") -> None:
+def check_resolved(content: Any) -> None:
     """Raise InputError if a resolved value looks like an interpolation, which would run when it is resolved again."""
-    if isinstance(content, str) and "${" in content:
-        raise InputError(f"{key} is '{content}': with --config-dir a value must not contain ${{")
-    children = content.items() if isinstance(content, Mapping) else enumerate(content) if type(content) is list else ()
-    for name, child in children:
-        check_resolved(child, f"{key}.{name}" if key else str(name))
+    for key, value in walk(content):
+        if isinstance(value, str) and "${" in value:
+            raise InputError(f"{key} is '{value}': with --config-dir a value must not contain ${{")
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:
