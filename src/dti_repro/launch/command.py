@@ -127,9 +127,8 @@ def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
     if started_by_torchrun and config_name != "toybox_pretrain":  # which starts no processes of its own
         key = "trainer.devices" if config_name == "train" else "devices"
         raise InputError(f"torchrun started several of this command, which starts its own: give {key}=<n> without it")
-    keys = re.findall(
-        r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)", " ".join(line.overrides)
-    )  # those inside values, too
+    # The keys of overrides and those inside their values: train=[logger.api_key=...], +logger={api_key: ...}.
+    keys = re.findall(r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)", " ".join(line.overrides))
     if secret := next(filter(is_secret, map(str.strip, keys)), None):
         raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
     if line.folder is not None:
