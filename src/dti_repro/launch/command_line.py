@@ -19,8 +19,7 @@ from dti_repro.config import CONF
 from dti_repro.config.plugins import VARIABLE, conf_folders
 from dti_repro.errors import InputError
 
-SWITCHES = ("help", "hydra_help", "resolve", "run", "shell_completion")
-VALUED = ("cfg", "package", "info")
+PARSED = ("overrides", "multirun", "config_dir")
 REFUSED = ("config_path", "config_name", "experimental_rerun")  # another main configuration; a pickle
 
 
@@ -44,31 +43,30 @@ class CommandLine:
             if getattr(found, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise InputError(f"{flag} is not allowed: --config-dir=<folder> adds configurations of your own")
-        overrides = [override for override in found.overrides if not override.startswith("plugins=")]
+        named = [override for override in found.overrides if override.startswith("plugins=")]
+        overrides = tuple(override for override in found.overrides if override not in named)
         if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
             raise InputError("hydra.searchpath is not allowed: give --config-dir=<folder>")
         folder = None if found.config_dir is None else Path(found.config_dir)
         if folder is not None and not folder.is_dir():
             raise InputError(f"--config-dir {folder}: there is no such folder")
-        switches = [f"--{name.replace('_', '-')}" for name in SWITCHES if getattr(found, name)]
-        valued = [f"--{name}={getattr(found, name)}" for name in VALUED if getattr(found, name) is not None]
         shows = found.cfg is not None or found.help  # one configuration; Hydra refuses -m with it
         multirun = (found.multirun or "hydra.mode=MULTIRUN" in overrides) and not shows
-        named = [override for override in found.overrides if override.startswith("plugins=")]
+        given = {key: value for key, value in vars(found).items() if key not in PARSED and value not in (None, False)}
+        flags = (f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in given.items())
         packages = named[-1].partition("=")[2].strip("[]").split(",") if named else []
-        return cls(config_name, tuple(overrides), (*switches, *valued), multirun, folder, tuple(filter(None, packages)))
+        return cls(config_name, overrides, tuple(flags), multirun, folder, tuple(filter(None, packages)))
 
     def arguments(self) -> list[str]:
         """Return the arguments for Hydra. Options come first: argparse takes none between two overrides."""
         folder = [] if self.folder is None else [f"--config-dir={self.folder}"]
         packages = [f"++hydra.job.env_set.{VARIABLE}='{','.join(self.plugins)}'"] if self.plugins else []
-        more = [*packages, *_search_path(None)]
-        return [*self.flags, *folder, *(["-m"] if self.multirun else []), *more, *self.overrides]
+        multirun = ["-m"] if self.multirun else []
+        return [*self.flags, *folder, *multirun, *packages, *_search_path(None), *self.overrides]
 
     def value(self, key: str) -> str | None:
         """Return the last value that an override gives to the key, without quotes, or None."""
-        starts = f"{key}="
-        values = [o.partition("=")[2] for o in self.overrides if o.lstrip("+").startswith(starts)]
+        values = [o.partition("=")[2] for o in self.overrides if o.lstrip("+").startswith(f"{key}=")]
         return values[-1].strip("'\"") if values else None
 
     def without(self, *keys: str) -> CommandLine:

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, TypeVar
 
 from dti_repro.artifacts.lock import BusyError
@@ -86,12 +85,10 @@ def _run_share(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # torch sends it when the parent dies
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index]
+    if index > 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, until this process ends
     try:
-        if index == 0:
-            results.put(work(shares[index]))
-        else:
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                results.put(work(shares[index]))
+        results.put(work(shares[index]))
     except BusyError as error:
         results.put(error)
     except (InputError, DivergedError, OutOfMemoryError, StoppedError) as error:
