@@ -28,7 +28,8 @@ from dti_repro.launch import sweep as launching
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import explain
-from dti_repro.launch.sweep import as_choices, deal_concepts, place_sweeps, summarise, take_gpu
+from dti_repro.launch.sweep import as_choices, place_sweeps, summarise, take_gpu
+from dti_repro.train import divide_concepts
 from dti_repro.training import trainer as training_module
 from dti_repro.training.runs import train_missing
 
@@ -165,15 +166,15 @@ def test_a_job_that_slurm_killed_is_one_line_and_the_others_are_waited_for(
     assert said.err == f"error: a job did not get to its end: {line}\n"
 
 
-def test_concepts_are_dealt_to_jobs(subjects: Path) -> None:
+def test_concepts_are_divided_among_jobs(subjects: Path) -> None:
     given = [f"concepts.root={subjects}", "concepts.names=all", "-m", "method=ti,dti"]
     line = CommandLine.parse("train", [*given, "concepts.per_job=2"])
     dealt = ["-m", f"concepts.root={subjects}", "method=ti,dti", "concepts.names=[ann,bob],[cid]"]
-    assert deal_concepts(line).arguments() == dealt
-    assert deal_concepts(CommandLine.parse("train", given)) == CommandLine.parse("train", given)
+    assert [job.arguments() for job in divide_concepts(line)] == [dealt]
+    assert divide_concepts(CommandLine.parse("train", given)) == [CommandLine.parse("train", given)]
     for bad in (["concepts.per_job=2"], ["-m", "concepts.per_job=0"], ["-m", "concepts.per_job=few"]):
         with pytest.raises(InputError, match=r"concepts\.per_job="):
-            deal_concepts(CommandLine.parse("train", bad))
+            divide_concepts(CommandLine.parse("train", bad))
 
 
 def test_names_that_yaml_reads_as_something_else_stay_names() -> None:

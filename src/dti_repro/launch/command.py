@@ -29,7 +29,6 @@ from dti_repro.launch.failures import LAUNCHERS, failure_of
 from dti_repro.launch.help import help_text
 from dti_repro.launch.sweep import (
     check_launcher,
-    deal_concepts,
     first_failure,
     place_sweeps,
     record_job,
@@ -83,7 +82,7 @@ def command(
                 line = _read(config_name, sys.argv[1:])
                 if "--help" in line.flags:
                     return print(help_text(line, sys.modules[task.__module__].__doc__ or ""))
-                commands = stages(deal_concepts(line))
+                commands = stages(line)
                 check_launcher(commands)
                 placed, sweep = place_sweeps(commands)
                 for line in placed:

@@ -107,12 +107,10 @@ def _gpus(devices: int, accelerator: str) -> list[str]:
     """Return the names of the GPUs as in CUDA_VISIBLE_DEVICES, or nothing if the work is for the CPU."""
     import torch
 
-    from dti_repro.backbones.load import device_of
-
-    if device_of(accelerator) == "cpu":
-        return []
     count = torch.cuda.device_count()
+    if accelerator == "cpu" or (accelerator == "auto" and count == 0):
+        return []
     if count < devices:
-        raise InputError(f"devices={devices}, but torch sees {count} here")
+        raise InputError(f"devices={devices} are asked for, and torch sees {count} GPUs here")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",") if visible else [str(k) for k in range(count)]

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: how concepts are divided among them, which GPU a process takes, what became of each job.
+"""The jobs of a sweep: where their records lie, which GPU a process takes, what became of each job.
 
 A job writes one file of its own below the sweep's folder, so that no two processes write the same file. At the end the
 process that started the sweep summarizes them. No torch here.
@@ -26,13 +26,10 @@ from pydantic.dataclasses import dataclass
 
 from dti_repro.artifacts.files import atomic_write, read_json, write_json, writing
 from dti_repro.artifacts.lock import BusyError, Owner
-from dti_repro.config import build
-from dti_repro.data.concept import ConceptSet
 from dti_repro.errors import InputError
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import Failure
 
-PER_JOB = "concepts.per_job"
 MAX_STARTS = 30  # of one job, requeues included: a job that dies so often will not finish
 _gpu: FileLock | None = None  # the lock on the GPU that this process has taken
 
@@ -165,22 +162,6 @@ def summarise(folder: Path) -> str:
     except InputError as error:
         return f"{text}\n{error}"
     return text
-
-
-def deal_concepts(line: CommandLine) -> CommandLine:
-    """Replace `concepts.per_job=2` by a sweep over the chosen concepts, two in each job. InputError without -m."""
-    count = line.value(PER_JOB)
-    if count is None:
-        return line
-    if not count.isdigit() or int(count) < 1:
-        raise InputError(f"{PER_JOB}={count}: a whole number above 0 is needed")
-    if not line.multirun:
-        raise InputError(f"{PER_JOB}={count} divides concepts among the jobs of a sweep: add -m")
-    line = line.without(PER_JOB)
-    cfg = line.compose([override for override in line.overrides if override.lstrip("+").startswith("concepts")])
-    names = [concept.name for concept in build(cfg.concepts, ConceptSet).load()]
-    packs = [names[k : k + int(count)] for k in range(0, len(names), int(count))]
-    return line.without("concepts.names").adding(f"concepts.names={as_choices(packs)}")
 
 
 def as_choices(lists: Sequence[Sequence[str]]) -> str:
