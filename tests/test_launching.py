@@ -15,6 +15,7 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
 from dti_repro.artifacts.files import write_json
@@ -27,7 +28,8 @@ from dti_repro.launch import sweep as launching
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import explain
-from dti_repro.launch.sweep import as_choices, deal_concepts, summarise, sweep_folder, take_gpu
+from dti_repro.launch.sweep import as_choices, place_sweeps, summarise, take_gpu
+from dti_repro.train import divide_concepts
 from dti_repro.training import trainer as training_module
 from dti_repro.training.runs import train_missing
 
@@ -85,7 +87,7 @@ def test_a_job_that_never_ends_stops_and_a_killed_one_is_seen(
     write_json(folder / "jobs" / "0000.json", killed)
     assert "#0 unfinished      0.0 s  node7 job 12_0 start 30  seed=0" in summarise(folder)
     assert sweep(monkeypatch, tmp_path, f"hydra.sweep.dir={folder}", "seed=0") == 2
-    assert "error: this job was started 31 times and never got to its end" in capsys.readouterr().err
+    assert "error: this job was started 31 times and never finished" in capsys.readouterr().err
     assert not summarise(tmp_path / "nothing")
 
 
@@ -110,7 +112,7 @@ def test_a_sweep_folder_that_cannot_be_written_is_one_line_before_anything_start
     assert said.count("\n") == 1
     monkeypatch.setenv("PLACE", str(tmp_path / "here"))
     line = CommandLine.parse("train", ["-m", "runs=${oc.env:PLACE}"])
-    assert sweep_folder([line]).parents[1] == tmp_path / "here"
+    assert place_sweeps([line])[1].parents[1] == tmp_path / "here"
 
 
 def test_what_another_driver_finished_meanwhile_counts_as_there(
@@ -164,15 +166,15 @@ def test_a_job_that_slurm_killed_is_one_line_and_the_others_are_waited_for(
     assert said.err == f"error: a job did not get to its end: {line}\n"
 
 
-def test_concepts_are_dealt_to_jobs(subjects: Path) -> None:
+def test_concepts_are_divided_among_jobs(subjects: Path) -> None:
     given = [f"concepts.root={subjects}", "concepts.names=all", "-m", "method=ti,dti"]
     line = CommandLine.parse("train", [*given, "concepts.per_job=2"])
     dealt = ["-m", f"concepts.root={subjects}", "method=ti,dti", "concepts.names=[ann,bob],[cid]"]
-    assert deal_concepts(line).arguments() == dealt
-    assert deal_concepts(CommandLine.parse("train", given)) == CommandLine.parse("train", given)
+    assert [job.arguments() for job in divide_concepts(line)] == [dealt]
+    assert divide_concepts(CommandLine.parse("train", given)) == [CommandLine.parse("train", given)]
     for bad in (["concepts.per_job=2"], ["-m", "concepts.per_job=0"], ["-m", "concepts.per_job=few"]):
         with pytest.raises(InputError, match=r"concepts\.per_job="):
-            deal_concepts(CommandLine.parse("train", bad))
+            divide_concepts(CommandLine.parse("train", bad))
 
 
 def test_names_that_yaml_reads_as_something_else_stay_names() -> None:
@@ -284,7 +286,7 @@ def test_without_a_cluster_slurm_is_refused_in_one_line(
 
 
 def test_a_launcher_that_is_not_installed_says_how_to_install_it() -> None:
-    error = ValueError("Could not find 'hydra/launcher/submitit_slurm'")
+    error = MissingConfigException("", "hydra/launcher/submitit_slurm")
     assert (
         explain(error, "train", [])
         == "hydra/launcher: submitit_slurm is not installed: pip install 'dti-repro[cluster]'"

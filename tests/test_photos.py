@@ -15,7 +15,7 @@ from dti_repro.data.concept import Collection, ConceptSet, Folder, Toybox
 from dti_repro.data.masks import check_masks
 from dti_repro.data.photos import list_photos, load_photo
 from dti_repro.errors import InputError
-from dti_repro.launch.command import quote_paths
+from dti_repro.launch.command_line import quote_paths
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
 

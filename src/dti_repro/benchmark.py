@@ -1,7 +1,7 @@
-"""`python -m dti_repro.benchmark experiment=<name>`: train, generate, evaluate and tabulate what is missing.
+"""Make the table of an experiment: train, generate and score what is missing.
 
-The table is <out>/<experiment>/table.md. The files in its folder have the same numbers for programs; report.html shows
-the images too.
+The results are in <out>/<experiment>/: table.md, report.html with the images, and others. A finished experiment takes
+seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dti_repro.config import validate
+from dti_repro.config.plugins import plugins
 from dti_repro.data.masks import check_masks
 from dti_repro.experiments.runner import (
     check_rows,
@@ -81,8 +82,9 @@ def _command() -> str:
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     here = f"{Path.cwd()}/"
     options = [f"--config-dir={path.removeprefix('file://').removeprefix(here)}" for path in folders]
+    named = [f"plugins=[{','.join(plugins())}]"] if plugins() else []
     line = CommandLine("benchmark", tuple(hydra.overrides.task)).without(*NOT_IN_TABLE)
-    return shlex.join(["python", "-m", "dti_repro.benchmark", *options, *line.overrides])
+    return shlex.join(["python", "-m", "dti_repro.benchmark", *options, *named, *line.overrides])
 
 
 def stages(line: CommandLine) -> list[CommandLine]:

@@ -1,4 +1,4 @@
-"""`python -m dti_repro.demo`: learn one subject with every method of an experiment, and show the results."""
+"""Train one subject with each method of an experiment, and show images, scores and norms."""
 
 from __future__ import annotations
 

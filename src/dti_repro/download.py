@@ -1,4 +1,4 @@
-"""Download a published set: `python -m dti_repro.download dreambooth`."""
+"""Download a published set of photos or prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Score images: `python -m dti_repro.evaluate run=<folder> metrics=<set or list>` writes a row per image and metric."""
+"""Score the images of a run: one row for each image and metric, in files next to the images."""
 
 from __future__ import annotations
 

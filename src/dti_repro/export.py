@@ -1,4 +1,4 @@
-"""Write learned words for other programs: `python -m dti_repro.export run=<folder> to=diffusers|a1111|comfyui`."""
+"""Write trained vectors and adapters as files for diffusers, A1111 or ComfyUI."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Draw images of learned concepts: `python -m dti_repro.generate run=<folder> prompts=<set, list or file>`.
+"""Generate images of trained concepts, or of the words that they are compared with.
 
-`text=class|description` draws the concepts' own words instead, the bounds that learned words are compared with. Each
-image folder has a manifest that says what its images are.
+`text=class|description` takes the class word or the description of a concept in place of its trained vectors. Each
+image folder has a manifest with the prompt and the seed of each image.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Import an embedding of another program as a run, as it is or at another norm, to draw and score it like others.
-
-`python -m dti_repro.import_embedding files=[x.safetensors] backbone=sdxl initializer=dog`
-"""
+"""Import an embedding file from elsewhere as a run, with its own norm or another one."""
 
 from __future__ import annotations
 

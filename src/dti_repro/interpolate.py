@@ -1,4 +1,4 @@
-"""Interpolate between two words: `python -m dti_repro.interpolate a=<run/concept> b=<run/concept> mode=slerp|lerp`."""
+"""Generate images between the vectors of two trained concepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`python -m dti_repro.plan experiment=<name>` (or `backbone=... method=...`): the cost before a run is started."""
+"""Estimate FLOPs, memory and time of an experiment, or of one run, before it starts.
+
+The count is made at the real widths on the meta device: nothing is computed, allocated or downloaded.
+"""
 
 from __future__ import annotations
 

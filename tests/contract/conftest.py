@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig
 
 from dti_repro.config import CONF
-from dti_repro.launch.command import quote_paths
+from dti_repro.launch.command_line import quote_paths
 
 
 @pytest.fixture

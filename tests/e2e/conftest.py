@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from dti_repro.config import CONF
 from dti_repro.generate import generate
-from dti_repro.launch.command import quote_paths
+from dti_repro.launch.command_line import quote_paths
 from tests.e2e.trained import trained_run, vectors
 
 

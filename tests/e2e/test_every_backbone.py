@@ -27,7 +27,7 @@ from dti_repro.config import CONF
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
 from dti_repro.inference.export import export
-from dti_repro.launch.command import quote_paths
+from dti_repro.launch.command_line import quote_paths
 from dti_repro.launch.failures import choices
 from dti_repro.optim.sphere import angle
 from dti_repro.training.runs import train

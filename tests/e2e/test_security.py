@@ -256,46 +256,34 @@ def test_secrets_come_into_no_file(
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "key"),
+    ("file", "content"),
     [
-        ("prompts/x.yaml", "# @package _global_\nhydra:\n  launcher: {_target_: os.system}\n", "launcher._target_"),
-        ("launched/x.yaml", "# @package hydra.launcher\nn_jobs: 7\n", "launcher.n_jobs"),
-        ("prompts/x.yaml", "# @package _global_\nhydra:\n  sweeper: {params: {seed: 1}}\n", "sweeper.params.seed"),
-        ("prompts/x.yaml", "# @package hydra.callbacks\nx: {_target_: os.system}\n", "callbacks"),
-        ("prompts/x.yaml", "# @package hydra.job.env_set\nPATH: /tmp\n", "job.env_set"),
-        ("prompts/x.yaml", "# @package hydra.job_logging\nformatters: {x: {(): os.system}}\n", "job_logging"),
-        ("method/x.yaml", "# @package _global_\nhydra: {job: {chdir: true}}\n", "job.chdir"),
+        ("prompts/x.yaml", "# @package _global_\nhydra:\n  launcher: {_target_: os.system}\n"),
+        ("prompts/x.yaml", '# @package _global_\n"\\x68ydra":\n  launcher: {_target_: os.system}\n'),
+        ("prompts/x.yaml", "# @package _global_\n<<: {hydra: {sweeper: {params: {seed: 1}}}}\n"),
+        ("prompts/x.yaml", "# @package hydra.launcher\nn_jobs: 7\n"),
+        ("prompts/x.yaml", "# @package _global_.hydra.job.env_set\nPATH: /tmp\n"),
+        ("prompts/x.yaml", "defaults: [{override /hydra/launcher: local}]\n"),
+        ("prompts/x.yaml", "defaults: [{/prompts@_global_.hydra.callbacks: y}]\n"),
+        ("prompts/hydra.yaml", "# @package _name_\nsearchpath: [/tmp]\n"),
+        ("hydra/launcher/x.yaml", "_target_: os.system\n"),
+        ("hydra/job_logging/x.yaml", "formatters: {x: {(): os.system}}\n"),
     ],
 )
-@pytest.mark.parametrize("swept", [False, True])
 def test_a_configuration_from_elsewhere_changes_nothing_that_hydra_runs(
-    file: str, content: str, key: str, swept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+    file: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(content)
-    choices = {
-        "prompts/x.yaml": ["+prompts=x"],
-        "launched/x.yaml": ["hydra/launcher=local", "+launched=x"],
-        "method/x.yaml": ["method=ti,x" if swept else "method=x"],
-    }
-    flags = ["-m"] if swept else []
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train", *flags, f"--config-dir={tmp_path}", *choices[file]])
-    with pytest.raises(SystemExit) as left:
-        train_module.main()
-    assert left.value.code == 2
-    said = capfd.readouterr().err
-    assert said.startswith(f"error: --config-dir {tmp_path}: its configurations change hydra.{key}")
-    assert said.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_launcher_from_elsewhere_is_not_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
-) -> None:
-    (tmp_path / "hydra" / "launcher").mkdir(parents=True)
-    (tmp_path / "hydra" / "launcher" / "x.yaml").write_text("_target_: os.system\n")
-    monkeypatch.setattr(sys, "argv", ["train", "-m", f"--config-dir={tmp_path}", "hydra/launcher=x"])
-    with pytest.raises(SystemExit):
-        train_module.main()
-    assert "unknown hydra/launcher 'x' (choices: local, slurm)" in capfd.readouterr().err
+    for flags in ([], ["-m"]):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train", *flags, f"--config-dir={tmp_path}"])
+        with pytest.raises(SystemExit) as left:
+            train_module.main()
+        assert left.value.code == 2
+        error = capfd.readouterr().err
+        assert error == (
+            f"error: --config-dir {tmp_path}: {file}: it changes hydra's settings, which can run code: "
+            "give them on the command line\n"
+        )
+        assert not (tmp_path / "runs").exists()

@@ -22,8 +22,7 @@ from dti_repro.backbones.wan import Wan
 from dti_repro.config import CONF, validate
 from dti_repro.errors import InputError
 from dti_repro.inference.export import export
-from dti_repro.launch.command import quote_paths
-from dti_repro.launch.command_line import compose
+from dti_repro.launch.command_line import compose, quote_paths
 from tests.tiny_flow import DIM, SIDE
 
 CLASSES: dict[str, type[FlowMatching]] = {"sana": Sana, "wan": Wan}

@@ -12,16 +12,15 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from importlib import import_module
 from operator import or_
-from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
+from dti_repro.config.plugins import plugins
 from dti_repro.config.values import check_parameter, walk
 from dti_repro.errors import InputError
 
-CONF = Path(__file__).parent.parent / "conf"
 PACKAGES = ("dti_repro.", "torch.optim.")
 LOGGERS = tuple(
     f"pytorch_lightning.loggers.{name}"
@@ -71,11 +70,12 @@ def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
 
 def target(name: Any, base: type | UnionType) -> Callable[..., Any]:
     """Return the class of a `_target_`, or the class method `load` of one. InputError unless the class is, or inherits
-    from, `base` and is defined in this package, in torch.optim or in the list of loggers. What a module has only
-    imported from elsewhere is not its own."""
+    from, `base` and is defined in this package, in a plugin, in torch.optim or in the list of loggers. What a module
+    has only imported from elsewhere is not its own."""
     wanted = " or ".join(kind.__name__ for kind in get_args(base) or (base,))
     refused = InputError(f"_target_ '{name}' is refused: a class of the kind {wanted} is needed")
-    if not is_dotted(name) or not (name.startswith(PACKAGES) or name in LOGGERS):
+    packages = (*PACKAGES, *(f"{package}." for package in plugins()))
+    if not is_dotted(name) or not (name.startswith(packages) or name in LOGGERS):
         raise refused
     try:
         found = _find(name)
@@ -85,7 +85,7 @@ def target(name: Any, base: type | UnionType) -> Callable[..., Any]:
     kind = found.__self__ if loads else found
     if not inspect.isclass(kind) or not issubclass(kind, base) or (inspect.isabstract(kind) and not loads):
         raise refused
-    package = next((package for package in PACKAGES if name.startswith(package)), "pytorch_lightning.")
+    package = next((package for package in packages if name.startswith(package)), "pytorch_lightning.")
     if not f"{kind.__module__}.".startswith(package):
         raise refused
     return found
@@ -116,7 +116,7 @@ def _signature(make: Callable[..., Any]) -> inspect.Signature:
 def _value(value: Any, hint: Any, at: str) -> Any:
     """Return the value as the parameter takes it: built, if it is a node; text, if it is a number for text."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    bases = [kind for kind in options if inspect.isclass(kind) and kind.__module__.startswith("dti_repro.")]
+    bases = [kind for kind in options if _is_ours(kind)]
     if isinstance(value, Mapping) and "_target_" in value:
         if not bases:
             raise InputError(f"{at}: _target_ '{value['_target_']}' is refused: this key takes plain values")
@@ -125,3 +125,9 @@ def _value(value: Any, hint: Any, at: str) -> Any:
         if key.endswith("_target_"):
             raise InputError(f"{at}: _target_ '{inner}' is refused: this key takes plain values")
     return check_parameter(value, hint, at)
+
+
+def _is_ours(kind: Any) -> bool:
+    """Return whether a class is of this package or of a plugin, and so has a `_target_` where it is annotated."""
+    packages = ("dti_repro.", *(f"{package}." for package in plugins()))
+    return inspect.isclass(kind) and f"{kind.__module__}.".startswith(packages)

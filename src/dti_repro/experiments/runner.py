@@ -111,6 +111,8 @@ def searched_file(cfg: DictConfig) -> Path:
 @cache
 def _compose(command: str, overrides: tuple[str, ...]) -> DictConfig:
     """Return the configuration of a command. InputError for what it does not take."""
+    if any(override.lstrip("+~").startswith("hydra") for override in overrides):  # the yaml may come from anyone
+        raise InputError("hydra's settings are no part of an experiment: give them on the command line")
     try:
         cfg = compose(command, overrides)
         OmegaConf.set_struct(cfg, False)

@@ -1,7 +1,8 @@
-"""What was typed behind a command: flags and overrides, and the configuration that these make. No torch here."""
+"""The arguments of a command, and the configuration that Hydra composes from them. No torch here."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,93 +12,121 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dti_repro.config import CONF
+from dti_repro.config.plugins import VARIABLE, conf_folders
 from dti_repro.errors import InputError
 
-SWITCHES = ("help", "hydra_help", "resolve", "run", "shell_completion")
-VALUED = ("cfg", "package", "info")
+PARSED = ("overrides", "multirun", "config_dir")
 REFUSED = ("config_path", "config_name", "experimental_rerun")  # another main configuration; a pickle
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The arguments of one command. `folder` is --config-dir, configurations beside the package's own; `flags` are all
-    others but -m."""
+    """The arguments of one command. `folder` is --config-dir, further configurations; `plugins` are the packages of
+    `plugins=[...]`; `flags` are all other options but -m."""
 
     config_name: str
     overrides: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     multirun: bool = False
     folder: Path | None = None
+    plugins: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, config_name: str, arguments: Iterable[str]) -> CommandLine:
-        """Flags and overrides in any order, by Hydra's own parser. InputError for a flag that is refused."""
-        found = get_args_parser().parse_intermixed_args(list(arguments))
+        """Parse options and overrides in any order. Raise InputError for an option that is not allowed."""
+        found = get_args_parser().parse_intermixed_args(list(map(quote_paths, arguments)))
         for name in REFUSED:
             if getattr(found, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
-                raise InputError(f"{flag}: not taken here; --config-dir=<folder> adds configurations of your own")
-        overrides = tuple(found.overrides)
+                raise InputError(f"{flag} is not allowed: --config-dir=<folder> adds configurations of your own")
+        named = [override for override in found.overrides if override.startswith("plugins=")]
+        overrides = tuple(override for override in found.overrides if override not in named)
         if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
-            raise InputError("hydra.searchpath: not taken here; give --config-dir=<folder>")
-        switches = [f"--{name.replace('_', '-')}" for name in SWITCHES if getattr(found, name)]
-        valued = [f"--{name}={getattr(found, name)}" for name in VALUED if getattr(found, name) is not None]
+            raise InputError("hydra.searchpath is not allowed: give --config-dir=<folder>")
         folder = None if found.config_dir is None else Path(found.config_dir)
         if folder is not None and not folder.is_dir():
             raise InputError(f"--config-dir {folder}: there is no such folder")
-        shown = found.cfg is not None or found.help  # of one job; Hydra takes no -m beside it
-        multirun = (found.multirun or "hydra.mode=MULTIRUN" in overrides) and not shown
-        return cls(config_name, overrides, (*switches, *valued), multirun, folder)
+        shows = found.cfg is not None or found.help  # one configuration; Hydra refuses -m with it
+        multirun = (found.multirun or "hydra.mode=MULTIRUN" in overrides) and not shows
+        given = {key: value for key, value in vars(found).items() if key not in PARSED and value not in (None, False)}
+        flags = (f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in given.items())
+        packages = named[-1].partition("=")[2].strip("[]").split(",") if named else []
+        return cls(config_name, overrides, tuple(flags), multirun, folder, tuple(filter(None, packages)))
 
     def arguments(self) -> list[str]:
-        """As they are typed, flags first: argparse takes no flag between two overrides."""
+        """Return the arguments for Hydra. Options come first: argparse takes none between two overrides."""
         folder = [] if self.folder is None else [f"--config-dir={self.folder}"]
-        return [*self.flags, *folder, *(["-m"] if self.multirun else []), *self.overrides]
+        packages = [f"++hydra.job.env_set.{VARIABLE}='{','.join(self.plugins)}'"] if self.plugins else []
+        multirun = ["-m"] if self.multirun else []
+        return [*self.flags, *folder, *multirun, *packages, *_search_path(None), *self.overrides]
 
     def value(self, key: str) -> str | None:
-        """The last value that an override gives to the key, without quotes; None if there is none."""
-        values = [
-            override.partition("=")[2] for override in self.overrides if override.lstrip("+").startswith(f"{key}=")
-        ]
+        """Return the last value that an override gives to the key, without quotes, or None."""
+        values = [o.partition("=")[2] for o in self.overrides if o.lstrip("+").startswith(f"{key}=")]
         return values[-1].strip("'\"") if values else None
 
     def without(self, *keys: str) -> CommandLine:
-        """Without the overrides of these keys and of what lies below them."""
+        """Return the line without the overrides of these keys and of the keys below them."""
         starts = tuple(f"{key}{end}" for key in keys for end in ("=", ".", "/", "@"))
         return replace(self, overrides=tuple(o for o in self.overrides if not o.lstrip("+~").startswith(starts)))
 
     def adding(self, *overrides: str) -> CommandLine:
+        """Return the line with these overrides at the end."""
         return replace(self, overrides=(*self.overrides, *overrides))
 
     def compose(self, overrides: Sequence[str] | None = None) -> DictConfig:
-        """The configuration, Hydra's own node included, of these overrides instead of all."""
-        place = [] if self.folder is None else [f"hydra.searchpath=['file://{self.folder.resolve()}']"]
-        chosen = self.overrides if overrides is None else overrides
-        return compose(self.config_name, [*chosen, *place])
+        """Return the configuration with Hydra's node, from `overrides` in place of the line's where they are given."""
+        return compose(self.config_name, self.overrides if overrides is None else overrides, self.folder)
 
     def group_choices(self) -> list[list[str]]:
-        """The choices of groups, and only those, of each job of a sweep: `method=ti,dti optim=adamw seed=1` ->
+        """Return the overrides of config groups of each job: `method=ti,dti optim=adamw seed=1` ->
         [[method=ti, optim=adamw], [method=dti, optim=adamw]]."""
-        roots = [CONF, *([] if self.folder is None else [self.folder])]
+        roots = [*conf_folders(), *([] if self.folder is None else [self.folder])]
         found = []
         for override in OverridesParser.create().parse_overrides(list(self.overrides)):
-            if override.is_delete() or not any((root / override.key_or_group).is_dir() for root in roots):
-                continue
-            values = override.sweep_string_iterator() if override.is_sweep_override() else ()
-            found.append([f"{override.get_key_element()}={v}" for v in values] or [str(override.input_line)])
+            if not override.is_delete() and any((root / override.key_or_group).is_dir() for root in roots):
+                values = override.sweep_string_iterator() if override.is_sweep_override() else ()
+                found.append([f"{override.get_key_element()}={v}" for v in values] or [str(override.input_line)])
         return [list(job) for job in product(*found)]
 
 
-def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """A command's configuration, Hydra's own node included, whether or not a command is running already."""
-    outer = get_gh_backup()  # Hydra allows no second one beside that of a running command
+def compose(config_name: str, overrides: Sequence[str], folder: Path | None = None) -> DictConfig:
+    """Return a command's configuration with Hydra's node, also while another command runs."""
+    running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
-            return hydra.compose(config_name, list(overrides), return_hydra_config=True)
+            return hydra.compose(config_name, [*overrides, *_search_path(folder)], return_hydra_config=True)
     finally:
-        restore_gh_from_backup(outer)
+        GlobalHydra.instance().hydra = running
+
+
+def _search_path(folder: Path | None) -> list[str]:
+    """Return the override that adds the configurations of plugins, and those of a folder, to Hydra's search path."""
+    places = [*conf_folders()[1:], *([] if folder is None else [folder.resolve()])]
+    quoted = ["'file://" + str(place).replace("'", "\\'") + "'" for place in places]
+    return [f"hydra.searchpath=[{','.join(quoted)}]"] if places else []
+
+
+def quote_paths(argument: str) -> str:
+    """Return an override that Hydra cannot read with quotes around its value: a path may have spaces, parentheses or
+    `~`, which becomes the home folder. Each value of a sweep or of a list is quoted by itself."""
+    key, _, value = argument.partition("=")
+    if not value or argument.startswith("-") or '"' in value or value[0] in "'{" or _is_readable(argument):
+        return argument
+    listed = value[0] == "[" and value[-1] == "]" and "'" not in value
+    items = (value[1:-1] if listed else value).split(",")
+    quoted = ",".join(i if _is_readable(f"x={i}") else f'"{os.path.expanduser(i.strip())}"' for i in items)
+    return f"{key}=[{quoted}]" if listed else f"{key}={quoted}"
+
+
+def _is_readable(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True

@@ -1,7 +1,7 @@
-"""One command on several devices of a machine: a process for each, and for each process its share of the work.
+"""One command on several devices of a machine: one process for each device, with its share of the work.
 
-A concept's training, a picture and a score depend on nothing that another process computes, and are files of their own.
-So the processes send one another nothing, and write the same bytes as one process would.
+The training of a concept, an image and a score depend on nothing that another process computes, and are files of their
+own. So the processes exchange nothing, and write the same bytes as one process would.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, TypeVar
 
 from dti_repro.artifacts.lock import BusyError
@@ -26,17 +25,16 @@ from dti_repro.errors import (
 
 T = TypeVar("T")
 R = TypeVar("R")
-GRACE = 1.0  # seconds from an error to SIGTERM, and from there to SIGKILL, which costs no more than what is unwritten
-STOPPING = 60.0  # seconds that the processes have after Ctrl-C to end their step and to write what they have
+GRACE = 1.0  # seconds from an error to SIGTERM, and from there to SIGKILL; only unwritten work is lost
+STOPPING = 60.0  # seconds that the processes have after Ctrl-C to finish their step and to write it
 
 
 def run_on_devices(work: Callable[[list[T]], R], items: Sequence[T], devices: int, accelerator: str) -> list[R]:
-    """[work(items)], or where there are several devices and items, work(items[k::n]) in n processes, of which each sees
-    one GPU and only the first one prints. work, items and results are pickled; the results are in no order.
+    """Return [work(items)], or, with several devices and items, the results of work(items[k::n]) in n processes.
 
-    The first error in one of them ends all and is raised here; BusyError waits until the others are done. After Ctrl-C
-    the processes have time to stop by themselves. ProcessDiedError for one that was killed. InputError before anything
-    is started if there are fewer GPUs.
+    Each process sees one GPU, and only the first one prints. `work`, items and results are pickled; the results have no
+    order. The first error of a process ends all and is raised here; a BusyError waits for the others. After Ctrl-C the
+    processes have STOPPING seconds. ProcessDiedError if one was killed. InputError if there are fewer GPUs.
     """
     count = min(devices, len(items))
     if count < 2:
@@ -44,83 +42,75 @@ def run_on_devices(work: Callable[[list[T]], R], items: Sequence[T], devices: in
     gpus = _gpus(devices, accelerator)
     import torch.multiprocessing as mp
 
-    logging.getLogger(mp.spawn.__module__).setLevel(logging.ERROR)  # it says whom it ends; we say why
-    answers = mp.get_context("spawn").SimpleQueue()
+    logging.getLogger(mp.spawn.__module__).setLevel(logging.ERROR)  # it lists the processes that it ends
+    results = mp.get_context("spawn").SimpleQueue()
     shares = [list(items[k::count]) for k in range(count)]
-    answered = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    started = mp.spawn(_share, (work, shares, gpus, answers, answered), nprocs=count, join=False)
-    ended: BaseException | None = None
+    parent_ignores = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    started = mp.spawn(_run_share, (work, shares, gpus, results, parent_ignores), nprocs=count, join=False)
+    failed: BaseException | None = None
     try:
         while not started.join(grace_period=GRACE):
             pass
     except mp.ProcessExitedException as death:
-        by = death.signal_name or f"exit {death.exit_code}"
-        ended = ProcessDiedError(
-            f"process {death.error_index + 1} of {count} ended by {by}, and with it the others: what is finished "
+        cause = death.signal_name or f"exit {death.exit_code}"
+        failed = ProcessDiedError(
+            f"process {death.error_index + 1} of {count} ended by {cause}, and with it the others: what is finished "
             "is kept, and the same command goes on from there"
         )
     except KeyboardInterrupt as interrupt:
-        ended = interrupt
+        failed = interrupt
         for process in started.processes:
-            if process.is_alive():  # a terminal has told them, too; whoever sent it to us alone has not
+            if process.is_alive():  # Ctrl-C in a terminal reaches it; a signal sent to this process alone does not
                 os.kill(process.pid, signal.SIGINT)
         for process in started.processes:
             process.join(STOPPING)
     finally:
         for process in started.processes:
-            if process.is_alive():  # we were told to end while they are at work
-                process.kill()
-    results = []
-    while not answers.empty():
-        results.append(answers.get())
-    if error := next((result for result in results if isinstance(result, BaseException)), ended):
+            process.kill()  # if it still runs
+    found = []
+    while not results.empty():
+        found.append(results.get())
+    if error := next((result for result in found if isinstance(result, BaseException)), failed):
         raise error
-    return results
+    return found
 
 
-def _share(
-    index: int, work: Callable[[list[T]], R], shares: list[list[T]], gpus: list[str], answers: Any, answered: bool
+def _run_share(
+    index: int, work: Callable[[list[T]], R], shares: list[list[T]], gpus: list[str], results: Any, parent_ignores: bool
 ) -> None:
-    """What one of the processes does. answered: whether the process that started it has an answer to SIGTERM."""
-    # Slurm sends its signals to every process of a job; the one that started us answers for all.
-    for number in (signal.SIGUSR1, signal.SIGUSR2, *([signal.SIGTERM] if answered else [])):
+    """Run the share of one process, and put the result or the error that the user should see into `results`."""
+    # Slurm sends its signals to every process of a job; the parent answers them for all.
+    for number in (signal.SIGUSR1, signal.SIGUSR2, *([signal.SIGTERM] if parent_ignores else [])):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which torch has sent when that one dies
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # torch sends it when the parent dies
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index]
+    if index > 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, until this process ends
     try:
-        if index == 0:
-            answers.put(work(shares[index]))
-        else:
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                answers.put(work(shares[index]))
+        results.put(work(shares[index]))
     except BusyError as error:
-        answers.put(error)
-    except (InputError, DivergedError, OutOfMemoryError) as error:
-        answers.put(error)
+        results.put(error)
+    except (InputError, DivergedError, OutOfMemoryError, StoppedError) as error:
+        results.put(error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(1)  # torch would take it for success
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        answers.put(MemoryError((str(error).splitlines() or [""])[0]))
+        results.put(MemoryError(str(error).partition("\n")[0]))
         sys.exit(1)
-    except StoppedError as error:
-        answers.put(error)
-        sys.exit(128 + signal.SIGINT)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)  # torch would take it for a good end
 
 
 def _gpus(devices: int, accelerator: str) -> list[str]:
-    """Names of the GPUs as CUDA_VISIBLE_DEVICES has them; none if the work is for the CPU."""
+    """Return the names of the GPUs as in CUDA_VISIBLE_DEVICES, or nothing if the work is for the CPU."""
     import torch
 
-    from dti_repro.backbones.load import device_of
-
-    if device_of(accelerator) == "cpu":
+    count = torch.cuda.device_count()
+    if accelerator == "cpu" or (accelerator == "auto" and count == 0):
         return []
-    there = torch.cuda.device_count()
-    if there < devices:
-        raise InputError(f"{devices} devices were asked for, and torch sees {there} of them here")
+    if count < devices:
+        raise InputError(f"devices={devices} are asked for, and torch sees {count} GPUs here")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(k) for k in range(there)]
+    return visible.split(",") if visible else [str(k) for k in range(count)]

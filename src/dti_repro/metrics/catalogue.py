@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dti_repro.artifacts.files import read_yaml, sha256
-from dti_repro.config import CONF
+from dti_repro.config.plugins import conf_folders
 from dti_repro.errors import InputError
 
 LOCAL = "local-dir:"
@@ -21,15 +21,17 @@ TOYBOX_WEIGHTS = Path(__file__).parents[1] / "toybox" / "weights"
 
 
 def metric_names() -> list[str]:
-    """Return the names of conf/metric, sorted."""
-    return sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
+    """Return the names of conf/metric, those of plugins included, sorted."""
+    return sorted({path.stem for folder in conf_folders() for path in (folder / "metric").glob("*.yaml")})
 
 
 def metric_config(name: str) -> dict[str, Any]:
     """Return the yaml of a metric: a name of conf/metric, or the path of a yaml of one's own. InputError for an unknown
     name and for a yaml without a checkpoint."""
-    path = Path(name) if name.endswith(".yaml") else CONF / "metric" / f"{name}.yaml"
-    if not path.is_file():
+    named = [folder / "metric" / f"{name}.yaml" for folder in conf_folders()]
+    places = [Path(name)] if name.endswith(".yaml") else named
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         raise InputError(f"metric '{name}' is unknown; there are {', '.join(metric_names())}")
     config = read_yaml(path)
     if "_target_" not in config:

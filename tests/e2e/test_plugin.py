@@ -1,0 +1,150 @@
+"""A package elsewhere has a method, a metric and an experiment of its own, which the commands use by name."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dti_repro.config import plugins as plugins_module
+from dti_repro.config.plugins import conf_folders, plugins
+from dti_repro.metrics.catalogue import metric_names
+
+FILES = {
+    "__init__.py": "",
+    "method.py": """
+import torch
+from torch import nn
+from dti_repro.methods.base import SharedVectors
+from dti_repro.methods.initializers import initial_rows
+
+class Scaled(SharedVectors):
+    \"\"\"Vectors that are learned at a fixed scale.\"\"\"
+
+    on_sphere = False
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def parameters_of(self, start, spec):
+        rows = {name: initial_rows("token", start, name, encoder) for name, encoder in spec.encoders.items()}
+        return nn.ParameterDict({name: value.detach() / self.scale for name, value in rows.items()})
+
+    def vectors_of(self, concept):
+        return {name: rows * self.scale for name, rows in self.concepts[concept].items()}
+
+    def prior_of(self, concept):
+        return torch.zeros((), device=next(self.parameters()).device)
+
+    def param_groups(self):
+        return [{"params": list(self.parameters())}]
+""",
+    "metric.py": """
+import numpy as np
+import torch
+from dti_repro.metrics.base import ImageMetric
+
+class Brightness(ImageMetric):
+    \"\"\"The mean of an image's pixels, from 0 to 1.\"\"\"
+
+    def __init__(self, checkpoint: str) -> None:
+        super().__init__()
+
+    def score(self, images, samples):
+        return torch.tensor([np.asarray(image).mean() / 255 for image in images])
+""",
+    "conf/method/scaled.yaml": """
+defaults:
+  - override /optim@_global_.optim: adamw
+  - _self_
+name: scaled
+_target_: my_package.method.Scaled
+scale: 2.0
+""",
+    "conf/metric/brightness.yaml": "_target_: my_package.metric.Brightness\ncheckpoint: none\n",
+    "conf/experiment/bright.yaml": """
+title: Bright
+setup: [backbone=toybox, 'concepts.names=[ann]']
+train: [trainer.steps=2, trainer.batch=2, trainer.progress=false, trainer.threads=1]
+generate: [steps=1, "prompts=['a {} on a beach']", progress=false, threads=1]
+metrics: {brightness: brightness}
+image: brightness
+text: [brightness]
+rows:
+  - {name: ti, overrides: [method=ti]}
+  - {name: scaled, overrides: [method=scaled, method.scale=3.0]}
+""",
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """The folder that has my_package."""
+    for name, text in FILES.items():
+        file = tmp_path / "lib" / "my_package" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path / "lib"
+
+
+def run(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.run([sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True)
+
+
+def test_a_plugin_is_trained_scored_and_tabulated(
+    package: Path, checkpoint: Path, subjects: Path, tmp_path: Path
+) -> None:
+    model = f"setup=[backbone.path={checkpoint},backbone.resolution=16,concepts.root={subjects}]"
+    places = [f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "accelerator=cpu"]
+    command = ["dti_repro", "benchmark", "experiment=bright", model, *places]
+    result = run(*command, "plugins=[my_package]", path=package)
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "out" / "bright" / "table.csv").open(newline="") as file:
+        rows = {row["row"]: row for row in csv.DictReader(file)}
+    assert 0 < float(rows["scaled"]["brightness"]) < 1
+    assert rows["ti"]["brightness"] != rows["scaled"]["brightness"]
+    assert "plugins=[my_package]" in (tmp_path / "out" / "bright" / "table.md").read_text()
+
+    jobs = ["train", "-m", "hydra/launcher=local", "plugins=[my_package]", "method=scaled", "trainer.steps=1"]
+    small = [f"backbone.path={checkpoint}", f"concepts.root={subjects}", "trainer.threads=1", "trainer.progress=false"]
+    result = run("dti_repro", *jobs, *small, f"runs={tmp_path / 'jobs'}", path=package)
+    assert result.returncode == 0, result.stderr
+    assert "1 jobs: 1 ran" in result.stdout
+
+    for name, line in (
+        ("other", "error: plugins: there is no package 'other': install it, or set PYTHONPATH to its folder\n"),
+        (None, "error: unknown experiment 'bright' (choices: ablation, "),
+    ):
+        result = run(*command, *([f"plugins=[{name}]"] if name else []), path=package)
+        assert result.returncode == 2
+        assert result.stderr.startswith(line)
+
+
+def test_a_yaml_alone_names_no_package(package: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "method"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("plugins: [my_package]\n" + FILES["conf/method/scaled.yaml"])
+    result = run("dti_repro", "train", f"--config-dir={folder.parent}", "method=mine", path=package)
+    assert result.returncode == 2
+    assert "_target_ 'my_package.method.Scaled' is refused" in result.stderr
+
+
+def test_an_installed_package_is_found_by_its_entry_point(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = package / "my_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[dti_repro.plugins]\nmine = my_package\n")
+    monkeypatch.syspath_prepend(package)
+    plugins_module._installed.cache_clear()
+    try:
+        assert plugins() == ["my_package"]
+        assert conf_folders()[1:] == [package / "my_package" / "conf"]
+        assert "brightness" in metric_names()
+    finally:
+        plugins_module._installed.cache_clear()
