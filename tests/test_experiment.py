@@ -250,7 +250,7 @@ def test_adamw_inflates_noise_as_was_measured(lr: float, times: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_is_made_of_keys_and_metrics_that_exist(name: str) -> None:
     """The paper's tables on big models, too, which nobody can run on a whim."""
-    run = ExperimentRun(parse_experiment(name, content(name), EXPERIMENTS / "searched.yaml"), "runs")
+    run = ExperimentRun(parse_experiment(name, content(name), CONF / "searched.yaml"), "runs")
     for row in run.experiment.rows:
         if row.bound is None:
             run.train_configs(row)

@@ -28,7 +28,7 @@ from dti_repro.launch import sweep as launching
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import explain
-from dti_repro.launch.sweep import as_choices, place_sweeps, summarise, take_gpu
+from dti_repro.launch.sweep import as_choices, set_sweep_folders, summarise, take_gpu
 from dti_repro.train import divide_concepts
 from dti_repro.training import trainer as training_module
 from dti_repro.training.runs import train_missing
@@ -72,8 +72,8 @@ def test_the_summary_says_what_became_of_each_job(
     assert [line for line in said.err.splitlines() if "rror" in line] == ["error: two is bad"]
     (written,) = tmp_path.glob(".multirun/*/summary.txt")
     lines = written.read_text().splitlines()
-    assert lines[0] == "4 jobs: 1 busy, 1 failed, 1 ran, 1 was there"
-    outcomes = ["ran ", "was there ", "failed ", "busy "]
+    assert lines[0] == "4 jobs: 1 busy, 1 failed, 1 finished before, 1 ran"
+    outcomes = ["ran ", "finished before ", "failed ", "busy "]
     assert all(line.startswith(f"#{k} {outcomes[k]}") for k, line in enumerate(lines[1:5]))
     assert lines[3].endswith("seed=2: two is bad")
     assert written.read_text() in said.out
@@ -112,7 +112,7 @@ def test_a_sweep_folder_that_cannot_be_written_is_one_line_before_anything_start
     assert said.count("\n") == 1
     monkeypatch.setenv("PLACE", str(tmp_path / "here"))
     line = CommandLine.parse("train", ["-m", "runs=${oc.env:PLACE}"])
-    assert place_sweeps([line])[1].parents[1] == tmp_path / "here"
+    assert set_sweep_folders([line])[1].parents[1] == tmp_path / "here"
 
 
 def test_what_another_driver_finished_meanwhile_counts_as_there(
@@ -281,7 +281,7 @@ def test_without_a_cluster_slurm_is_refused_in_one_line(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert sweep(monkeypatch, tmp_path / "runs", "hydra/launcher=slurm", "seed=0,1") == 2
-    assert capsys.readouterr().err.startswith("error: hydra/launcher=slurm: there is no sbatch here")
+    assert capsys.readouterr().err.startswith("error: hydra/launcher=slurm: sbatch is not found")
     assert not (tmp_path / "runs").exists()
 
 

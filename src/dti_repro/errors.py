@@ -1,23 +1,21 @@
-"""The errors whose message is meant for the person at the command line, not for a programmer."""
+"""Errors whose message is for the user at the command line."""
 
 
 def one_line(text: str) -> str:
-    """Return the text without the characters that would begin a new line or steer a terminal."""
+    """Return the text without line breaks and control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. The message is one line that names the file or key and what to
-    do."""
+    """An input cannot be used. The message is one line: it names the file or the key and says what to do."""
 
     def __init__(self, message: str) -> None:
-        """What the message quotes may come from a file: whatever is in it, it stays one line and steers no terminal."""
+        """Keep the message on one line, without control characters: it may quote the content of a file."""
         super().__init__(one_line(message))
 
 
 class ProcessDiedError(RuntimeError):
-    """One of the processes that a command had started was killed, or ended by itself. The message says which one and
-    by what."""
+    """A process that a command started was killed or ended early. The message says which one and why."""
 
 
 class OutOfMemoryError(MemoryError):
@@ -25,13 +23,13 @@ class OutOfMemoryError(MemoryError):
 
 
 class StoppedError(BaseException):
-    """The user pressed Ctrl-C in a training. The message says after which step it stopped. It is no Exception, so that
-    a sweep stops, too."""
+    """The user pressed Ctrl-C in a training. The message says after which step it stopped. It is a BaseException,
+    so that a sweep stops, too."""
 
 
 class DivergedError(RuntimeError):
-    """A training left the numbers in which it means anything. The message names the concept, the step and
-    what was kept."""
+    """A loss or a gradient became too large, infinite or NaN. The message names the concept, the step and the file
+    that keeps the last good state."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -36,7 +36,7 @@ def plan(cfg: DictConfig, overrides: Sequence[str], name: str | None) -> str:
     if name is None:
         experiment = _single(cfg)
     else:
-        searched = Path(cfg.searched) if cfg.searched else CONF / "experiment" / "searched.yaml"
+        searched = Path(cfg.searched) if cfg.searched else CONF / "searched.yaml"
         content = OmegaConf.to_container(cfg.experiment, resolve=True)
         experiment = parse_experiment(check_name(name, "experiment"), content, searched)
     typed = [(re.split(r"[.@=/]", override.lstrip("+~"), maxsplit=1)[0], override) for override in overrides]

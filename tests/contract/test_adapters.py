@@ -161,7 +161,7 @@ def test_pictures_are_drawn_with_the_adapter_of_their_word_and_scored(
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         ask = [f'run="{adapted.path}"', f"concepts.root={subjects}", "metrics=[toybox_image]", "accelerator=cpu"]
         evaluate(hydra.compose("evaluate", overrides=ask))
-    (scores,) = adapted.scores.glob("*.csv")
+    (scores,) = (adapted.path / "scores").glob("*.csv")
     assert len(scores.read_text().splitlines()) == 1 + 2
 
 

@@ -221,6 +221,7 @@ def test_an_unknown_row_is_named_before_a_job_is_sent(world: Path) -> None:
     assert result.stderr.startswith("error: rows=['ti', 'tii']: give names of rows of experiment 'tiny': class, ")
 
 
+@pytest.mark.slow
 def test_a_search_writes_the_best_setting_with_the_kappa_it_used(world: Path, table: Path) -> None:
     result = run(world, "tiny_search", overrides=("hydra/launcher=basic",))
     assert result.returncode == 0, result.stderr

@@ -132,7 +132,7 @@ ENTRIES: dict[
 
 
 @forks
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "benchmark" else ()) for n in ENTRIES])
 def test_a_killed_command_given_again_ends_in_the_same_bytes(
     name: str, world: Path, checkpoint: Path, subjects: Path, drawn: Callable[[str], DictConfig], tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_concepts_are_trained_by_two_processes_of_which_one_dies(training: Compo
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_and_scored_by_two_processes(
     compose: Compose, world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,7 +50,11 @@ LOADED_ELSEWHERE = ("sd15", "sd21_base", "sdxl")  # diffusers' pipelines of the 
 OTHERS = [name for name in choices("method") if name not in ("ti", "dti")]
 
 
-@pytest.fixture(scope="module", params=choices("backbone"))
+SAME_CODE = ("sana_4800m", "stable_diffusion", "toybox")  # as sana_1600m and sd15, with other settings
+PARAMS = [pytest.param(name, marks=pytest.mark.slow if name in SAME_CODE else ()) for name in choices("backbone")]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     """Its name, and the overrides that choose it."""
     name = request.param

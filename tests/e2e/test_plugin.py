@@ -20,7 +20,7 @@ FILES = {
 import torch
 from torch import nn
 from dti_repro.methods.base import SharedVectors
-from dti_repro.methods.initializers import initial_rows
+from dti_repro.methods.initializers import initial_vectors
 
 class Scaled(SharedVectors):
     \"\"\"Vectors that are learned at a fixed scale.\"\"\"
@@ -32,7 +32,7 @@ class Scaled(SharedVectors):
         self.scale = scale
 
     def parameters_of(self, start, spec):
-        rows = {name: initial_rows("token", start, name, encoder) for name, encoder in spec.encoders.items()}
+        rows = {name: initial_vectors("token", start, name, encoder) for name, encoder in spec.encoders.items()}
         return nn.ParameterDict({name: value.detach() / self.scale for name, value in rows.items()})
 
     def vectors_of(self, concept):

@@ -199,7 +199,7 @@ def test_memory_says_how_many_would_fit(training: Callable[..., DictConfig]) -> 
     [
         ({"utilisation": 0}, "device.utilisation is 0"),
         ({"utilisation": "half"}, "device.utilisation is half"),
-        ({"peak_tflops": {"float32": 1.0}}, "device.peak_tflops is .* for each of float32 and bfloat16"),
+        ({"peak_tflops": {"float32": 1.0}}, "device.peak_tflops.bfloat16 is None"),
         ({"memory_gib": -1}, "device.memory_gib is -1"),
     ],
 )

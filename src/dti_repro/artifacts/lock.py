@@ -1,9 +1,8 @@
-"""One process per folder of results, on one machine or on storage that several machines share.
+"""Let one process at a time write a folder of results, on one machine or on storage that several machines share.
 
-Two safeguards. The kernel's lock, which a dying process drops by itself; on shared storage it reaches as far as the
-file system carries it. And the owner's name in the file, with a heartbeat (the file's modification time), for where
-the kernel does not know whether a process of another machine lives. (The filelock package would replace open and flock
-by as many calls: the name and the heartbeat need the open file anyway.)
+There are two locks. The kernel's lock ends with its process; on shared storage it works only if the file system
+supports it. The file's content names the owner, and its modification time is a heartbeat: it shows whether a process of
+another machine is alive. The filelock package is not used, because the heartbeat needs the open file anyway.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Where results lie: `<runs>/<backbone>/<method>/<hash>/seed_<n>/<concept>/`, the only interface between stages.
+"""The folders of results: `<runs>/<backbone>/<method>/<hash>/seed_<n>/<concept>/`, the only interface between stages.
 
-The hash covers whatever can change a vector and nothing else, so that a run that is repeated, requeued, resumed or
-trained in a bigger pack finds its place. No torch here: that a run is done must be said within a second.
+The hash covers all settings that can change a vector, and nothing else. So a run that is repeated, requeued, resumed or
+trained in a bigger pack finds its folder. No torch here: a finished run must be reported
+within a second.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ HASH_LENGTH = 10
 NAME_LENGTH = 100  # file systems take 255 bytes, and names are joined and prefixed
 
 
-def _below(name: str) -> property:
-    """Return a property of a folder: the path of a file or folder in it."""
+def _path_in_folder(name: str) -> property:
+    """Return a property of a folder: the path of this file in it."""
     return property(lambda folder: folder.path / name)
 
 
@@ -35,17 +36,17 @@ class ConceptFolder:
 
     path: Path
 
-    embedding = _below("embedding.safetensors")
+    embedding = _path_in_folder("embedding.safetensors")
     """The learned vectors, one file for each text encoder (see `embedding_files`). They are written last: where they
     are, the training is done."""
-    metadata = _below("concept.json")
+    metadata = _path_in_folder("concept.json")
     """Placeholder, initializer, and the hashes of the photos that it was trained with."""
-    checkpoint = _below("last.ckpt")
-    log = _below("log.csv")
-    provenance = _below("provenance.json")
-    lock = _below("lock")
-    previews = _below("previews")
-    images = _below("images")
+    checkpoint = _path_in_folder("last.ckpt")
+    log = _path_in_folder("log.csv")
+    provenance = _path_in_folder("provenance.json")
+    lock = _path_in_folder("lock")
+    previews = _path_in_folder("previews")
+    images = _path_in_folder("images")
 
     @property
     def name(self) -> str:
@@ -57,7 +58,7 @@ class ConceptFolder:
 
     @property
     def config(self) -> Path:
-        """The yaml of what was hashed; it lies in the hash folder."""
+        """Return the path of config.yaml: the settings from which the hash was made."""
         return self.path.parents[1] / "config.yaml"
 
     def snapshot(self, step: int) -> Path:

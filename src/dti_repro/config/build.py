@@ -60,7 +60,7 @@ def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
         signature.bind(**given, **more)
     except TypeError as error:
         raise InputError(f"no such key: {at}: {name}: {error}") from error
-    if make.__module__.startswith("dti_repro."):  # its settings are judged: an error here is a fault of ours
+    if make.__module__.startswith("dti_repro."):  # its settings are checked: an error here is a bug
         return make(**given, **more)
     try:
         return make(**given, **more)
@@ -116,7 +116,7 @@ def _signature(make: Callable[..., Any]) -> inspect.Signature:
 def _value(value: Any, hint: Any, at: str) -> Any:
     """Return the value as the parameter takes it: built, if it is a node; text, if it is a number for text."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    bases = [kind for kind in options if _is_ours(kind)]
+    bases = [kind for kind in options if _is_component(kind)]
     if isinstance(value, Mapping) and "_target_" in value:
         if not bases:
             raise InputError(f"{at}: _target_ '{value['_target_']}' is refused: this key takes plain values")
@@ -127,7 +127,7 @@ def _value(value: Any, hint: Any, at: str) -> Any:
     return check_parameter(value, hint, at)
 
 
-def _is_ours(kind: Any) -> bool:
+def _is_component(kind: Any) -> bool:
     """Return whether a class is of this package or of a plugin, and so has a `_target_` where it is annotated."""
     packages = ("dti_repro.", *(f"{package}." for package in plugins()))
     return inspect.isclass(kind) and f"{kind.__module__}.".startswith(packages)

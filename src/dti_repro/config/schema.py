@@ -129,8 +129,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "demo": {**EXPERIMENT, "out": FolderPath, "accelerator": Accelerator},
     "benchmark": {**EXPERIMENT, **SUBSET, **SCORE, "out": FolderPath},
     "plan": {
-        **TRAIN,
-        **EXPERIMENT,
+        **{key: kind for key, kind in {**TRAIN, **EXPERIMENT}.items() if key != "runs"},
         **SUBSET,
         "metrics": Annotated[str | list[str], METRICS],
         "png_bytes_per_pixel": Annotated[float, Field(gt=0, lt=100)],

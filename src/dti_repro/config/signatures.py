@@ -23,7 +23,7 @@ SOURCES = Path(__file__).parent.parent
 
 
 class _Names(dict):
-    """The names that annotations are made of. Any other one, such as a class of components, stands for every value."""
+    """Names that annotations are made of. An unknown name, such as a component class, becomes Any."""
 
     def __missing__(self, name: str) -> Any:
         modules = (values, pydantic, collections.abc, typing, builtins)

@@ -38,7 +38,7 @@ from dti_repro.experiments.tables import (
     write_csv,
 )
 from dti_repro.experiments.training_columns import COLUMNS, training_columns
-from dti_repro.inference.image_folder import READING
+from dti_repro.inference.image_folder import PROMPT_KEYS
 
 THUMBNAIL = 160  # px; larger images are shown as thumbnails of this size
 MAX_SHEETS = 8  # subjects whose images are shown: a page of all may be hundreds of megabytes
@@ -162,7 +162,7 @@ def _about(run: ExperimentRun, backbone: DictConfig, command: str, masked: bool)
     rows = [row for row in run.experiment.rows if row.bound is None]
     seeds = sorted({cfg.seed for row in rows for cfg in run.train_configs(row)})
     trained = f"{len(seeds)} training seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), " if seeds else ""
-    reading = {key: " ".join(backbone[key].split()) for key in READING if key in backbone}
+    reading = {key: " ".join(backbone[key].split()) for key in PROMPT_KEYS if key in backbone}
     prompts = run.prompts()
     return (
         f"Made by `{command}`. {len(run.concepts)} subjects ({', '.join(run.concepts)}), "

@@ -105,7 +105,7 @@ def load_run(cfg: DictConfig, name: str, subjects: int | None) -> ExperimentRun:
 
 def searched_file(cfg: DictConfig) -> Path:
     """Return the yaml that a search writes and searched rows read."""
-    return Path(OmegaConf.select(cfg, "searched") or CONF / "experiment" / "searched.yaml")
+    return Path(OmegaConf.select(cfg, "searched") or CONF / "searched.yaml")
 
 
 @cache
@@ -130,7 +130,7 @@ class RowResult:
 
     spec: RowSpec
     cfgs: list[DictConfig] = field(default_factory=list)  # of its trainings, one for each seed; none for a bound
-    trained: int = 0  # concepts that were missing, each as often as it is trained
+    trained: int = 0  # trainings that were missing: concepts x seeds
     folders: list[ConceptFolder] = field(default_factory=list)  # of its trained concepts, seed by seed
     image_folders: list[ImageFolder] = field(default_factory=list)
     score_files: list[ScoreFile] = field(default_factory=list)

@@ -112,7 +112,7 @@ class Experiment:
 
 
 @dataclass(frozen=True, config=KEYS)
-class _WrittenClaim:
+class _YamlClaim:
     """A claim as a yaml has it, about several metrics."""
 
     better: str
@@ -123,12 +123,12 @@ class _WrittenClaim:
 
 
 @dataclass(frozen=True, kw_only=True, config=KEYS)
-class _Written(Experiment):
+class _YamlExperiment(Experiment):
     """An experiment as its yaml has it."""
 
     text: SomeTexts
     rows: Annotated[tuple[RowSpec, ...], Field(min_length=1)]
-    claims: tuple[_WrittenClaim, ...] = ()
+    claims: tuple[_YamlClaim, ...] = ()
 
 
 def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
@@ -139,9 +139,9 @@ def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
     """
     content = {**config, "name": name} if isinstance(config, Mapping) else config
     try:
-        written = TypeAdapter(_Written).validate_json(json.dumps(content))
+        written = TypeAdapter(_YamlExperiment).validate_json(json.dumps(content))
     except ValidationError as error:
-        raise InputError(f"experiment '{name}'{_said(error.errors()[0], content)}") from error
+        raise InputError(f"experiment '{name}'{_explain(error.errors()[0], content)}") from error
     waiting = {row.name for row in written.rows if row.searched and not searched.is_file()}
     rows = tuple(
         replace(row, overrides=row.overrides + _chosen(row.searched, searched)) if row.searched else row
@@ -160,7 +160,7 @@ def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
     return replace(experiment, claims=tuple(each))
 
 
-def _said(error: ErrorDetails, content: Any) -> str:
+def _explain(error: ErrorDetails, content: Any) -> str:
     """Return where an error of pydantic is, the value there and what is needed instead."""
     place, where = list(error["loc"]), ""
     if place[:1] == ["rows"] and len(place) > 2:  # the name says more than the number
@@ -178,7 +178,7 @@ def _chosen(method: str, searched: Path) -> Texts:
     return check_value(row.get("overrides"), Texts, f"{searched}: {method}.overrides")
 
 
-def _problems(experiment: Experiment, claims: Sequence[_WrittenClaim]) -> Iterator[str]:
+def _problems(experiment: Experiment, claims: Sequence[_YamlClaim]) -> Iterator[str]:
     """Yield what breaks a rule between keys."""
     rows = [row.name for row in experiment.rows]
     for number, row in enumerate(experiment.rows):

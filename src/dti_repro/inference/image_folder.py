@@ -18,8 +18,8 @@ from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.data.prompts import Prompt, PromptSet, check_template
 from dti_repro.errors import InputError
 
-READING = ("pool", "instruction")
-"""Keys of backbones that say how a prompt is read."""
+PROMPT_KEYS = ("pool", "instruction")
+"""Keys of backbones that change how a prompt is encoded."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GenerationConfig:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> GenerationConfig:
-        """Return that of a validated configuration. InputError for a negative prompt that is no template."""
+        """Return it from a validated configuration. InputError for a negative prompt that is no template."""
         check_template(cfg.negative_prompt, "negative_prompt")
         return cls(
             backbone=check_name(str(cfg.backbone.name), "backbone.name"),
@@ -51,12 +51,12 @@ class GenerationConfig:
             negative_prompt=cfg.negative_prompt,
             width=cfg.width,
             height=cfg.height,
-            reading={key: cfg.backbone[key] for key in READING if key in cfg.backbone},
+            reading={key: cfg.backbone[key] for key in PROMPT_KEYS if key in cfg.backbone},
         )
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The arguments of a backbone's `generate` that its `check_drawing` can check."""
+        """The arguments of a backbone's `generate` that its `check_generation` takes, too."""
         return {key: getattr(self, key) for key in ("steps", "sampler", "sampler_options", "height", "width")}
 
 

@@ -30,8 +30,8 @@ from dti_repro.launch.help import help_text
 from dti_repro.launch.sweep import (
     check_launcher,
     first_failure,
-    place_sweeps,
     record_job,
+    set_sweep_folders,
     summarise,
     take_gpu,
     typed_overrides,
@@ -84,7 +84,7 @@ def command(
                     return print(help_text(line, sys.modules[task.__module__].__doc__ or ""))
                 commands = stages(line)
                 check_launcher(commands)
-                placed, sweep = place_sweeps(commands)
+                placed, sweep = set_sweep_folders(commands)
                 for line in placed:
                     sys.argv[1:] = line.arguments()
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()

@@ -17,6 +17,7 @@ OPTIONS = """\
   -m                                 run every combination of values: method=ti,dti seed=1,2
   hydra/launcher=slurm|local         with -m: the jobs on a cluster, or as processes of this machine
   plugins=[my_package]               classes and configurations of an installed package
+  concepts.per_job=<n>               with -m, in train: n concepts in each job
   --config-dir=<folder>              configurations of your own
   --cfg job                          print the configuration and stop"""
 WIDTH = 34  # of the first column
@@ -43,21 +44,35 @@ def help_text(line: CommandLine, purpose: str) -> str:
     for key, value in leaves(OmegaConf.to_container(cfg)).items():
         typed = value if isinstance(value, str) else json.dumps(value).replace('"', "")
         if not key.startswith("hydra."):
-            keys.append(_row(f"{key}={typed[:70]}", types.get(key, "").rstrip(","), comments.get(key)))
-    head = re.match(r"(?:#.*\n)*", file.read_text(encoding="utf-8"))[0]
-    parts = [purpose.strip() + "\n", re.sub(r"^# ?", "  ", head, flags=re.MULTILINE)]
+            keys.append(
+                _row(
+                    f"{key}={typed if len(typed) < 70 else typed[:70] + '...'}",
+                    types.get(key, "").rstrip(","),
+                    comments.get(key),
+                )
+            )
+    examples = re.sub(r"^# ?", "  ", _head(file.read_text(encoding="utf-8")), flags=re.MULTILINE)
+    parts = [purpose.strip() + "\n", examples]
     parts += ["Groups, chosen by name:\n" + "".join(groups)] if groups else []
     return "\n".join([*parts, "Keys:\n" + "".join(keys), f"Options:\n{OPTIONS}"])
 
 
 def _row(left: str, values: str, comment: str | None) -> str:
+    words, said = (set(re.findall(r"\w+", text or "")) for text in (values, comment))
+    values = "" if words <= said | {"or"} else values  # the comment names the choices already
     return f"  {left:<{WIDTH}} {'; '.join(filter(None, (values, comment)))}".rstrip() + "\n"
+
+
+def _head(text: str) -> str:
+    """Return the comment lines at the top of a file."""
+    return re.match(r"(?:#.*\n)*", text)[0]
 
 
 def _comments(file: Path) -> dict[str, str]:
     """Return the comment of each dotted key of a yaml file: the one behind it, or else the lines above it."""
     found, above, parents = {}, [], {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    for line in text[len(_head(text)) :].splitlines():
         if entry := re.match(r"( *)(?:- )?(?:override )?/?([\w/]+)(?:@\S+)?:(.*)", line):
             depth = len(entry[1])
             parents = {d: name for d, name in parents.items() if d < depth} | {depth: entry[2]}

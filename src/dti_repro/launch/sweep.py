@@ -36,15 +36,15 @@ _gpu: FileLock | None = None  # the lock on the GPU that this process has taken
 
 @dataclass
 class JobRecord:
-    """What became of a job: ran, was there (nothing was missing), busy (another process does it), failed, or
-    unfinished (it runs, or was killed)."""
+    """The result of a job. outcome: ran, finished before (nothing was missing), busy (another process does it), failed,
+    or unfinished (it runs, or was killed)."""
 
     overrides: list[str]
     host: str = ""
     slurm: str = ""  # the id of the Slurm job
     starts: int = 0
     outcome: str = "unfinished"
-    said: str = ""  # the error
+    error: str = ""
     code: int = 0  # the exit code of the error
     seconds: float = 0.0  # of its last start
 
@@ -61,11 +61,11 @@ def record_job(work: Callable[[], Any], failure_of: Callable[[Exception], Failur
     try:
         if starts > MAX_STARTS:
             raise InputError(f"this job was started {starts} times and never finished: remove {file} to start it again")
-        record.outcome = "was there" if work() == 0 else "ran"
+        record.outcome = "finished before" if work() == 0 else "ran"
     except Exception as error:
         failure = failure_of(error)
         record.outcome = "busy" if isinstance(error, BusyError) else "failed"
-        record.said = failure.line if failure else (str(error).splitlines() or [type(error).__name__])[0]
+        record.error = failure.line if failure else (str(error).splitlines() or [type(error).__name__])[0]
         record.code = failure.code if failure else 1
         if failure is None:
             raise
@@ -84,7 +84,7 @@ def _read_record(file: Path) -> JobRecord:
     try:
         return JobRecord(**read_json(file, "remove it"))
     except (TypeError, ValueError):
-        return JobRecord([], outcome="unknown", said=f"{file} is damaged")
+        return JobRecord([], outcome="unknown", error=f"{file} is damaged")
 
 
 def check_launcher(commands: Sequence[CommandLine]) -> None:
@@ -96,10 +96,10 @@ def check_launcher(commands: Sequence[CommandLine]) -> None:
         if not command.multirun:
             raise InputError(f"hydra/launcher={launcher} starts the jobs of a sweep: add -m")
         if launcher.endswith("slurm") and shutil.which("sbatch") is None:
-            raise InputError(f"hydra/launcher={launcher}: there is no sbatch here; start it on a cluster")
+            raise InputError(f"hydra/launcher={launcher}: sbatch is not found; start it on a cluster's login node")
 
 
-def place_sweeps(commands: Sequence[CommandLine]) -> tuple[list[CommandLine], Path | None]:
+def set_sweep_folders(commands: Sequence[CommandLine]) -> tuple[list[CommandLine], Path | None]:
     """Return the commands with hydra.sweep.dir set, and the folder of all sweeps, or None if there is no sweep. Several
     sweeps get 1, 2, ... in it. Raise InputError, before a job is started, if the folder cannot be written."""
     sweeps = [command for command in commands if command.multirun]
@@ -132,7 +132,7 @@ def wait_for_slurm(folder: Path) -> None:
 
 def first_failure(folder: Path) -> Failure | None:
     """Return the failure of the first job that has one."""
-    return next((Failure(record.said, record.code) for record in _records(folder).values() if record.code), None)
+    return next((Failure(record.error, record.code) for record in _records(folder).values() if record.code), None)
 
 
 def _records(folder: Path) -> dict[str, JobRecord]:
@@ -154,7 +154,7 @@ def summarise(folder: Path) -> str:
     for number, r in records.items():
         host = f"{r.host}{f' job {r.slurm}' if r.slurm else ''}{f' start {r.starts}' if r.starts > 1 else ''}"
         line = f"#{number} {r.outcome:10} {r.seconds:8.1f} s  {host}  {' '.join(r.overrides)}"
-        lines.append(f"{line}: {r.said}" if r.said else line)
+        lines.append(f"{line}: {r.error}" if r.error else line)
     text = "\n".join([*lines, f"(this summary: {folder / 'summary.txt'})"])
     try:
         with atomic_write(folder / "summary.txt") as temporary:

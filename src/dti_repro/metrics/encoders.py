@@ -49,8 +49,8 @@ def _transform(
     return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
-def _kept(load: Callable[..., Any]) -> classmethod:
-    """Keep what a `load` returns: metrics that name the same weights and preprocessing share one model."""
+def _cached(load: Callable[..., Any]) -> classmethod:
+    """Cache what a `load` returns: metrics that name the same weights and preprocessing share one model."""
     encoders: dict[str, Any] = {}
 
     @wraps(load)
@@ -103,7 +103,7 @@ class ImageEncoder(nn.Module, ABC):
 class TimmEncoder(ImageEncoder):
     """timm's own output: the pooled embedding where the checkpoint has no classes, else the class logits."""
 
-    @_kept
+    @_cached
     def load(cls, checkpoint: str, preprocess: Mapping | None = None) -> TimmEncoder:
         """Load a timm name, `local-dir:<folder>` or `toybox:<name>`; preprocess None takes the checkpoint's own."""
         import timm
@@ -123,7 +123,7 @@ class Dinov2Encoder(ImageEncoder):
     """The CLS token after the final LayerNorm of transformers' Dinov2 (timm's default of 518 px resizes position
     embeddings differently)."""
 
-    @_kept
+    @_cached
     def load(cls, checkpoint: str, preprocess: Mapping) -> Dinov2Encoder:
         """Load a name or a folder that transformers takes."""
         from transformers import Dinov2Model
@@ -139,7 +139,7 @@ class Dinov2Encoder(ImageEncoder):
 class ClipEncoder(ImageEncoder):
     """An open_clip model's two projections, not normalised."""
 
-    @_kept
+    @_cached
     def load(cls, checkpoint: str, preprocess: Mapping | None = None, pretrained: str | None = None) -> ClipEncoder:
         """Load an open_clip architecture and tag (`ViT-B-32-quickgelu`, `openai`), or one folder as TimmEncoder."""
         import open_clip
@@ -162,7 +162,7 @@ class ClipEncoder(ImageEncoder):
 class SiglipEncoder(ImageEncoder):
     """A transformers SiglipModel; texts are padded to `padding` tokens, as it was trained."""
 
-    @_kept
+    @_cached
     def load(cls, checkpoint: str, preprocess: Mapping, padding: int = 64) -> SiglipEncoder:
         """Load a name or a folder that transformers takes; the real tokenizer needs the sentencepiece package."""
         from transformers import AutoTokenizer, SiglipModel

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dti_repro.training.lit_module import InversionModule
 
 BAR = "training {bar:20} step {n} of {total}, {rate_fmt}, {remaining} left{postfix}"
-SAME_PRESS = 1.0  # seconds: a terminal's signal and one that is passed on come almost together, and are one Ctrl-C
+SAME_PRESS = 1.0  # seconds: a terminal's signal and one that is passed on come within a second: this is one Ctrl-C
 
 
 class ConceptCheckpoint(Callback):
@@ -93,9 +93,11 @@ class Previews(Callback):
 
 
 class Signals(Callback):
-    """Within it, the first Ctrl-C ends the training after the step that is being taken (`stopped` says so), a second
-    one at once. SIGTERM stays with the handler that it had: Slurm sends it with a preemption, which submitit answers
-    rightly, and Lightning would take it for the end of the training."""
+    """Stops the training at Ctrl-C: after the current step (`stopped` is then true), or at once at a second Ctrl-C.
+
+    The handler of SIGTERM stays: Slurm sends this signal at a preemption, and submitit's handler requeues the job.
+    Lightning's handler would end the training.
+    """
 
     def __init__(self) -> None:
         self.stopped = False

@@ -40,10 +40,10 @@ class InversionModule(pl.LightningModule):
         """states: of the method's concepts, in their order. optimizer(params=groups) makes the configured optimizer.
         adapter: attached to the backbone. settings: as in conf/trainer."""
         super().__init__()
-        # By hand, as automatic optimization knows one backward pass of one loss a step. Here a step has one for each
-        # concept (or one for all) and accumulated part, and its numbers are checked before the optimizer takes it.
+        # Manual optimization: a step has a backward pass for each concept (or one for all) and each accumulated part,
+        # and its numbers are checked before the optimizer steps.
         self.automatic_optimization = False
-        vars(self)["backbone"] = backbone  # no child: Lightning moves its module to the CPU when `fit` ends
+        vars(self)["backbone"] = backbone  # not a submodule: Lightning moves those to the CPU after `fit`
         self.method = method
         self.states = list(states)
         self.adapter = adapter
