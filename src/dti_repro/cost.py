@@ -173,7 +173,7 @@ def _attention_backward_flops(grad: Any, query: Any, key: Any, value: Any, *rest
 
 
 class ModelCost:
-    """Count what a backbone costs for one training sample, one photo or one picture, when it is first asked for.
+    """Count what a backbone costs for one training sample, one photo or one image, when it is first asked for.
 
     backbone: the plain `backbone` node of a configuration. precision: as trainer.precision; None where nothing is
     trained. InputError for a backbone that is no diffusers model, or is neither downloaded nor in backbones/published.
@@ -235,8 +235,8 @@ class ModelCost:
         return measure(lambda: self._latents(self.resolution, self.resolution), self._weights)
 
     @torch.no_grad()
-    def picture(self, height: int, width: int, steps: int, guidance: float) -> tuple[Cost, Cost]:
-        """Return the costs of a picture's latents (its prompt and each step, which is two passes with guidance) and of
+    def image(self, height: int, width: int, steps: int, guidance: float) -> tuple[Cost, Cost]:
+        """Return the costs of an image's latents (its prompt and each step, which is two passes with guidance) and of
         decoding them. The empty prompt, once a batch, does not count."""
         tokens = self._model.tokenize([""], {}, self._model.generation_prefix)
         prompt = measure(lambda: self._model.encode_text(tokens), self._weights)
@@ -248,8 +248,8 @@ class ModelCost:
         latents = latents.to(self._model.vae.dtype)
         return Cost(flops, 0, peak), measure(lambda: self._model.vae.decode(latents, return_dict=False), self._weights)
 
-    def picture_size(self) -> tuple[int, int]:
-        """Return the height and width in pixels of a picture without width= and height=."""
+    def image_size(self) -> tuple[int, int]:
+        """Return the height and width in pixels of an image without width= and height=."""
         sample = self._model.denoiser.config.get("sample_size")
         if sample is not None:
             return sample * self._model.factor, sample * self._model.factor
@@ -345,7 +345,7 @@ def _network(checkpoint: str) -> tuple[nn.Module, int]:
 
 
 class Estimate:
-    """Add up what trainings, pictures and scores cost, whether some of them are done or not.
+    """Add up what trainings, images and scores cost, whether some of them are done or not.
 
     cfg: a configuration of train or generate, whose backbone and precision are counted. data: FLOPs, hours, and bytes
     of memory and disk, as plain data.
@@ -359,7 +359,7 @@ class Estimate:
         self.data: dict[str, Any] = {
             "model": {"source": model.source, "parameters": model.parameters, "resolution": model.resolution, **costs},
             "step": None,
-            "picture": None,
+            "image": None,
             "evaluators": [],
             "stages": [],
             "memory": [],
@@ -386,18 +386,18 @@ class Estimate:
             text = "gradients of adapters, and the passes without them that their objectives take"
             self.data["uncounted"].append(text)
 
-    def add_pictures(self, cfg: DictConfig, pictures: int, png_bytes_per_pixel: float) -> None:
-        """Add pictures that a configuration of generate draws."""
+    def add_images(self, cfg: DictConfig, images: int, png_bytes_per_pixel: float) -> None:
+        """Add images that a configuration of generate draws."""
         model = self._model
-        height, width = (cfg.height, cfg.width) if cfg.height and cfg.width else model.picture_size()
-        latents, decoding = model.picture(height, width, cfg.steps, cfg.guidance)
+        height, width = (cfg.height, cfg.width) if cfg.height and cfg.width else model.image_size()
+        latents, decoding = model.image(height, width, cfg.steps, cfg.guidance)
         flops, dtype = latents.flops + decoding.flops, model.generation_dtype
         seconds = self._device.seconds(latents.flops, dtype) + self._device.seconds(decoding.flops, model.vae_dtype)
-        picture = {"steps": cfg.steps, "guidance": cfg.guidance, "height": height, "width": width}
-        self.data["picture"] = {**picture, "flops": flops, "seconds": seconds}
-        self.data["disk"]["pictures"] = int(pictures * height * width * png_bytes_per_pixel)
-        self._add_stage("draw", "pictures", pictures, pictures * flops, pictures * seconds)
-        self._add_memory("draw", "pictures", max(latents.peak, decoding.peak), min(cfg.batch, pictures))
+        image = {"steps": cfg.steps, "guidance": cfg.guidance, "height": height, "width": width}
+        self.data["image"] = {**image, "flops": flops, "seconds": seconds}
+        self.data["disk"]["images"] = int(images * height * width * png_bytes_per_pixel)
+        self._add_stage("draw", "images", images, images * flops, images * seconds)
+        self._add_memory("draw", "images", max(latents.peak, decoding.peak), min(cfg.batch, images))
 
     def add_scores(self, metrics: Mapping[str, Mapping[str, Any]], images: int) -> None:
         """Add the scores of images. metrics: name -> yaml; those with the same network share its passes, in float32."""
@@ -434,7 +434,7 @@ class Estimate:
         for part in ("sample", "text", "denoiser", "photo"):
             forward, backward = (f"{_number(data['model'][part][way])}FLOP {way}" for way in ("forward", "backward"))
             yield part, forward if part == "photo" else f"{forward}, {backward}"
-        for unit in filter(data.get, ("step", "picture")):
+        for unit in filter(data.get, ("step", "image")):
             details = ", ".join(f"{n} {key}" for key, n in data[unit].items() if key not in ("flops", "seconds"))
             yield unit, f"{_number(data[unit]['flops'])}FLOP, {data[unit]['seconds']:.3g} s ({details})"
         for network in data["evaluators"]:

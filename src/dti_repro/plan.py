@@ -57,7 +57,7 @@ def estimate_run(
     of the first one. device: a node of conf/device."""
     metrics = {name: metric_config(name) for name in run.experiment.metrics}
     trainings: dict[str, DictConfig] = {}  # rows may share one
-    sets: dict[str, int] = {}  # of pictures, which rows may share, too: the number of trainings that draw each
+    sets: dict[str, int] = {}  # of images, which rows may share, too: the number of trainings that draw each
     for row in run.experiment.rows:
         cfgs = [] if row.bound else run.train_configs(row)
         sets[row.bound or f"{row.kappa} {cfgs}"] = len(cfgs) or 1
@@ -74,10 +74,10 @@ def estimate_run(
     if not OmegaConf.is_missing(cfg, "prompts"):
         # A prompt with {} is drawn for each concept, one that names concepts once.
         prompts = [set(p.names) <= set(run.concepts) if p.names else concepts for p in run.prompts().prompts]
-        pictures, references = sum(prompts) * len(run.seeds()), photos * sets.pop("references", 0)
-        estimate.add_pictures(cfg, pictures * sum(sets.values()), png_bytes_per_pixel)
-        # A search scores the pictures of the class row with other prompts, too.
-        estimate.add_scores(metrics, pictures * (sum(sets.values()) + run.experiment.search) + references)
+        images, references = sum(prompts) * len(run.seeds()), photos * sets.pop("references", 0)
+        estimate.add_images(cfg, images * sum(sets.values()), png_bytes_per_pixel)
+        # A search scores the images of the class row with other prompts, too.
+        estimate.add_scores(metrics, images * (sum(sets.values()) + run.experiment.search) + references)
     return estimate.report(), estimate.data
 
 

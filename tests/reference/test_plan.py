@@ -64,7 +64,7 @@ def test_models_have_the_published_numbers_of_parameters(name: str) -> None:
     for part, millions in PUBLISHED[name].items():
         assert cost.parameters[part] / 1e6 == pytest.approx(millions, rel=0.02 if millions == 4800 else 1e-4), part
     if name == "sdxl":
-        assert (cost.resolution, cost.picture_size()) == (768, (1024, 1024))
+        assert (cost.resolution, cost.image_size()) == (768, (1024, 1024))
         assert cost.denoiser.forward / 1e12 == pytest.approx(3.64, rel=0.005)
         assert cost.denoiser.flops / 1e12 == pytest.approx(7.52, rel=0.005)
         assert cost.photo.flops / 1e12 == pytest.approx(2.61, rel=0.005)
@@ -107,7 +107,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 @pytest.mark.parametrize("name", ["sana_1600m", "wan_1300m"])
 def test_generation_does_what_the_plan_counts(name: str, whole: Mapping[str, Path]) -> None:
-    """A sample there and back, and two pictures: their prompts, the empty one, two steps with guidance."""
+    """A sample there and back, and two images: their prompts, the empty one, two steps with guidance."""
     side = 64
     settings = node(name, path=str(whole[name]), resolution=side, dtype="float32")
     settings.pop("generation")
@@ -125,9 +125,9 @@ def test_generation_does_what_the_plan_counts(name: str, whole: Mapping[str, Pat
     vectors = {"<x>": {n: row.detach()[0, 0] for n, row in rows.items()}}
     size = {"height": side, "width": side}
     drawn = counted(lambda: backbone.generate(["a <x>"] * 2, vectors, [0, 1], steps=2, guidance=5.0, **size))
-    latents, decoding = cost.picture(side, side, 2, 5.0)
+    latents, decoding = cost.image(side, side, 2, 5.0)
     plain = ModelCost({**settings, **({"instruction": "none"} if "instruction" in settings else {})})
-    negative = 2 * plain.picture(side, side, 1, 1.0)[0].flops - plain.picture(side, side, 2, 1.0)[0].flops
+    negative = 2 * plain.image(side, side, 1, 1.0)[0].flops - plain.image(side, side, 2, 1.0)[0].flops
     assert drawn == 2 * (latents.flops + decoding.flops) + negative
 
 
@@ -175,9 +175,9 @@ def test_rows_share_trainings_and_pictures_are_counted_before_there_are_any(
     assert train["hours"] == pytest.approx(train["flops"] / 0.5e12 / 3600)
     assert plan["step"]["flops"] == 4 * sample
     assert draw["total"] == 2 * (2 + 1) * 2
-    assert draw["flops"] == draw["total"] * plan["picture"]["flops"]
-    assert plan["picture"]["seconds"] == pytest.approx(plan["picture"]["flops"] / 0.5e12)
-    assert plan["disk"]["pictures"] == draw["total"] * 16 * 16 * 1.5
+    assert draw["flops"] == draw["total"] * plan["image"]["flops"]
+    assert plan["image"]["seconds"] == pytest.approx(plan["image"]["flops"] / 0.5e12)
+    assert plan["disk"]["images"] == draw["total"] * 16 * 16 * 1.5
     assert score["total"] == draw["total"] + 6
     assert score["flops"] == score["total"] * plan["evaluators"][0]["image"]
     assert "DOES NOT FIT" not in report

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 import dti_repro.toybox
+from dti_repro.backbones.checkpoint import PACKAGED
 from dti_repro.toybox.drawing import render
-from dti_repro.toybox.evaluators.data import STREAMS
+from dti_repro.toybox.evaluators.data import STREAMS, EvaluatorScenes
 from dti_repro.toybox.language import full_caption, swapped
 from dti_repro.toybox.scene import ATTRIBUTES, sample_instance, sample_scene
 
@@ -94,3 +95,11 @@ def test_scorer_prefers_the_caption_whose_roles_and_colours_are_right(scenes, pi
         if len(group)
     ]
     assert np.mean(won) >= 0.94
+
+
+def test_every_second_view_is_decoded_where_an_autoencoder_is_given(tmp_path: Path) -> None:
+    plain = EvaluatorScenes("heldout", 4, 2, tmp_path)
+    decoded = EvaluatorScenes("heldout", 4, 2, tmp_path, autoencoder=str(PACKAGED / "vae"))
+    assert np.array_equal(plain.images[::2], decoded.images[::2])
+    error = np.abs(plain.images[1::2].astype(int) - decoded.images[1::2])
+    assert 0 < error.mean() < 10

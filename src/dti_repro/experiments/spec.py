@@ -90,7 +90,7 @@ class Experiment:
     of them only. subjects: how many of the concepts, the first by name; None: all. metrics: name of
     conf/metric -> column title. image, text: those of the two axes (text: first the one that is drawn).
     baselines: rows that all others are compared with. search: whether the best row of each method is written
-    as searched. training_seeds: every row is trained with each, a subject's score being the mean over the pictures of
+    as searched. training_seeds: every row is trained with each, a subject's score being the mean over the images of
     all; empty: once, with the configuration's own.
     """
 

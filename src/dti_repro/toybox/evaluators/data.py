@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from rich.progress import track
 from torch import Tensor
 
-from dti_repro.artifacts.files import atomic_write
+from dti_repro.artifacts.files import atomic_write, sha256
 from dti_repro.toybox.dataset import WORLD_VERSION
 from dti_repro.toybox.drawing import SIZE, render
 from dti_repro.toybox.scene import Instance, Scene
@@ -25,10 +26,19 @@ class EvaluatorScenes:
     """``individuals`` subjects of a stream, each in ``views`` scenes that have nothing else in common.
 
     Scene ``i`` shows individual ``i // views`` and is a function of (world version, stream, individual, view) alone.
-    ``images`` is (individuals * views, 48, 48, 3) uint8, kept on disk and mapped into memory.
+    ``images`` is (individuals * views, 48, 48, 3) uint8, kept on disk and mapped into memory. ``autoencoder`` is the
+    folder of an AutoencoderKL: every second view is then what it makes of the render, as generated images are.
     """
 
-    def __init__(self, stream: str, individuals: int, views: int, cache: str | Path, world: int = WORLD_VERSION):
+    def __init__(
+        self,
+        stream: str,
+        individuals: int,
+        views: int,
+        cache: str | Path,
+        world: int = WORLD_VERSION,
+        autoencoder: str | None = None,
+    ):
         self.stream, self.individuals, self.views = stream, individuals, views
         self.world = world_of(world)
         self.count = individuals * views
@@ -37,6 +47,9 @@ class EvaluatorScenes:
             scenes = (self.scene(i) for i in track(range(self.count), f"rendering {self._path.name}"))
             _save(self._path, np.stack([render(scene) for scene in scenes]))
         self.images = np.load(self._path, mmap_mode="r")
+        if autoencoder is not None:
+            decoded = _decoded(self._path, Path(autoencoder))
+            self.images = np.load(decoded, mmap_mode="r")
 
     def individual(self, number: int) -> Instance:
         return self.world.sample_subject(np.random.default_rng([STREAMS[self.stream], self.world.version, number]))
@@ -59,6 +72,24 @@ class EvaluatorScenes:
                         labels[index, k] = values.index(shown[name])
             _save(path, labels)
         return torch.from_numpy(np.load(path))
+
+
+@torch.no_grad()
+def _decoded(renders: Path, autoencoder: Path) -> Path:
+    """Return the file of the renders in which every second one is decoded from its latents; it is made if missing."""
+    weights = sha256(autoencoder / "diffusion_pytorch_model.safetensors")[:10]
+    path = renders.with_name(f"{renders.stem}-decoded-{weights}.npy")
+    if not path.exists():
+        model = AutoencoderKL.from_pretrained(autoencoder, torch_dtype=torch.float32).eval()
+        images = np.load(renders)
+        for part in track(
+            np.array_split(np.arange(1, len(images), 2), len(images) // 256 + 1), f"decoding {path.name}"
+        ):
+            pixels = normalise(to_pixels(images[part])).to(memory_format=torch.channels_last)
+            drawn = model.decode(model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+            images[part] = ((drawn + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        _save(path, images)
+    return path
 
 
 def _save(path: Path, array: np.ndarray) -> None:
