@@ -56,7 +56,7 @@ def test_two_drivers_at_once_compute_no_cell_twice(
     assert len(taken) == CELLS * STEPS
 
     assert status_of(started(train_module.main, [*sweep, f"runs={tmp_path / 'two'}"])) == 0
-    assert f"{CELLS} jobs: {CELLS} was there" in capfd.readouterr().out
+    assert f"{CELLS} jobs: {CELLS} finished before" in capfd.readouterr().out
     assert status_of(started(train_module.main, [*sweep, f"runs={tmp_path / 'one'}"])) == 0
     assert results(tmp_path / "two") == results(tmp_path / "one")
 

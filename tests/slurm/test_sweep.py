@@ -184,7 +184,7 @@ def test_a_disturbed_sweep_ends_in_the_bytes_of_a_serial_one(tmp_path: Path) -> 
     again = run(*TRAIN, *SLURM, f"runs={there}")
     print(again.stdout, again.stderr)
     assert again.returncode == 0
-    assert "12 jobs: 1 ran, 11 was there" in again.stdout
+    assert "12 jobs: 11 finished before, 1 ran" in again.stdout
     assert all(stopped.resumed_from() > 0 for stopped in done.values())
 
     write_experiment(tmp_path / "conf" / "experiment" / "grid.yaml")
