@@ -106,7 +106,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return faked
 
 
-@pytest.mark.parametrize("name", ["toybox", "sdxl", "sana_1600m"])
+@pytest.mark.parametrize("name", ["toybox", "sdxl", pytest.param("sana_1600m", marks=pytest.mark.slow)])
 def test_two_packs_a_generation_and_the_metrics_on_one_device(
     name: str, training: Training, tmp_path: Path, gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_an_evaluation_that_dies_at_any_write_ends_in_the_same_bytes(
     assert len(survives_every_crash(task, tmp_path)) == 6  # rows and their record, each opened, written and renamed
 
 
+@pytest.mark.slow
 def test_an_interpolation_that_dies_at_any_write_ends_in_the_same_bytes(compose: Training, tmp_path: Path) -> None:
     with whole_before():
         run = trained_run(tmp_path / "words", {"rex": vectors(0), "tom": vectors(1)})

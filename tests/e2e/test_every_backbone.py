@@ -50,7 +50,7 @@ LOADED_ELSEWHERE = ("sd15", "sd21_base", "sdxl")  # diffusers' pipelines of the 
 OTHERS = [name for name in choices("method") if name not in ("ti", "dti")]
 
 
-SAME_CODE = ("sana_4800m", "stable_diffusion", "toybox")  # as sana_1600m and sd15, with other settings
+SAME_CODE = ("sana_4800m", "sd21_base", "stable_diffusion", "toybox")  # as sana_1600m and sd15, with other settings
 PARAMS = [pytest.param(name, marks=pytest.mark.slow if name in SAME_CODE else ()) for name in choices("backbone")]
 
 
