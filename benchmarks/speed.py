@@ -37,7 +37,7 @@ from dti_repro.metrics.base import Sample
 from dti_repro.metrics.encoders import TimmEncoder
 from dti_repro.metrics.similarity import ReferenceSimilarity
 from dti_repro.toybox.tokenizer import build_tokenizer, word_ids
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "there is a {}", "the {}")
 

@@ -13,7 +13,7 @@ from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.data.latent_cache import LatentCache, make_private_folder
 from dti_repro.errors import InputError
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 from tests.crash import started, status_of
 
 Training = Callable[..., DictConfig]

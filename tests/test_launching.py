@@ -31,7 +31,7 @@ from dti_repro.launch.failures import explain
 from dti_repro.launch.sweep import as_choices, set_sweep_folders, summarise, take_gpu
 from dti_repro.train import divide_concepts
 from dti_repro.training import trainer as training_module
-from dti_repro.training.runs import train_missing
+from dti_repro.training.train_missing import train_missing
 
 
 def fake_training() -> Callable[[], None]:

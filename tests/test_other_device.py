@@ -27,7 +27,7 @@ from dti_repro.backbones.text_encoder import PlaceholderTokenizer
 from dti_repro.config import CONF, build
 from dti_repro.metrics.base import ImageMetric, Sample
 from dti_repro.training.concept_state import ConceptState
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import SIDE, build_tiny_sana
 

@@ -11,7 +11,7 @@ from dti_repro.errors import InputError
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.sweep import as_choices
-from dti_repro.training.runs import train_missing
+from dti_repro.training.train_missing import train_missing
 
 PER_JOB = "concepts.per_job"
 

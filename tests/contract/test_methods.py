@@ -16,7 +16,7 @@ from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.config import CONF, build
 from dti_repro.launch.failures import choices
 from dti_repro.methods.base import DerivedMethod, TokenMethod
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 from tests.crash import assert_same, stop_after
 from tests.tiny import DIM
 

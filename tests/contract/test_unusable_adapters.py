@@ -19,7 +19,7 @@ from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
 from dti_repro.interpolate import interpolate
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 
 Training = Callable[..., DictConfig]
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dti_repro.backbones import load
 from dti_repro.data.photos import load_photo
 from dti_repro.errors import InputError
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 
 Training = Callable[..., DictConfig]
 

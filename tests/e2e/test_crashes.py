@@ -22,7 +22,7 @@ from dti_repro.artifacts.files import read_json, sha256
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
 from dti_repro.interpolate import interpolate
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 from tests.crash import Crash, Crasher, content, started, status_of
 from tests.e2e import test_benchmark
 from tests.e2e.trained import trained_run, vectors

@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from dti_repro.config import CONF
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
-from dti_repro.training.runs import run_folder, train
+from dti_repro.training.runs import run_folder
+from dti_repro.training.train_missing import train
 from tests.crash import content
 from tests.e2e import test_benchmark
 from tests.e2e.trained import trained_run, vectors

@@ -30,7 +30,7 @@ from dti_repro.inference.export import export
 from dti_repro.launch.command_line import quote_paths
 from dti_repro.launch.failures import choices
 from dti_repro.optim.sphere import angle
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 from tests.crash import content, stop_after
 from tests.tiny import build_tiny_clip_sd, build_tiny_sd, build_tiny_sdxl
 from tests.tiny_flow import SIDE, build_tiny_sana, build_tiny_wan

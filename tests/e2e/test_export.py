@@ -24,7 +24,7 @@ from dti_repro.generate import generate
 from dti_repro.import_embedding import import_embedding
 from dti_repro.inference.export import export
 from dti_repro.launch.command_line import quote_paths
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 from tests.e2e.trained import CLASS, trained_run, vectors
 from tests.tiny import DIM, DIM_2, build_tiny_sdxl
 

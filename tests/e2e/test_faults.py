@@ -29,7 +29,8 @@ from dti_repro.launch import command
 from dti_repro.training.callbacks import StepBar
 from dti_repro.training.datamodule import Batch, ConceptDataset
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import run_folder, train
+from dti_repro.training.runs import run_folder
+from dti_repro.training.train_missing import train
 from tests.crash import content, obey_permissions, started, status_of, stop_after
 from tests.e2e import test_benchmark
 from tests.e2e.trained import trained_run, vectors

@@ -15,7 +15,8 @@ from dti_repro.artifacts import lock
 from dti_repro.artifacts.lock import BusyError, Owner, locked
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
-from dti_repro.training.runs import run_folder, train
+from dti_repro.training.runs import run_folder
+from dti_repro.training.train_missing import train
 from tests.e2e import test_benchmark
 
 Training = Callable[..., DictConfig]

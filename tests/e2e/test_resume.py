@@ -17,7 +17,8 @@ from PIL import Image
 from dti_repro.errors import DivergedError, InputError
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import run_folder, train, train_missing
+from dti_repro.training.runs import run_folder
+from dti_repro.training.train_missing import train, train_missing
 from tests.crash import assert_same, content, stop_after
 
 Training = Callable[..., DictConfig]
@@ -100,7 +101,9 @@ def test_a_kill_before_the_embedding_leaves_its_provenance(training: Training, m
 
 def test_what_another_process_finished_meanwhile_was_there(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train_missing(training())[1] == 1
-    monkeypatch.setattr("dti_repro.training.runs.is_complete", lambda *_: False)  # as it was when this one began
+    monkeypatch.setattr(
+        "dti_repro.training.train_missing.is_complete", lambda *_: False
+    )  # as it was when this one began
     assert train_missing(training())[1] == 0
 
 

@@ -34,7 +34,8 @@ from dti_repro.methods.base import DerivedMethod, TokenMethod
 from dti_repro.metrics.base import ImageMetric
 from dti_repro.toybox.training import Stage
 from dti_repro.training import concept_state as concept_state
-from dti_repro.training.runs import run_folder, train
+from dti_repro.training.runs import run_folder
+from dti_repro.training.train_missing import train
 from tests.crash import stop_after
 from tests.e2e.trained import trained_run, vectors
 

@@ -29,7 +29,8 @@ from dti_repro.losses.priors import L2ToInitial
 from dti_repro.methods.textual_inversion import TextualInversion
 from dti_repro.training.concept_state import COLUMNS
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import run_folder, train
+from dti_repro.training.runs import run_folder
+from dti_repro.training.train_missing import train
 
 Training = Callable[..., DictConfig]
 

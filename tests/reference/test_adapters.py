@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from dti_repro.adapters.folder import CONFIG, DIFFUSERS_LORA, WEIGHTS, adapted, adapter_folder
+from dti_repro.adapters.attach import adapted
+from dti_repro.adapters.folder import CONFIG, DIFFUSERS_LORA, WEIGHTS, adapter_folder
 from dti_repro.adapters.lora import LoRA
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.artifacts.run_dir import ConceptFolder
@@ -39,7 +40,7 @@ from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.randomness import generator
 from dti_repro.losses.objectives import DCO, DiffusionLoss, Objective
 from dti_repro.training.datamodule import ConceptDataset
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import SIDE
 

@@ -24,7 +24,7 @@ from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.launch.failures import choices
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.plan import estimate_run
-from dti_repro.training.runs import train
+from dti_repro.training.train_missing import train
 from tests.tiny_flow import build_tiny_sana, build_tiny_wan
 
 PUBLISHED = {  # millions of parameters, from the models' papers and cards

@@ -14,7 +14,8 @@ from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.config import validate
 from dti_repro.errors import InputError
 from dti_repro.launch.command_line import compose
-from dti_repro.training.runs import run_folder, train
+from dti_repro.training.runs import run_folder
+from dti_repro.training.train_missing import train
 
 Training = Callable[..., DictConfig]
 

@@ -9,17 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dti_repro.artifacts.files import atomic_write, sha256
 from dti_repro.artifacts.run_dir import embedding_files, read_header
 from dti_repro.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -64,24 +58,6 @@ def has_own_adapter(embedding: Path) -> bool:
         return adapter_of(embedding) is not None
     except InputError:
         return False
-
-
-def check_adapters(folders: Iterable[Path]) -> None:
-    """Raise InputError, which names the file, for an adapter that can be refused without a model."""
-    for folder in folders:
-        from dti_repro.adapters.files import read_config
-
-        read_config(folder)
-
-
-def adapted(denoiser: nn.Module, folder: Path | None) -> AbstractContextManager[None]:
-    """Put the adapter of this folder, if any, on the denoiser; at the exit take it off. InputError, which names the
-    file, for an adapter that does not fit."""
-    if folder is None:
-        return nullcontext()
-    from dti_repro.adapters.files import loaded
-
-    return loaded(denoiser, folder)
 
 
 def copy_adapter(source: Path, target: Path) -> dict[str, str]:

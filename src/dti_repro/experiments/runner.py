@@ -31,7 +31,8 @@ from dti_repro.inference.selection import image_folders_of_run, image_folders_of
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
 from dti_repro.metrics.evaluator import ScoreFile, generated, real_references
-from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config, train_missing
+from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config
+from dti_repro.training.train_missing import train_missing
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.adapters.folder import adapted, check_adapters
+from dti_repro.adapters.attach import adapted, check_adapters
 from dti_repro.artifacts.files import atomic_write, refuse_links, writing
 from dti_repro.artifacts.lock import BusyError, locked
 from dti_repro.artifacts.manifest import NAME, ManifestImage

@@ -39,7 +39,7 @@ from dti_repro.training.callbacks import ConceptCheckpoint, Previews, Signals, S
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.datamodule import ConceptDataset, PackDataModule
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import concept_metadata, hashed, is_complete, run_folder, source_config, train_missing
+from dti_repro.training.runs import concept_metadata, hashed, is_complete, run_folder, source_config
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -55,11 +55,7 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
     for concept in concepts:
         check_words(checkpoint, concept.initializer, concept.placeholder)
-    if isinstance(method, DerivedMethod):
-        source = source_config(cfg)
-        source.trainer.devices = 1  # this process is one of them
-        train_missing(source, concepts)
-    else:
+    if not isinstance(method, DerivedMethod):
         _check_optimizer(cfg, method)
         if cfg.trainer.latents:
             make_private_folder(Path(cfg.trainer.latents))

@@ -1,0 +1,57 @@
+"""Train what is missing of a configuration.
+
+No torch is imported before something is missing: wrong input and finished work are reported within a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from omegaconf import DictConfig
+
+from dti_repro.artifacts.run_dir import ConceptFolder
+from dti_repro.config import build, validate
+from dti_repro.data.concept import Concept, ConceptSet
+from dti_repro.data.photos import check_photos
+from dti_repro.launch.devices import run_on_devices
+from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config
+
+
+def train(cfg: DictConfig) -> list[ConceptFolder]:
+    """Train what is missing of the configured concepts; return their folders, in the order of `concepts.names`. Errors
+    as train_missing."""
+    return train_missing(cfg)[0]
+
+
+def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) -> tuple[list[ConceptFolder], int]:
+    """Train what is missing of these concepts, by default the configured ones. Return their folders, and how many were
+    trained here: not those that another process finished meanwhile.
+
+    InputError before any model is loaded for anything that cannot be trained; BusyError if another process trains one
+    of the concepts; DivergedError if a loss is not finite or exceeds `trainer.max_loss`.
+    """
+    validate("train", cfg)
+    if concepts is None:
+        concepts = build(cfg.concepts, ConceptSet).load()
+    check_pack(cfg, len(concepts))
+    run = run_folder(cfg)
+    folders = [run.concept(concept.name) for concept in concepts]
+    pending = []
+    for concept, folder in zip(concepts, folders, strict=True):
+        check_metadata(folder, concept)
+        if is_complete(cfg, folder):
+            print(f"done: {folder.path}")
+            continue
+        if folder.is_done():
+            print(f"not whole: {folder.path}: what is missing is made again")
+        check_photos(concept.images)
+        pending.append(concept)
+    if not pending:
+        return folders, 0
+    if "source" in cfg.method:
+        train_missing(source_config(cfg), pending)
+    from dti_repro.training.trainer import train_pending
+
+    work = partial(train_pending, cfg, run)
+    return folders, sum(run_on_devices(work, pending, cfg.trainer.devices, cfg.trainer.accelerator))
