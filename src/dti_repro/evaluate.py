@@ -23,7 +23,7 @@ from dti_repro.metrics.evaluator import ScoreFile, generated, score
 
 
 def chosen_metrics(metrics: str | list[str], sets: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    """name -> yaml of a set's name, one metric's name or a list of names. InputError for an unknown one."""
+    """Return name -> yaml for the name of a set, of one metric, or a list of names. InputError for an unknown one."""
     names = sets.get(metrics, [metrics]) if isinstance(metrics, str) else metrics
     return {Path(name).stem: metric_config(name) for name in names}
 

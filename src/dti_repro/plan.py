@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.artifacts.files import read_yaml, write_json
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.config import CONF, build
-from dti_repro.errors import InputError
-from dti_repro.experiments.runner import ExperimentRun
+from dti_repro.experiments.runner import ExperimentRun, searched_file
 from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.launch.command import command
 from dti_repro.launch.sweep import typed_overrides
@@ -31,14 +30,11 @@ TRAIN = {*SHARED, "optim", "method", "adapter", "trainer", "seed"}  # keys of pl
 def plan(cfg: DictConfig, overrides: Sequence[str], name: str | None) -> str:
     """Return the report, and write it as json where `out` names a file. overrides: as typed; name: of the experiment,
     None for a single run. InputError for anything that train, generate or the plan itself does not take."""
-    if cfg.out is not None and Path(cfg.out).suffix != ".json":
-        raise InputError(f"out={cfg.out}: the name of a .json file is needed")
     if name is None:
         experiment = _single(cfg)
     else:
-        searched = Path(cfg.searched) if cfg.searched else CONF / "searched.yaml"
         content = OmegaConf.to_container(cfg.experiment, resolve=True)
-        experiment = parse_experiment(check_name(name, "experiment"), content, searched)
+        experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
     typed = [(re.split(r"[.@=/]", override.lstrip("+~"), maxsplit=1)[0], override) for override in overrides]
     setup = [override for key, override in typed if key in SHARED]
     train = [override for key, override in typed if key not in SHARED | ({*cfg, "experiment", "hydra"} - TRAIN)]
