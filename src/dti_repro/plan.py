@@ -61,7 +61,7 @@ def estimate_run(
             trained = source_config(cfg) if "source" in cfg.method else cfg
             trainings[f"{row.kappa} {trained}"] = trained
     cfg = run.generate_config()
-    from dti_repro.cost import Device, Estimate  # imports torch
+    from dti_repro.cost.estimate import Device, Estimate  # imports torch
 
     estimate = Estimate(next(iter(trainings.values()), cfg), build(device, Device, "device"))
     concepts, photos = len(run.concepts), sum(len(concept.images) for concept in run.concepts.values())

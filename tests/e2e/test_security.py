@@ -23,7 +23,7 @@ from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.backbones.base import Backbone
 from dti_repro.config import build, target
-from dti_repro.cost import Device
+from dti_repro.cost.estimate import Device
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.download import Source
 from dti_repro.errors import InputError

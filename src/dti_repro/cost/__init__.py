@@ -1,0 +1,1 @@
+"""What an experiment costs, estimated before it is run."""

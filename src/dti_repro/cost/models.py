@@ -1,0 +1,203 @@
+"""Count what a backbone and a metric's network cost, by running their own methods on the meta device.
+
+Nothing is downloaded: a model that is not there is built from its published configuration.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+from dti_repro import backbones
+from dti_repro.artifacts.files import read_yaml
+from dti_repro.backbones.base import Conditioning, TokenVectors
+from dti_repro.backbones.checkpoint import find
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.config import build
+from dti_repro.cost.counting import META, Cost, GpuMode, measure
+from dti_repro.errors import InputError
+from dti_repro.metrics import catalogue
+
+BYTES = {"float32": 4, "bfloat16": 2}
+WORD = "<x>"
+
+
+class ModelCost:
+    """Count what a backbone costs for one training sample, one photo or one image, when it is first asked for.
+
+    backbone: the plain `backbone` node of a configuration. precision: as trainer.precision; None where nothing is
+    trained. InputError for a backbone that is no diffusers model, or is neither downloaded nor in backbones/published.
+    """
+
+    def __init__(self, backbone: Mapping[str, Any], precision: str | None = None) -> None:
+        folder = find(backbone["path"], backbone["revision"])
+        if folder is not None:
+            self.source = str(folder)
+            model = _without_weights(backbone, folder)
+            self.stored_bytes = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
+        else:
+            self.source = f"the published configuration of {backbone['name']}"
+            with tempfile.TemporaryDirectory() as written:
+                weight_bytes = _write_published(backbone, Path(written))
+                model = _without_weights(backbone, Path(written))
+            self.stored_bytes = weight_bytes * sum(weight.numel() for weight in model.parameters())
+        self._model, self._autocast = model, precision == "bf16"
+        self._weights = [*model.parameters(), *model.buffers()]
+        parts = {**model.text_encoders, "denoiser": model.denoiser, "vae": model.vae}
+        self.parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        self.weight_bytes = sum(weight.nbytes for weight in model.parameters())
+        self.generation_dtype = backbone["dtype"]
+        self.training_dtype = "bfloat16" if self._autocast else self.generation_dtype
+        self.vae_dtype = str(model.vae.dtype).removeprefix("torch.")
+        self.resolution = model.spec.resolution
+
+    @cached_property
+    def text(self) -> Cost:
+        """Encode a training prompt, and go back to its token vectors."""
+        dims = {name: encoder.dim for name, encoder in self._model.spec.encoders.items()}
+        vectors = {name: torch.empty(1, 1, 1, dim, device=META, requires_grad=True) for name, dim in dims.items()}
+
+        def encode() -> Tensor:
+            encoded = self._conditioning(vectors)
+            return sum(part.float().sum() for part in (encoded.hidden, encoded.pooled) if part is not None)
+
+        return measure(encode, self._weights, self._autocast)
+
+    @cached_property
+    def denoiser(self) -> Cost:
+        """Compute the loss of a training sample, and go back to its conditioning."""
+        with torch.no_grad(), GpuMode():
+            conditioning = self._conditioning()
+        for part in (conditioning.hidden, conditioning.pooled):
+            if part is not None:
+                part.requires_grad_()
+        latents = self._latents(self.resolution, self.resolution)
+        return measure(lambda: self._loss(latents, conditioning), self._weights, self._autocast)
+
+    @property
+    def sample(self) -> Cost:
+        """Train on one sample: its prompt and its loss, forward and backward."""
+        return self.text + self.denoiser
+
+    @cached_property
+    def photo(self) -> Cost:
+        """Encode a photo, which a training does once."""
+        return measure(lambda: self._latents(self.resolution, self.resolution), self._weights)
+
+    @torch.no_grad()
+    def image(self, height: int, width: int, steps: int, guidance: float) -> tuple[Cost, Cost]:
+        """Return the costs of an image's latents (its prompt and each step, which is two passes with guidance) and of
+        decoding them. The empty prompt, once a batch, does not count."""
+        tokens = self._model.tokenize([""], {}, self._model.generation_prefix)
+        prompt = measure(lambda: self._model.encode_text(tokens), self._weights)
+        with GpuMode():
+            conditioning = self._conditioning()
+        latents, passes = self._latents(height, width), 2 if guidance > 1 else 1
+        denoising = measure(lambda: self._loss(latents, conditioning), self._weights)
+        flops, peak = prompt.flops + steps * passes * denoising.flops, prompt.peak + passes * denoising.peak
+        latents = latents.to(self._model.vae.dtype)
+        return Cost(flops, 0, peak), measure(lambda: self._model.vae.decode(latents, return_dict=False), self._weights)
+
+    def image_size(self) -> tuple[int, int]:
+        """Return the height and width in pixels of an image without width= and height=."""
+        sample = self._model.denoiser.config.get("sample_size")
+        if sample is not None:
+            return sample * self._model.factor, sample * self._model.factor
+        defaults = inspect.signature(self._model.PIPELINE_CLASS.__call__).parameters
+        return defaults["height"].default, defaults["width"].default
+
+    def _conditioning(self, vectors: TokenVectors | None = None) -> Conditioning:
+        return self._model.encode_text(self._model.tokenize([WORD], {WORD: 1}), vectors)
+
+    def _latents(self, height: int, width: int) -> Tensor:
+        pixels = torch.empty(1, 3, height, width, dtype=self._model.vae.dtype, device=META)
+        return self._model.encode_images(pixels).mean
+
+    def _loss(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
+        t = torch.zeros(1, dtype=torch.long, device=META)
+        return self._model.loss(latents, torch.empty_like(latents), t, conditioning).sum()
+
+
+def _without_weights(backbone: Mapping[str, Any], folder: Path) -> DiffusersBackbone:
+    """Build the backbone of this checkpoint on the meta device, where compiling would change nothing."""
+    diffusers.utils.logging.set_verbosity_error()
+    settings = {key: value for key, value in backbone.items() if key != "generation"}
+    with META:
+        return build({**settings, "path": str(folder), "compile": False}, DiffusersBackbone, "backbone").to(META)
+
+
+def _write_published(backbone: Mapping[str, Any], folder: Path) -> int:
+    """Write a backbone's published configs as a checkpoint without weights; return the bytes of a published weight. The
+    tokenizer makes a token of each four letters, which is about right for English. InputError if none are published."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    file = Path(backbones.__file__).parent / "published" / f"{backbone['name']}.yaml"
+    if not file.is_file():
+        raise InputError(
+            f"backbone.path {backbone['path']} is not downloaded, and backbones/published has no {file.name}: download "
+            "it, or give a checkpoint's folder"
+        )
+    published = read_yaml(file)
+    words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]{1,4}"), "isolated")
+    for part, config in published["parts"].items():
+        (folder / part).mkdir()
+        (folder / part / "config.json").write_text(json.dumps(config))
+        (folder / part / "model.safetensors").touch()  # a checkpoint must have it; it is not read
+        if part.startswith("text_encoder"):
+            length = config.get("max_position_embeddings")
+            tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="?", model_max_length=length)
+            tokenizer.save_pretrained(folder / part.replace("text_encoder", "tokenizer"))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": published["scheduler"]}))
+    index = {part.name: ["library", "class"] for part in folder.iterdir()}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return BYTES[published["published_as"]]
+
+
+def evaluator_cost(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint that a metric's yaml names, its number of parameters and its FLOPs for an image; texts cost
+    less and are left out. InputError for a checkpoint whose architecture is not known here."""
+    encoder = config.get("encoder", config)
+    checkpoint, preprocess = encoder["checkpoint"], encoder.get("preprocess")
+    with catalogue.loading_weights(checkpoint), META:
+        network, size = _network(checkpoint)
+    if preprocess is not None:
+        resize = preprocess["resize"]
+        size = preprocess["crop"] or (resize[0] if isinstance(resize, list) else resize)
+    network.requires_grad_(False).eval()
+    encode = getattr(network, "vision_model", None) or getattr(network, "encode_image", network)
+    weights, pixels = list(network.parameters()), torch.empty(1, 3, size, size, device=META)
+    flops = measure(lambda: encode(pixels), weights).flops
+    return {"checkpoint": checkpoint, "parameters": sum(weight.numel() for weight in weights), "image": flops}
+
+
+def _network(checkpoint: str) -> tuple[nn.Module, int]:
+    """Return the network and the side of its images in pixels; 0 where the metric's `preprocess` says it."""
+    import open_clip
+    import timm
+    from transformers import AutoConfig, AutoModel
+
+    published = read_yaml(Path(catalogue.__file__).with_name("published.yaml"))
+    if checkpoint in published:
+        return AutoModel.from_config(AutoConfig.for_model(**published[checkpoint])), 0
+    folder = catalogue.weights_folder(checkpoint)
+    if folder is not None and (folder / "open_clip_config.json").is_file():
+        clip = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    else:
+        clip = open_clip.get_model_config(checkpoint)
+    if clip is not None:
+        text = {key: value for key, value in clip["text_cfg"].items() if key != "hf_tokenizer_name"}
+        return open_clip.CLIP(clip["embed_dim"], clip["vision_cfg"], text), clip["vision_cfg"]["image_size"]
+    network = timm.create_model(catalogue.resolve_weights(checkpoint), pretrained=False)
+    return network, timm.data.resolve_model_data_config(network)["input_size"][-1]
