@@ -13,27 +13,78 @@ from dti_repro.artifacts import files
 from dti_repro.config import build
 from dti_repro.data.concept import Collection, ConceptSet, Folder, Toybox
 from dti_repro.data.masks import check_masks
-from dti_repro.data.photos import list_photos, load_photo
+from dti_repro.data.photos import list_photos, load_photo, say_oddities
 from dti_repro.errors import InputError
-from dti_repro.launch.command_line import quote_paths
+from dti_repro.launch.command_line import compose, quote_paths
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
 
 
-def test_files_that_are_no_photos_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dti_repro.data.photos.find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("without_heif")
+def test_files_that_are_no_photos_are_named_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.jpg", "b.AVIF"):
         Image.new("RGB", (16, 16), "red").save(tmp_path / name)
-    for name in ("c.heic", "d.gif", "e.mp4", ".DS_Store"):
+    for name in ("c.heic", "d.gif", "e.mp4", "a.txt", ".DS_Store"):
         (tmp_path / name).write_bytes(b"x")
+    moving(tmp_path / "f.gif")
     (tmp_path / "more").mkdir()
     assert [photo.name for photo in list_photos(tmp_path)] == ["a.jpg", "b.AVIF"]
     said = capsys.readouterr().err
-    assert said == f"{tmp_path}: 2 photos used, 4 files ignored: c.heic, d.gif, e.mp4, more/\n"
+    assert said == (
+        f"{tmp_path.name}: 2 photos used, 1 caption (for templates=captions), 5 files ignored: "
+        "c.heic (install pillow-heif), d.gif (save it as jpg or png), e.mp4 (not an image), "
+        "f.gif (animated: save one frame as png), more (a folder)\n"
+    )
     assert load_photo(tmp_path / "b.AVIF").size == (16, 16)
     (tmp_path / "a.jpg").unlink()
     (tmp_path / "b.AVIF").unlink()
-    with pytest.raises(InputError, match=r"holds no image .*; ignored: c\.heic, d\.gif, e\.mp4, more/$"):
+    with pytest.raises(InputError, match=r"holds no image .*; ignored: a\.txt \(not an image\), c\.heic \(install "):
         list_photos(tmp_path)
+
+
+def moving(path: Path) -> None:
+    first, second = (Image.new("RGB", (40, 40), colour) for colour in ("red", "blue"))
+    first.save(path, save_all=True, append_images=[second], lossless=True)
+
+
+@pytest.mark.usefixtures("without_heif")
+def test_a_phones_photo_with_a_wrong_name_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic")
+    with pytest.raises(InputError, match=r"a\.jpg is a HEIC file: install pillow-heif"):
+        load_photo(tmp_path / "a.jpg")
+
+
+def test_heic_is_read_whatever_its_name_is(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (32, 16), (200, 30, 30))).save(tmp_path / "a.heic")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.heic").read_bytes())
+    for photo in list_photos(tmp_path):
+        red, green, _ = load_photo(photo).getpixel((8, 8))
+        assert load_photo(photo).size == (32, 16)
+        assert red > 150 > 80 > green
+
+
+def test_photos_that_need_a_look_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    moving(tmp_path / "b.webp")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # upright after a quarter turn
+    Image.new("RGB", (100, 300)).save(tmp_path / "c.png", exif=exif)
+    say_oddities("rex", list_photos(tmp_path), 40)
+    assert capsys.readouterr().err == (
+        "rex: look at b.webp (2 frames, of which the first is used), "
+        "c.png (a panorama of 300 x 100 pixels, which a square shows little of)\n"
+    )
+    assert load_photo(tmp_path / "b.webp").getpixel((0, 0)) == (255, 0, 0)
+    say_oddities("rex", [tmp_path / "a.png", tmp_path / "b.webp"], 64)
+    assert "b.webp (2 frames, of which the first is used; 40 x 40 pixels, enlarged" in capsys.readouterr().err
+    say_oddities("rex", [tmp_path / "c.png"], 100, whole=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_only_photos_names_are_said_when_there_is_nothing_else(
@@ -86,6 +137,19 @@ def test_a_path_on_the_command_line_is_taken_as_it_is(
 @pytest.mark.parametrize("argument", ["--cfg=job", "--config-dir=/a=b (c)", "-m", "path", "x=range(1,3)", "x={a: (b}"])
 def test_what_is_no_path_stays(argument: str) -> None:
     assert quote_paths(argument) == argument
+
+
+def test_the_home_folder_is_found_in_a_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    photo = tmp_path / "My Photos (1)" / "rex" / "a.png"
+    photo.parent.mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(photo)
+    (tmp_path / "pets.yaml").write_text("rex: {class: dog}")
+    (own,) = Folder("~/My Photos (1)/rex", initializer="dog").load()
+    (one_of_many,) = Collection("~/pets.yaml", "~/My Photos (1)").load()
+    assert own.images == one_of_many.images == (photo,)
+    cfg = compose("train", ["concepts=folder", "concepts.path=~/My Photos (1)/rex", "concepts.initializer=dog"])
+    assert build(cfg.concepts, ConceptSet).load()[0].images == (photo,)
 
 
 def test_a_folder_with_spaces_and_parentheses_has_a_name_without(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from dti_repro.artifacts.files import user_path
 from dti_repro.config import validate
 from dti_repro.config.plugins import plugins
 from dti_repro.data.masks import check_masks
@@ -50,7 +51,7 @@ def benchmark(cfg: DictConfig) -> int:
     metrics = {name: metric_config(name) for name in experiment.metrics}
     chosen = choose_rows(experiment, cfg.rows)
     check_rows(run)
-    masks = None if cfg.masks is None else Path(cfg.masks)
+    masks = None if cfg.masks is None else user_path(cfg.masks)
     for concept in run.concepts.values() if masks else ():
         check_masks(masks, concept.name, concept.images)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.lock import BusyError
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.run_dir import check_name
@@ -47,7 +48,7 @@ def evaluate(cfg: DictConfig) -> int:
     computed. BusyError, when all others are computed, for files that another process computes."""
     plain = OmegaConf.to_container(cfg)
     configs = chosen_metrics(plain["metrics"], plain["sets"])
-    masks = None if cfg.masks is None else Path(cfg.masks)
+    masks = None if cfg.masks is None else user_path(cfg.masks)
     found = manifests(Path(cfg.run), cfg.generation)
     names = {name for path in found for image in Manifest.read(path).images for name in image.concepts}
     concepts = {concept.name: concept for concept in build(cfg.concepts, ConceptSet).load(sorted(names))}

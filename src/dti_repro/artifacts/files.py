@@ -20,6 +20,11 @@ MAX_JSON = 64 << 20  # bytes; a manifest of 100,000 images is smaller
 MAX_YAML = 1 << 20  # bytes; an index of 10,000 concepts is smaller
 
 
+def user_path(text: str | Path) -> Path:
+    """Return the path, with the user's home folder for `~`, which a shell replaces and a yaml file does not."""
+    return Path(os.path.expanduser(text))
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`, which is made. On success it replaces `path`, on an exception it

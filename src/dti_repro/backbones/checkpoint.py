@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_repro.artifacts.files import read_json, read_yaml
+from dti_repro.artifacts.files import read_json, read_yaml, user_path
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 
@@ -50,7 +50,7 @@ def find(path: str | None, revision: str = "main") -> Path | None:
     """Return the checkpoint's folder as `locate`, but None for an id on the Hub that is not whole in the cache."""
     if path is not None and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) and not Path(path).is_dir():
         return _cached(path, revision)
-    folder = PACKAGED if path is None else Path(path)
+    folder = PACKAGED if path is None else user_path(path)
     _check_whole(folder)
     return folder
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from dti_repro.artifacts.files import read_yaml
+from dti_repro.artifacts.files import read_yaml, user_path
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.config.values import Property
 from dti_repro.data.photos import list_photos
@@ -99,7 +99,7 @@ class Folder(ConceptSet):
             raise InputError("concepts.path is not set: name the folder with the photos")
         if initializer is None:
             raise InputError("concepts.initializer is not set: give the class word, e.g. concepts.initializer=dog")
-        self.path = Path(path)
+        self.path = user_path(path)
         # Letters of other scripts stay in the name and are refused: they have no obvious spelling in ASCII.
         folder_name = re.sub(r"[^\w-]+", "-", self.path.resolve().name).strip("-_")
         self.name = check_name(folder_name if name is None else name, "concepts.name (by default the folder's)")
@@ -145,12 +145,12 @@ class Collection(ConceptSet):
         super().__init__(names)
         if index is None or root is None:
             raise InputError("concepts.index and concepts.root are needed: the list of concepts and the photos' folder")
-        self.index = Path(index) if index.endswith((".yaml", ".yml")) else PUBLISHED / f"{index}.yaml"
+        self.index = user_path(index) if index.endswith((".yaml", ".yml")) else PUBLISHED / f"{index}.yaml"
         if not self.index.is_file():
             known = ", ".join(sorted(file.stem for file in PUBLISHED.glob("*.yaml")))
             raise InputError(f"concepts.index {index} does not exist (a yaml file, or one of {known})")
         self.entries = _read_index(self.index, CollectionEntry, "rex: {class: dog, live: true}")
-        self.root, self.property, self.initializer_key = Path(root), property, initializer_key
+        self.root, self.property, self.initializer_key = user_path(root), property, initializer_key
         known = {"initializer"}.union(*(entry.model_extra for entry in self.entries.values()))
         if initializer_key not in known:
             choices = ", ".join(sorted(known))
@@ -197,7 +197,7 @@ class Toybox(ConceptSet):
 
     def __init__(self, names: Sequence[str] | str | None = None, split: str = "table", root: str | None = None) -> None:
         super().__init__(names)
-        self.root = SUBJECTS if root is None else Path(root)
+        self.root = SUBJECTS if root is None else user_path(root)
         example = "bird: {initializer: bird, split: table, images: [0.png]}"
         self.subjects = _read_index(self.root / "subjects.yaml", ToyboxEntry, example)
         splits = sorted({subject.split for subject in self.subjects.values()})

@@ -3,42 +3,112 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from dti_repro.errors import InputError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+HEIF_SUFFIXES = (".heic", ".heif")
+OTHER_SUFFIXES = (".gif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF")
 """The decoders that may read a photo, whatever its name is: Pillow has others, and the one of PostScript runs
 Ghostscript."""
-MAX_LISTED = 8  # ignored files in a message
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+"""The bytes 8 to 11 of a HEIC file (ISO 23008-12, annex B), which phones also send with the name .jpg."""
+MAX_LISTED = 8  # files in a message
+PANORAMA = 2.5  # from this ratio of its sides on, a square keeps less than two fifths of a photo
 
 
 def list_photos(folder: Path) -> tuple[Path, ...]:
-    """Return the image files of a folder, sorted by name. Print the names of other files that are not hidden.
-    InputError if there is no image."""
+    """Return the image files of a folder, sorted by name. Print which other files are not used, and why; hidden files
+    are not named. InputError if there is no image."""
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist")
     try:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise InputError(f"image folder {folder} cannot be read ({error.strerror})") from error
-    photos = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
-    ignored = [path.name + "/" * path.is_dir() for path in sorted(set(entries) - set(photos))]
-    listed = ", ".join(ignored[:MAX_LISTED])
-    if len(ignored) > MAX_LISTED:
-        listed += f" and {len(ignored) - MAX_LISTED} more"
+    suffixes = SUFFIXES + HEIF_SUFFIXES if find_spec("pillow_heif") else SUFFIXES
+    photos = [path for path in entries if path.suffix.lower() in suffixes and path.is_file()]
+    captioned = {path.stem for path in photos}
+    others = [path for path in entries if path not in photos]
+    captions = [path for path in others if path.suffix == ".txt" and path.stem in captioned]
+    ignored = [f"{path.name} ({_why_ignored(path)})" for path in others if path not in captions]
     if not photos:
-        found = f"; ignored: {listed}" if ignored else ""
-        raise InputError(f"image folder {folder} holds no image ({' '.join(SUFFIXES)}){found}")
-    if ignored:
-        line = f"{folder}: {len(photos)} photos used, {len(ignored)} files ignored: {listed}"
-        print(one_line(line), file=sys.stderr)
+        found = f"; ignored: {_listed(ignored)}" if ignored else ""
+        raise InputError(f"image folder {folder} holds no image ({' '.join(suffixes)}){found}")
+    if others:
+        _say(
+            f"{folder.resolve().name}: {_count(len(photos), 'photo')} used"
+            + (f", {_count(len(captions), 'caption')} (for templates=captions)" if captions else "")
+            + (f", {_count(len(ignored), 'file')} ignored: {_listed(ignored)}" if ignored else "")
+        )
     return tuple(photos)
+
+
+def _why_ignored(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return "a folder"
+    if suffix in HEIF_SUFFIXES:
+        return "install pillow-heif"
+    if suffix == ".gif" and _frames(path) > 1:
+        return "animated: save one frame as png"
+    return "save it as jpg or png" if suffix in OTHER_SUFFIXES else "not an image"
+
+
+def say_oddities(name: str, photos: Iterable[Path], size: int, whole: bool = False) -> None:
+    """Print one line about the photos of a concept that are animated, panoramas or smaller than the training's image.
+
+    size: the side of the training's image in pixels. whole: photos are not cropped to squares.
+    """
+    odd = []
+    for path in photos:
+        width, height = _upright_size(path)
+        found = []
+        if (frames := _frames(path)) > 1:
+            found.append(f"{frames} frames, of which the first is used")
+        if max(width, height) >= PANORAMA * min(width, height) and not whole:
+            found.append(f"a panorama of {width} x {height} pixels, which a square shows little of")
+        if width * height < size * size if whole else min(width, height) < size:
+            found.append(f"{width} x {height} pixels, enlarged for a training at {size}")
+        if found:
+            odd.append(f"{path.name} ({'; '.join(found)})")
+    if odd:
+        _say(f"{name}: look at {_listed(odd)}")
+
+
+def _frames(path: Path) -> int:
+    """Return the number of frames of an image file; 1 for a file of several pages, and for one that cannot be read."""
+    try:
+        with Image.open(path, formats=("GIF", "WEBP", "AVIF", "PNG")) as image:
+            return getattr(image, "n_frames", 1)
+    except Exception:  # the decoder that reads the photo says what is wrong with it
+        return 1
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    with _opened(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size[::-1] if turned else image.size
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
+
+
+def _say(line: str) -> None:
+    print(one_line(line), file=sys.stderr)
 
 
 def load_photo(path: Path) -> Image.Image:
@@ -47,13 +117,29 @@ def load_photo(path: Path) -> Image.Image:
     if not path.is_file():
         raise InputError(f"image {path} does not exist")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
+    except InputError:
+        raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, EOFError, OverflowError, ...
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = f"not an image of the formats {', '.join(FORMATS)}" if unknown else str(error)
         raise InputError(f"image {path} cannot be read: {reason}") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    """Return the image file, not yet decoded. InputError for HEIC without its decoder; PIL's errors."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] != b"ftyp" or (head[8:] not in HEIF_BRANDS and path.suffix.lower() not in HEIF_SUFFIXES):
+        return Image.open(path, formats=FORMATS)
+    if not find_spec("pillow_heif"):
+        raise InputError(f"image {path} is a HEIC file: install pillow-heif, or save it as jpg or png")
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return Image.open(path, formats=("HEIF",))
 
 
 def check_photos(paths: Iterable[Path]) -> None:

@@ -95,12 +95,15 @@ class CommandLine:
 
 
 def compose(config_name: str, overrides: Sequence[str], folder: Path | None = None) -> DictConfig:
-    """Return a command's configuration with Hydra's node, also while another command runs."""
+    """Return a command's configuration with Hydra's node, also while another command runs. Overrides may come from a
+    program or a yaml file, so their paths are quoted here, too."""
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
-            return hydra.compose(config_name, [*overrides, *_search_path(folder)], return_hydra_config=True)
+            return hydra.compose(
+                config_name, [*map(quote_paths, overrides), *_search_path(folder)], return_hydra_config=True
+            )
     finally:
         GlobalHydra.instance().hydra = running
 

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +20,7 @@ from torch.optim import Optimizer
 from dti_repro.adapters.base import Adapter
 from dti_repro.adapters.folder import copy_adapter
 from dti_repro.artifacts.embedding import for_encoders, load_embeddings, save_embeddings
-from dti_repro.artifacts.files import atomic_write, write_json
+from dti_repro.artifacts.files import atomic_write, user_path, write_json
 from dti_repro.artifacts.lock import BusyError, locked
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, has_content
@@ -31,6 +30,7 @@ from dti_repro.backbones.load import load_backbone
 from dti_repro.config import build, target
 from dti_repro.data.concept import Concept
 from dti_repro.data.latent_cache import LatentCache, make_private_folder
+from dti_repro.data.photos import say_oddities
 from dti_repro.data.randomness import generator
 from dti_repro.errors import InputError, OutOfMemoryError, StoppedError, is_out_of_memory
 from dti_repro.methods.base import DerivedMethod, TokenMethod
@@ -58,7 +58,7 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
     if not isinstance(method, DerivedMethod):
         _check_optimizer(cfg, method)
         if cfg.trainer.latents:
-            make_private_folder(Path(cfg.trainer.latents))
+            make_private_folder(user_path(cfg.trainer.latents))
     trained = 0
     busy: list[BusyError] = []
     for k in range(0, len(concepts), cfg.trainer.pack):
@@ -138,10 +138,11 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
 
 def _prepare(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], backbone: Backbone) -> list[ConceptState]:
     encoder = {"device": backbone.device.type, "threads": cfg.trainer.threads, **hashed(cfg)["backbone"]}
-    cache = LatentCache(Path(cfg.trainer.latents) if cfg.trainer.latents else None, encoder)
+    cache = LatentCache(user_path(cfg.trainer.latents) if cfg.trainer.latents else None, encoder)
     samples = cfg.trainer.batch * cfg.trainer.accumulate
     states = []
     for concept in concepts:
+        say_oddities(concept.name, concept.images, backbone.spec.resolution)
         dataset = ConceptDataset.encode(backbone, concept, cfg.templates.prompts, run.seed, samples, cache)
         states.append(ConceptState(dataset, run.concept(concept.name), _header(run, concept, backbone)))
     return states
