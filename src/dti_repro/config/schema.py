@@ -49,7 +49,7 @@ BACKBONE = {
 }
 TRAIN = {
     **BACKBONE,
-    "templates.prompts": Texts,
+    "templates.prompts": Texts | Literal["captions"],
     "optim.lr": NonNegativeFloat,
     "trainer.steps": Steps,
     "trainer.batch": Size,
@@ -172,7 +172,8 @@ def describe(command: str, cfg: DictConfig | None = None) -> dict[str, str]:
 
 def _broken_rules(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each rule between valid keys that is broken."""
-    templates = [*values.get("templates.prompts", ()), *values.get("trainer.preview_prompts", ())]
+    listed = [values.get(key, ()) for key in ("templates.prompts", "trainer.preview_prompts")]
+    templates = [template for texts in listed if isinstance(texts, list) for template in texts]
     if wrong := [template for template in templates if template.count("{}") != 1]:
         yield f"prompt template '{wrong[0]}' must have one {{}} for the word"
     if late := [step for step in values.get("trainer.snapshots", ()) if step > values["trainer.steps"]]:

@@ -33,6 +33,7 @@ class Concept:
     description: str = ""  # the subject in words that the model knows, for text=description ("": none)
     class_word: str = ""  # replaces the placeholder in text scores and for text=class ("": the initializer)
     live: bool = False  # a person or an animal, for which a prompt set may have other prompts
+    captions: tuple[str, ...] = ()  # a template for each photo, which replace the training's templates
 
     def __post_init__(self) -> None:
         check_name(self.name, "concept")

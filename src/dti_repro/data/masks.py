@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dti_repro.data.photos import FORMATS, load_photo
+from dti_repro.data.photos import FORMATS, check_names_differ, load_photo
 from dti_repro.errors import InputError
 
 
@@ -23,8 +23,7 @@ def mask_path(folder: Path, concept: str, photo: Path) -> Path:
 def check_masks(folder: Path, concept: str, photos: Sequence[Path]) -> None:
     """Raise InputError unless every photo has a mask of its upright size, without transparency, neither all black nor
     all white."""
-    if len({photo.stem for photo in photos}) < len(photos):
-        raise InputError(f"masks={folder}: two photos of {concept} differ in their suffix only, rename one")
+    check_names_differ(concept, photos)
     missing = [path for photo in photos if not (path := mask_path(folder, concept, photo)).is_file()]
     if missing:
         raise InputError(

@@ -148,6 +148,12 @@ def check_photos(paths: Iterable[Path]) -> None:
         load_photo(path)
 
 
+def check_names_differ(concept: str, photos: Sequence[Path]) -> None:
+    """Raise InputError for two photos that would have the same caption or mask."""
+    if len({photo.stem for photo in photos}) < len(photos):
+        raise InputError(f"two photos of {concept} differ in their suffix only: rename one")
+
+
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """Return the largest centred square, resampled to size x size pixels. There is no random crop in a step, as a photo
     is encoded once."""

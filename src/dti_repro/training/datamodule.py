@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dti_repro.backbones.base import Backbone, InitializerEmbedding, LatentDistribution, Tokens
+from dti_repro.backbones.base import Backbone, InitializerEmbedding, LatentDistribution, PromptGroup, Tokens
 from dti_repro.data.concept import Concept
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.photos import centre_crop, load_photo
 from dti_repro.data.randomness import generator
+from dti_repro.errors import one_line
 
 if TYPE_CHECKING:
     from dti_repro.training.concept_state import ConceptState
@@ -54,8 +55,10 @@ class ConceptDataset(Dataset[Batch]):
     def encode(
         cls, backbone: Backbone, concept: Concept, templates: Sequence[str], seed: int, samples: int, cache: LatentCache
     ) -> ConceptDataset:
-        """Tokenize the templates and encode the photos. InputError for a photo that cannot be read."""
+        """Tokenize the templates, or the concept's captions in their place, and encode the photos. Print which words of
+        captions are cut off. InputError for a photo that cannot be read."""
         initializer = backbone.embed_initializer(concept.name, concept.initializer, seed)
+        templates = concept.captions or templates
         prompts = [template.replace("{}", concept.placeholder) for template in templates]
         class_prompts = [template.replace("{}", concept.class_word) for template in templates]
         size = backbone.spec.resolution
@@ -64,15 +67,19 @@ class ConceptDataset(Dataset[Batch]):
         latents = cache.encode(backbone, pixels)
         tokens = backbone.tokenize(prompts, {concept.placeholder: initializer.positions}).to(backbone.device)
         class_tokens = backbone.tokenize(class_prompts, {}).to(backbone.device)
+        if concept.captions:
+            _say_what_is_cut(backbone, concept, PromptGroup(prompts, "", {concept.placeholder: initializer.positions}))
         return cls(concept, initializer, tokens, class_tokens, latents, seed, samples, backbone.spec.timesteps)
 
     def __getitem__(self, step: int) -> Batch:
         random = generator(self.seed, self.concept.name, "step", step)
         shape = (self.samples, *self.latents.mean.shape[1:])
         templates = len(next(iter(self.tokens.ids.values())))
+        image = torch.tensor([self._photo(step * self.samples + i) for i in range(self.samples)])
+        template = torch.randint(templates, (self.samples,), generator=random)
         return Batch(
-            image=torch.tensor([self._photo(step * self.samples + i) for i in range(self.samples)]),
-            template=torch.randint(templates, (self.samples,), generator=random),
+            image=image,
+            template=image if self.concept.captions else template,
             t=torch.randint(self.timesteps, (self.samples,), generator=random),
             latent_noise=torch.randn(shape, generator=random),
             noise=torch.randn(shape, generator=random),
@@ -84,6 +91,13 @@ class ConceptDataset(Dataset[Batch]):
         epoch, place = divmod(sample, photos)
         order = torch.randperm(photos, generator=generator(self.seed, self.concept.name, "epoch", epoch))
         return int(order[place])
+
+
+def _say_what_is_cut(backbone: Backbone, concept: Concept, captions: PromptGroup) -> None:
+    cut = backbone.truncated_words(backbone.folder, [captions])
+    for photo, caption in zip(concept.images, captions.prompts, strict=True):
+        if caption in cut:
+            print(one_line(f"{concept.name}: the caption of {photo.name} is too long, '{cut[caption]}' is lost"))
 
 
 class PackDataset(Dataset[dict[int, Batch]]):

@@ -87,6 +87,7 @@ def _trained_on(concept: Concept) -> dict[str, Any]:
         "initializer": concept.initializer,
         "property": concept.property,
         "images": [{"file": path.name, "sha256": sha256(path)} for path in concept.images],
+        **({"captions": list(concept.captions)} if concept.captions else {}),
     }
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.config import build, validate
+from dti_repro.data.captions import CAPTIONS, with_captions
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.photos import check_photos
 from dti_repro.launch.devices import run_on_devices
@@ -34,6 +35,8 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
     validate("train", cfg)
     if concepts is None:
         concepts = build(cfg.concepts, ConceptSet).load()
+    if cfg.templates.prompts == CAPTIONS:
+        concepts = [with_captions(concept) for concept in concepts]
     check_pack(cfg, len(concepts))
     run = run_folder(cfg)
     folders = [run.concept(concept.name) for concept in concepts]
