@@ -165,9 +165,11 @@ class Backbone(nn.Module, ABC):
         """Encode pixels (images, 3, height, width) in [-1, 1]."""
 
     @abstractmethod
-    def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def loss(
+        self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, weight: Tensor | None = None
+    ) -> Tensor:
         """Return the mean squared error of the model's prediction (noise, v or velocity), in float32, one value per
-        sample: (batch,)."""
+        sample: (batch,). weight: as in weighted_mean."""
 
     @classmethod
     @abstractmethod

@@ -15,6 +15,7 @@ from dti_repro.backbones.base import Conditioning, Tokens
 from dti_repro.backbones.diffusers_base import DiffusersBackbone, FrozenSettings
 from dti_repro.backbones.samplers import scheduler_options
 from dti_repro.errors import InputError
+from dti_repro.losses.weighting import weighted_mean
 
 ENCODER = "text_encoder"
 
@@ -57,11 +58,13 @@ class FlowMatching(DiffusersBackbone):
     def _velocity(self, noisy: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the transformer's prediction; time (batch,) is sigma x timesteps."""
 
-    def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def loss(
+        self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, weight: Tensor | None = None
+    ) -> Tensor:
         sigma = self.sigmas[t].view(-1, *[1] * (latents.ndim - 1))
         noisy = (1 - sigma) * latents + sigma * noise
         predicted = self._velocity(noisy.to(self.denoiser.dtype), self.times[t], conditioning)
-        return (predicted.float() - (noise - latents)).square().flatten(1).mean(dim=1)
+        return weighted_mean((predicted.float() - (noise - latents)).square(), weight)
 
     @classmethod
     def _sampler_options(cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dti_repro.backbones.base import Conditioning, LatentDistribution, Tokens, T
 from dti_repro.backbones.diffusers_base import DiffusersBackbone, FrozenSettings
 from dti_repro.backbones.text_encoder import EncoderConfig, InjectedEmbedding
 from dti_repro.errors import InputError
+from dti_repro.losses.weighting import weighted_mean
 
 ENCODER = "text_encoder"
 
@@ -52,7 +53,9 @@ class LatentDiffusion(DiffusersBackbone):
         scale = self.vae.config.scaling_factor
         return LatentDistribution((posterior.mean.float() - shift) * scale, posterior.std.float() * scale)
 
-    def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def loss(
+        self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, weight: Tensor | None = None
+    ) -> Tensor:
         noisy = self.training_scheduler.add_noise(latents, noise, t).to(self.denoiser.dtype)
         inputs = {"encoder_hidden_states": conditioning.hidden, **self._unet_inputs(latents, conditioning)}
         predicted = self.denoiser(noisy, t, return_dict=False, **inputs)[0]
@@ -63,7 +66,7 @@ class LatentDiffusion(DiffusersBackbone):
                 target = self.training_scheduler.get_velocity(latents, noise, t)
             case other:
                 raise InputError(f"{self.spec.name}: prediction type '{other}' is neither epsilon nor v_prediction")
-        return (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+        return weighted_mean((predicted.float() - target.float()).square(), weight)
 
     def _unet_inputs(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Return what the UNet takes besides latents, time and hidden states."""

@@ -60,6 +60,8 @@ TRAIN = {
     "trainer.threads": Processes,
     "trainer.pack": Size,
     "trainer.latents": FolderPath | None,
+    "trainer.masks_in_loss": bool,
+    "trainer.masks": FolderPath | None,
     "trainer.fuse": bool | Literal["auto"],
     "trainer.checkpoint_every": Steps,
     "trainer.max_loss": PositiveFloat,
@@ -176,6 +178,8 @@ def _broken_rules(values: Mapping[str, Any]) -> Iterator[str]:
     templates = [template for texts in listed if isinstance(texts, list) for template in texts]
     if wrong := [template for template in templates if template.count("{}") != 1]:
         yield f"prompt template '{wrong[0]}' must have one {{}} for the word"
+    if values.get("trainer.masks_in_loss") and values.get("trainer.masks") is None:
+        yield "trainer.masks_in_loss needs trainer.masks=<folder>, with <concept>/<photo>.png in it"
     if late := [step for step in values.get("trainer.snapshots", ()) if step > values["trainer.steps"]]:
         yield f"trainer.snapshots has {late[0]}: steps are 1 to {values['trainer.steps']}"
     if values.get("optim.lr") == 0 and len(values.get("adapter", ())) < 2:  # only the adapter `none` has no keys

@@ -34,6 +34,7 @@ class Concept:
     class_word: str = ""  # replaces the placeholder in text scores and for text=class ("": the initializer)
     live: bool = False  # a person or an animal, for which a prompt set may have other prompts
     captions: tuple[str, ...] = ()  # a template for each photo, which replace the training's templates
+    masks: tuple[Path | None, ...] = ()  # of each photo, where the training's loss counts its subject alone
 
     def __post_init__(self) -> None:
         check_name(self.name, "concept")

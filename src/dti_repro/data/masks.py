@@ -1,18 +1,21 @@
-"""Masks of reference photos, `<folder>/<concept>/<stem of the photo>.png`, for image scores of the subject alone.
+"""Masks of photos, `<folder>/<concept>/<stem of the photo>.png`: white is the subject, cut at the middle grey.
 
-Kim et al. 2025 make the background of the references black and leave the generated images as they are. Their masks are
-not published.
+Image scores compare with the subject alone, and a training may count the loss there alone. Kim et al. 2025 make the
+background of the references black and leave the generated images as they are. Their masks are not published.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from dti_repro.data.photos import FORMATS, check_names_differ, load_photo
-from dti_repro.errors import InputError
+from dti_repro.data.concept import Concept
+from dti_repro.data.photos import FORMATS, check_names_differ, listed, load_photo
+from dti_repro.errors import InputError, one_line
 
 
 def mask_path(folder: Path, concept: str, photo: Path) -> Path:
@@ -37,16 +40,45 @@ def check_masks(folder: Path, concept: str, photos: Sequence[Path]) -> None:
 def masked_photo(folder: Path, concept: str, photo: Path) -> Image.Image:
     """Return the photo, black where the mask is not brighter than half. InputError for a mask as in `check_masks`."""
     image, path = load_photo(photo), mask_path(folder, concept, photo)
+    subject = load_mask(path, image.size)
+    if subject.getextrema() == (255, 255):
+        raise InputError(f"mask {path} is all white: make the subject white and the rest black")
+    return Image.composite(image, Image.new("RGB", image.size), subject)
+
+
+def load_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+    """Return a mask in grey: 255 where it is brighter than half, else 0. size: its photo's. InputError for a mask of
+    another size, with transparency, or without any white."""
     mask = load_photo(path)
     with Image.open(path, formats=FORMATS) as stored:
         if stored.has_transparency_data:
             raise InputError(f"mask {path} is transparent: make the subject white and the rest black")
-    if mask.size != image.size:
-        sizes = [f"{width} x {height}" for width, height in (mask.size, image.size)]
+    if mask.size != size:
+        sizes = [f"{width} x {height}" for width, height in (mask.size, size)]
         raise InputError(f"mask {path} has {sizes[0]} pixels, its photo {sizes[1]}: they must be equal")
     subject = mask.convert("L").point(lambda value: 255 if value > 127 else 0)
-    darkest, brightest = subject.getextrema()
-    if darkest == brightest:
-        colour = "white" if darkest else "black"
-        raise InputError(f"mask {path} is all {colour}: make the subject white and the rest black")
-    return Image.composite(image, Image.new("RGB", image.size), subject)
+    if subject.getextrema() == (0, 0):
+        raise InputError(f"mask {path} is all black: make the subject white and the rest black")
+    return subject
+
+
+def with_masks(concept: Concept, folder: Path) -> Concept:
+    """Return the concept with the masks of its photos, for a training. Print which photos have none: all of such a
+    photo counts. InputError if no photo has one."""
+    check_names_differ(concept.name, concept.images)
+    paths = [mask_path(folder, concept.name, photo) for photo in concept.images]
+    found = tuple(path if path.is_file() else None for path in paths)
+    if not any(found):
+        raise InputError(f"trainer.masks {folder} has no mask of {concept.name}, such as {paths[0]}")
+    if None in found:
+        without = [photo.name for photo, mask in zip(concept.images, found, strict=True) if mask is None]
+        line = f"{concept.name}: {len(without)} of {len(found)} photos have no mask, so all of them counts: "
+        print(one_line(line + listed(without)), file=sys.stderr)
+    return replace(concept, masks=found)
+
+
+def check_training_masks(concept: Concept) -> None:
+    """Decode each mask of a concept with `with_masks`. InputError as in load_mask."""
+    for photo, mask in zip(concept.images, concept.masks, strict=False):
+        if mask is not None:
+            load_mask(mask, load_photo(photo).size)

@@ -40,13 +40,13 @@ def list_photos(folder: Path) -> tuple[Path, ...]:
     captions = [path for path in others if path.suffix == ".txt" and path.stem in captioned]
     ignored = [f"{path.name} ({_why_ignored(path)})" for path in others if path not in captions]
     if not photos:
-        found = f"; ignored: {_listed(ignored)}" if ignored else ""
+        found = f"; ignored: {listed(ignored)}" if ignored else ""
         raise InputError(f"image folder {folder} holds no image ({' '.join(suffixes)}){found}")
     if others:
         _say(
             f"{folder.resolve().name}: {_count(len(photos), 'photo')} used"
             + (f", {_count(len(captions), 'caption')} (for templates=captions)" if captions else "")
-            + (f", {_count(len(ignored), 'file')} ignored: {_listed(ignored)}" if ignored else "")
+            + (f", {_count(len(ignored), 'file')} ignored: {listed(ignored)}" if ignored else "")
         )
     return tuple(photos)
 
@@ -80,7 +80,7 @@ def say_oddities(name: str, photos: Iterable[Path], size: int, whole: bool = Fal
         if found:
             odd.append(f"{path.name} ({'; '.join(found)})")
     if odd:
-        _say(f"{name}: look at {_listed(odd)}")
+        _say(f"{name}: look at {listed(odd)}")
 
 
 def _frames(path: Path) -> int:
@@ -102,7 +102,8 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, with commas, and the number of the others."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more
 

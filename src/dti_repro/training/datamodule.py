@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dti_repro.backbones.base import Backbone, InitializerEmbedding, LatentDistribution, PromptGroup, Tokens
+from dti_repro.backbones.base import Backbone, InitializerEmbedding, PromptGroup, Tokens
 from dti_repro.data.concept import Concept
 from dti_repro.data.latent_cache import LatentCache
-from dti_repro.data.photos import centre_crop, load_photo
 from dti_repro.data.randomness import generator
+from dti_repro.data.views import EncodedViews
 from dti_repro.errors import one_line
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class ConceptDataset(Dataset[Batch]):
     initializer: InitializerEmbedding
     tokens: Tokens  # one row per template
     class_tokens: Tokens  # the same with the class word
-    latents: LatentDistribution
+    latents: EncodedViews
     seed: int
     samples: int  # of one optimizer step
     timesteps: int  # of the backbone
@@ -61,10 +60,7 @@ class ConceptDataset(Dataset[Batch]):
         templates = concept.captions or templates
         prompts = [template.replace("{}", concept.placeholder) for template in templates]
         class_prompts = [template.replace("{}", concept.class_word) for template in templates]
-        size = backbone.spec.resolution
-        photos = [np.asarray(centre_crop(load_photo(path), size)) for path in concept.images]
-        pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = cache.encode(backbone, pixels)
+        latents = EncodedViews.encode(backbone, concept, cache)
         tokens = backbone.tokenize(prompts, {concept.placeholder: initializer.positions}).to(backbone.device)
         class_tokens = backbone.tokenize(class_prompts, {}).to(backbone.device)
         if concept.captions:
@@ -73,7 +69,7 @@ class ConceptDataset(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         random = generator(self.seed, self.concept.name, "step", step)
-        shape = (self.samples, *self.latents.mean.shape[1:])
+        shape = (self.samples, *self.latents.posterior.mean.shape[1:])
         templates = len(next(iter(self.tokens.ids.values())))
         image = torch.tensor([self._photo(step * self.samples + i) for i in range(self.samples)])
         template = torch.randint(templates, (self.samples,), generator=random)
@@ -87,7 +83,7 @@ class ConceptDataset(Dataset[Batch]):
 
     def _photo(self, sample: int) -> int:
         """Return the photo of the training's n-th sample: each is shown equally often."""
-        photos = len(self.latents.mean)
+        photos = len(self.concept.images)
         epoch, place = divmod(sample, photos)
         order = torch.randperm(photos, generator=generator(self.seed, self.concept.name, "epoch", epoch))
         return int(order[place])

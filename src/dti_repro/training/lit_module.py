@@ -96,6 +96,8 @@ class InversionModule(pl.LightningModule):
         latents = torch.cat([data[c].latents.sample(batch.image, batch.latent_noise) for c, batch in pack.items()])
         noise = torch.cat([batch.noise for batch in pack.values()])
         t = torch.cat([batch.t for batch in pack.values()])
+        weights = [data[c].latents.weight(batch.image) for c, batch in pack.items()]
+        weight = None if weights[0] is None else torch.cat(weights)
 
         def encoded(class_word: bool) -> Conditioning:
             rows = {c: dataset.class_tokens if class_word else dataset.tokens for c, dataset in data.items()}
@@ -106,7 +108,7 @@ class InversionModule(pl.LightningModule):
             return self.backbone.encode_text(tokens, self.method(concept, t))
 
         def mean_loss(class_word: bool) -> Tensor:
-            loss = self.backbone.loss(latents, noise, t, encoded(class_word))
+            loss = self.backbone.loss(latents, noise, t, encoded(class_word), weight)
             return loss.view(len(pack), self.settings.batch).mean(dim=1)
 
         loss = mean_loss(class_word=False)

@@ -19,6 +19,8 @@ from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
+LATER_TRAINER = {"masks_in_loss": False}
+"""Keys that came later -> the value at which a run is what it was before, and keeps its hash."""
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
 NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
 
@@ -47,9 +49,13 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
         "optim": _plain(cfg.optim),
         "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))},
         "templates": _plain(cfg.templates)["prompts"],
-        "trainer": {key: cfg.trainer[key] for key in HASHED_TRAINER},
+        "trainer": {key: cfg.trainer[key] for key in HASHED_TRAINER} | _changed(cfg.trainer, LATER_TRAINER),
         **({"adapter": _plain(cfg.adapter)} if _has_adapter(cfg) else {}),
     }
+
+
+def _changed(node: DictConfig, later: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: node[key] for key, before in later.items() if node[key] != before}
 
 
 def _has_adapter(cfg: DictConfig) -> bool:
@@ -88,6 +94,7 @@ def _trained_on(concept: Concept) -> dict[str, Any]:
         "property": concept.property,
         "images": [{"file": path.name, "sha256": sha256(path)} for path in concept.images],
         **({"captions": list(concept.captions)} if concept.captions else {}),
+        **({"masks": [mask and sha256(mask) for mask in concept.masks]} if concept.masks else {}),
     }
 
 

@@ -10,10 +10,12 @@ from functools import partial
 
 from omegaconf import DictConfig
 
+from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.config import build, validate
 from dti_repro.data.captions import CAPTIONS, with_captions
 from dti_repro.data.concept import Concept, ConceptSet
+from dti_repro.data.masks import check_training_masks, with_masks
 from dti_repro.data.photos import check_photos
 from dti_repro.launch.devices import run_on_devices
 from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config
@@ -37,6 +39,8 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
         concepts = build(cfg.concepts, ConceptSet).load()
     if cfg.templates.prompts == CAPTIONS:
         concepts = [with_captions(concept) for concept in concepts]
+    if cfg.trainer.masks_in_loss:
+        concepts = [with_masks(concept, user_path(cfg.trainer.masks)) for concept in concepts]
     check_pack(cfg, len(concepts))
     run = run_folder(cfg)
     folders = [run.concept(concept.name) for concept in concepts]
@@ -49,6 +53,7 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
         if folder.is_done():
             print(f"not whole: {folder.path}: what is missing is made again")
         check_photos(concept.images)
+        check_training_masks(concept)
         pending.append(concept)
     if not pending:
         return folders, 0
