@@ -32,7 +32,8 @@ from dti_repro.backbones.checkpoint import PACKAGED
 from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
 from dti_repro.config import CONF
 from dti_repro.data.concept import Concept, Toybox
-from dti_repro.data.photos import centre_crop, load_photo
+from dti_repro.data.photos import load_photo
+from dti_repro.data.views import fitted
 from dti_repro.metrics.base import Sample
 from dti_repro.metrics.encoders import TimmEncoder
 from dti_repro.metrics.similarity import ReferenceSimilarity
@@ -78,7 +79,8 @@ def plain_training(checkpoint: Path, concepts: Sequence[Concept], steps: int, ba
         random = torch.Generator().manual_seed(0)
         for step in range(steps):
             chosen = [concept.images[(step * batch + i) % len(concept.images)] for i in range(batch)]
-            photos = [np.asarray(centre_crop(load_photo(path), backbone.spec.resolution)) for path in chosen]
+            square = (backbone.spec.resolution,) * 2
+            photos = [np.asarray(fitted(load_photo(path), square)) for path in chosen]
             pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 127.5 - 1
             posterior = backbone.encode_images(pixels)
             latents = posterior.sample(torch.arange(batch), torch.randn(posterior.mean.shape, generator=random))

@@ -109,7 +109,7 @@ BAD = {
         "backbone.path=3": "backbone.path is 3: text or null is needed",
         "backbone.resolution=x": "backbone.resolution is x: a whole number above 0 or null is needed",
         "concepts.names=[[a]]": "concepts.names is [['a']]: a list of text, text or null is needed",
-        "templates.prompts=3": "templates.prompts is 3: a list of text is needed",
+        "templates.prompts=3": "templates.prompts is 3: a list of text or captions is needed",
     },
     "plan": {
         "generate=[3]": "generate is [3]: a list of overrides such as [seed=1] is needed",

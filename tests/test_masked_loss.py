@@ -17,9 +17,10 @@ from dti_repro.backbones.base import Backbone
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.sana import Sana
 from dti_repro.data.concept import Toybox
+from dti_repro.data.encoded_views import EncodedViews
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.masks import with_masks
-from dti_repro.data.views import EncodedViews
+from dti_repro.data.views import Framing
 from dti_repro.errors import InputError
 from dti_repro.losses.weighting import weighted_mean
 from dti_repro.training.train_missing import train
@@ -34,7 +35,7 @@ def test_the_weighted_mean_is_the_mean_of_what_is_counted() -> None:
     weight[0, :2], weight[1, :, 3], weight[1, 0, 0] = 1, 1, 0.5
     second = (error[1, :, :, 3].sum() + 0.5 * error[1, :, 0, 0].sum()) / (3 * 4.5)
     torch.testing.assert_close(weighted_mean(error, weight), torch.stack([error[0, :, :2].mean(), second]))
-    torch.testing.assert_close(weighted_mean(error, torch.ones_like(weight)), weighted_mean(error, None))
+    torch.testing.assert_close(weighted_mean(error, torch.ones_like(weight)), error.mean(dim=(1, 2, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_a_latent_counts_by_the_white_pixels_it_stands_for(
     (concept,) = Toybox(["ann"], root=cfg.concepts.root).load()
     concept = with_masks(concept, masks)
     assert capsys.readouterr().err == "ann: 1 of 3 photos have no mask, so all of them counts: 2.png\n"
-    views = EncodedViews.encode(load_backbone(cfg.backbone, "cpu"), concept, LatentCache(None, {}))
+    views = EncodedViews.encode(load_backbone(cfg.backbone, "cpu"), concept, LatentCache(None, {}), Framing(), 0)
     row = torch.tensor([1, 0.5, 0, 0])  # a latent is 4 pixels wide
     assert torch.equal(views.weight(torch.tensor([1, 0, 2])), torch.stack([row.expand(4, 4), *torch.ones(2, 4, 4)]))
 

@@ -112,6 +112,7 @@ class Conditioning:
     hidden: Tensor  # (batch, length, dim)
     pooled: Tensor | None = None  # (batch, dim) a vector of the whole prompt, for models that take one
     mask: Tensor | None = None  # (batch, length) 1 where the denoiser may look, for models that take a mask
+    sizes: Tensor | None = None  # (batch, 6) of each training image, as in data.views.View, for models that are told
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ class Backbone(nn.Module, ABC):
 
     DENOISER: ClassVar[str]
     """The denoiser's folder in the checkpoint, and its name in diffusers' pipeline."""
+    SIDE: ClassVar[int] = 8
+    """The sides of an image are multiples of this number of pixels."""
 
     @property
     @abstractmethod
@@ -169,7 +172,7 @@ class Backbone(nn.Module, ABC):
         self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, weight: Tensor | None = None
     ) -> Tensor:
         """Return the mean squared error of the model's prediction (noise, v or velocity), in float32, one value per
-        sample: (batch,). weight: as in weighted_mean."""
+        sample: (batch,). weight: as in weighted_mean, None for the plain mean."""
 
     @classmethod
     @abstractmethod

@@ -59,8 +59,6 @@ class DiffusersBackbone(Backbone):
     PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]]
     PIPELINE_OPTIONS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Arguments of the pipeline's constructor besides the models."""
-    SIDE: ClassVar[int] = 8
-    """The sides of an image are multiples of this number of pixels."""
 
     def __init__(
         self,

@@ -64,7 +64,8 @@ class FlowMatching(DiffusersBackbone):
         sigma = self.sigmas[t].view(-1, *[1] * (latents.ndim - 1))
         noisy = (1 - sigma) * latents + sigma * noise
         predicted = self._velocity(noisy.to(self.denoiser.dtype), self.times[t], conditioning)
-        return weighted_mean((predicted.float() - (noise - latents)).square(), weight)
+        error = (predicted.float() - (noise - latents)).square()
+        return error.flatten(1).mean(dim=1) if weight is None else weighted_mean(error, weight)
 
     @classmethod
     def _sampler_options(cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ class StableDiffusionXL(LatentDiffusion):
     of published configs it is the one with the highest id, so the placeholder if there is one, and words after it do
     not reach the pooled vector; the same holds for exported files in diffusers. `eos`: always the first end token.
 
-    Sizes: photos are cropped to squares, and count as uncropped images of that size (the pipeline's default in
-    generation).
+    sizes: what the UNet is told of a training image. `uncropped`: it is an uncropped image of its size (the pipeline's
+    default in generation); `as_published`: the size of its photo, and where it was cut from, as the DTI paper's code.
     """
 
     ENCODERS: ClassVar[Mapping[str, EncoderConfig]] = {
@@ -44,12 +44,14 @@ class StableDiffusionXL(LatentDiffusion):
         path: str,
         resolution: int | None,
         pool: Literal["as_diffusers", "eos"] = "as_diffusers",
+        sizes: Literal["uncropped", "as_published"] = "uncropped",
         **frozen: Unpack[FrozenSettings],
     ) -> None:
         super().__init__(name, path, resolution, **frozen)
         second = self.text_encoders[CLIP_G]
         if pool == "eos":
             second.model.text_model.eos_token_id = second.tokenizer.tokenizer.eos_token_id
+        self._photo_sizes = sizes == "as_published"
         self._zero_when_empty = model_index(self.folder).get("force_zeros_for_empty_prompt", True)
 
     def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
@@ -71,4 +73,6 @@ class StableDiffusionXL(LatentDiffusion):
         sizes = [height, width, 0, 0, height, width]  # original size, top left corner of the crop, target size
         ids = torch.tensor([sizes], dtype=conditioning.hidden.dtype, device=latents.device)
         time_ids = ids.expand(len(latents), -1)
+        if self._photo_sizes and conditioning.sizes is not None:
+            time_ids = conditioning.sizes.to(ids)
         return {"added_cond_kwargs": {"text_embeds": conditioning.pooled, "time_ids": time_ids}}

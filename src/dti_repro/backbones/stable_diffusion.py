@@ -66,7 +66,8 @@ class LatentDiffusion(DiffusersBackbone):
                 target = self.training_scheduler.get_velocity(latents, noise, t)
             case other:
                 raise InputError(f"{self.spec.name}: prediction type '{other}' is neither epsilon nor v_prediction")
-        return weighted_mean((predicted.float() - target.float()).square(), weight)
+        error = (predicted.float() - target.float()).square()
+        return error.mean(dim=(1, 2, 3)) if weight is None else weighted_mean(error, weight)
 
     def _unet_inputs(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Return what the UNet takes besides latents, time and hidden states."""

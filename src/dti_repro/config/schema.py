@@ -60,6 +60,8 @@ TRAIN = {
     "trainer.threads": Processes,
     "trainer.pack": Size,
     "trainer.latents": FolderPath | None,
+    "trainer.crop": Literal["centre", "random", "none"],
+    "trainer.crops": Annotated[int, Field(gt=0, le=1000)],
     "trainer.masks_in_loss": bool,
     "trainer.masks": FolderPath | None,
     "trainer.fuse": bool | Literal["auto"],

@@ -155,14 +155,6 @@ def check_names_differ(concept: str, photos: Sequence[Path]) -> None:
         raise InputError(f"two photos of {concept} differ in their suffix only: rename one")
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Return the largest centred square, resampled to size x size pixels. There is no random crop in a step, as a photo
-    is encoded once."""
-    if image.size == (size, size):
-        return image
-    return ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # PIL's own conversion clips 16 bits at 255
         values = np.asarray(image, dtype=np.float64)

@@ -1,77 +1,104 @@
-"""What a training shows of photos: parts of them at the training's size, each encoded once."""
+"""What a training shows of photos: parts of them, at the size of the training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from PIL import Image, ImageOps
 
-from dti_repro.backbones.base import Backbone, LatentDistribution
 from dti_repro.data.concept import Concept
-from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.masks import load_mask
-from dti_repro.data.photos import centre_crop, load_photo
+from dti_repro.data.photos import load_photo
+from dti_repro.data.randomness import generator
 from dti_repro.errors import InputError
+
+STEP = 64  # pixels: the sides of a bucket are multiples of it, as in SDXL's training (Podell et al. 2023, appendix I)
+SMALL = 256  # pixels: below this size the backbone's own step is taken
+WIDEST = 4  # the largest ratio of a bucket's sides, as there
+MIDDLE = (0.5, 0.5)  # as much is cut off on each side
+TRIES = 100  # random crops that are drawn for one that shows some of the subject
 
 
 @dataclass(frozen=True)
-class View:
+class Framing:
+    """How photos are cut. crop: centre, the largest square in the middle; random, `crops` fixed random squares of each
+    photo that is none; none, as good as all of a photo, in a bucket of its own aspect ratio."""
+
+    crop: Literal["centre", "random", "none"] = "centre"
+    crops: int = 8
+
+
+class View(NamedTuple):
     """A part of a photo, at the size of the training."""
 
     photo: int  # its place among the concept's photos
     pixels: Image.Image
     mask: Image.Image | None  # the same part of the photo's mask, in grey: what the loss counts
+    sizes: tuple[int, ...]  # height and width of the photo, top left corner in the resized photo, height and width
 
 
-@dataclass(frozen=True)
-class EncodedViews:
-    """The latents of a concept's views."""
+def cut(concept: Concept, framing: Framing, size: int, step: int, seed: int) -> Iterator[View]:
+    """Yield the views of a concept's photos, those of one photo after another.
 
-    photo: Tensor  # (views,) the photo that each is of
-    posterior: LatentDistribution
-    weights: Tensor | None  # (views, height, width) on the latent grid, None: all equal
-
-    @classmethod
-    def encode(cls, backbone: Backbone, concept: Concept, cache: LatentCache) -> EncodedViews:
-        """Read, cut and encode the photos. InputError for a photo that cannot be read, and for a mask that leaves
-        nothing of a view."""
-        views = cut(concept, backbone.spec.resolution)
-        pixels = torch.from_numpy(np.stack([np.asarray(view.pixels) for view in views]))
-        latents = cache.encode(backbone, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        photo = torch.tensor([view.photo for view in views])
-        return cls(photo, latents, _weights(views, latents.mean.shape[-2:]) if concept.masks else None)
-
-    def sample(self, index: Tensor, noise: Tensor) -> Tensor:
-        """Return latents of the views that index (batch,) selects, with this noise of the autoencoder's posterior."""
-        return self.posterior.sample(index, noise)
-
-    def weight(self, index: Tensor) -> Tensor | None:
-        """Return how much each latent of these views counts in the loss: (batch, height, width), or None."""
-        return None if self.weights is None else self.weights[index].to(self.posterior.mean.device)
-
-
-def cut(concept: Concept, size: int) -> list[View]:
-    """Return the views of a concept's photos. size: the side of the training's square image in pixels."""
-    views = []
+    size: the side of the training's square image in pixels. step: the sides of an image are multiples of it. seed: with
+    the concept's name it decides the random crops. InputError for a mask that leaves nothing of a view.
+    """
     for k, path in enumerate(concept.images):
-        photo = load_photo(path)
-        mask_file = concept.masks[k] if concept.masks else None
-        mask = None if mask_file is None else load_mask(mask_file, photo.size)
-        view = View(k, centre_crop(photo, size), None if mask is None else centre_crop(mask, size))
-        if view.mask is not None and view.mask.getextrema()[1] == 0:
-            raise InputError(f"mask {mask_file} is black in the square that is cut from the middle of its photo")
-        views.append(view)
-    return views
+        photo, file = load_photo(path), concept.masks[k] if concept.masks else None
+        mask = None if file is None else load_mask(file, photo.size)
+        bucket = nearest_bucket(photo.size, size, step) if framing.crop == "none" else (size, size)
+        count = framing.crops if framing.crop == "random" and photo.width != photo.height else 1
+        random = generator(seed, concept.name, "crop", k)
+        for _ in range(count):
+            tries = torch.rand(TRIES, 2, generator=random).tolist() if framing.crop == "random" else [MIDDLE]
+            centre = next((c for c in tries if mask is None or _masked(mask, bucket, c).getextrema() != (0, 0)), None)
+            if centre is None:
+                raise InputError(
+                    f"mask {file} is black in the part of its photo that is trained on: give trainer.crop=none, or "
+                    "leave the photo out"
+                )
+            part = None if mask is None else _masked(mask, bucket, centre)
+            yield View(k, fitted(photo, bucket, centre), part, _sizes(photo.size, bucket, centre))
 
 
-def _weights(views: Sequence[View], grid: Sequence[int]) -> Tensor:
-    """Return the share of each latent that is white in the mask: (views, height, width); 1 for a view without a
-    mask."""
-    size = views[0].pixels.size
-    masks = [np.asarray(view.mask or Image.new("L", size, 255), np.float32) / 255 for view in views]
-    return adaptive_avg_pool2d(torch.from_numpy(np.stack(masks))[:, None], tuple(grid))[:, 0]
+def _masked(mask: Image.Image, size: tuple[int, int], centre: Sequence[float]) -> Image.Image:
+    return fitted(mask, size, centre, Image.Resampling.BILINEAR)  # which does not ring at edges, as Lanczos does
+
+
+def fitted(
+    image: Image.Image,
+    size: tuple[int, int],
+    centre: Sequence[float] = MIDDLE,
+    filter: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
+    """Return the largest part of the image that has the shape of `size`, resampled to it. centre: shares of what is cut
+    off that are cut off on the left and on the top."""
+    if image.size == size:
+        return image
+    return ImageOps.fit(image, size, method=filter, centering=tuple(centre))
+
+
+def buckets(size: int, step: int) -> list[tuple[int, int]]:
+    """Return the sizes (width, height) that stand for a square image of this size: sides are multiples of 64, the area
+    is the square's or the next smaller one, and no side is more than 4 times the other."""
+    step = step if size < SMALL else math.lcm(STEP, step)
+    wide = [(long, size * size // long // step * step) for long in range(size // step * step, 2 * size + 1, step)]
+    wide = [(long, short) for long, short in wide if long > size and 0 < long <= WIDEST * short]
+    return [(size, size), *wide, *((short, long) for long, short in wide)]
+
+
+def nearest_bucket(photo: tuple[int, int], size: int, step: int) -> tuple[int, int]:
+    """Return the bucket whose aspect ratio is nearest to that of a photo (width, height)."""
+    wanted = math.log(photo[0] / photo[1])
+    return min(buckets(size, step), key=lambda side: abs(math.log(side[0] / side[1]) - wanted))
+
+
+def _sizes(photo: tuple[int, int], view: tuple[int, int], centre: Sequence[float]) -> tuple[int, ...]:
+    """Return what SDXL may be told of a view. The corner is that of a photo which is resized before it is cut."""
+    scale = max(view[0] / photo[0], view[1] / photo[1])
+    left, top = (round((p * scale - v) * c) for p, v, c in zip(photo, view, centre, strict=True))
+    return photo[1], photo[0], top, left, view[1], view[0]

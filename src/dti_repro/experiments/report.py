@@ -67,11 +67,14 @@ _SHARED = (
 )
 _VAE = "the autoencoder draws in float32 (there: in bfloat16)"
 MASK_DEVIATION = "masks are black or white, cut at 127 (there: the photo is multiplied by the grey value)"
+_SIZES = (
+    "the model is told the size of the square that it is trained on, without a crop (there: each photo's own size and "
+    "the corner of its crop)"
+)
 DEVIATIONS = {
     "dti_repro.backbones.sdxl.StableDiffusionXL": (
         *_SHARED,
-        "the model is told the size of the square that it is trained on, without a crop (there: each photo's own size "
-        "and the corner of its crop)",
+        _SIZES,
         "all frozen weights have `backbone.dtype` (there: CLIP-L in float32, the others in bfloat16)",
         "a word of several vectors stands in a prompt once (there: twice in generation)",
     ),
@@ -135,6 +138,8 @@ def write_report(
         table = differences_table(differences[differences["minus"] == baseline], labels, metrics)
         sections.append(Section(f"Paired differences from {labels[baseline]}", DIFFERENCES, table))
     deviations = DEVIATIONS.get(backbone._target_, ())
+    if backbone.get("sizes") == "as_published":
+        deviations = tuple(deviation for deviation in deviations if deviation != _SIZES)
     if deviations and masked:
         deviations = (*deviations, MASK_DEVIATION)
     sources = sorted({row.published.source for row in experiment.rows if row.published})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,19 +13,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from dti_repro.backbones.base import Backbone, InitializerEmbedding, PromptGroup, Tokens
 from dti_repro.data.concept import Concept
+from dti_repro.data.encoded_views import EncodedViews
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.randomness import generator
-from dti_repro.data.views import EncodedViews
+from dti_repro.data.views import Framing
 from dti_repro.errors import one_line
 
 if TYPE_CHECKING:
     from dti_repro.training.concept_state import ConceptState
 
 
+CENTRE = Framing()
+
+
 class Batch(NamedTuple):
     """Everything random of one optimizer step of one concept; n = batch x accumulate samples."""
 
-    image: Tensor  # (n,) indices of photos
+    image: Tensor  # (n,) indices of the photos' views
     template: Tensor  # (n,) indices of prompt templates
     t: Tensor  # (n,) timesteps
     latent_noise: Tensor  # (n, channels, height, width), for sampling the VAE's posterior
@@ -52,7 +56,14 @@ class ConceptDataset(Dataset[Batch]):
 
     @classmethod
     def encode(
-        cls, backbone: Backbone, concept: Concept, templates: Sequence[str], seed: int, samples: int, cache: LatentCache
+        cls,
+        backbone: Backbone,
+        concept: Concept,
+        templates: Sequence[str],
+        seed: int,
+        samples: int,
+        cache: LatentCache,
+        framing: Framing = CENTRE,
     ) -> ConceptDataset:
         """Tokenize the templates, or the concept's captions in their place, and encode the photos. Print which words of
         captions are cut off. InputError for a photo that cannot be read."""
@@ -60,7 +71,7 @@ class ConceptDataset(Dataset[Batch]):
         templates = concept.captions or templates
         prompts = [template.replace("{}", concept.placeholder) for template in templates]
         class_prompts = [template.replace("{}", concept.class_word) for template in templates]
-        latents = EncodedViews.encode(backbone, concept, cache)
+        latents = EncodedViews.encode(backbone, concept, cache, framing, seed)
         tokens = backbone.tokenize(prompts, {concept.placeholder: initializer.positions}).to(backbone.device)
         class_tokens = backbone.tokenize(class_prompts, {}).to(backbone.device)
         if concept.captions:
@@ -69,24 +80,49 @@ class ConceptDataset(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         random = generator(self.seed, self.concept.name, "step", step)
-        shape = (self.samples, *self.latents.posterior.mean.shape[1:])
         templates = len(next(iter(self.tokens.ids.values())))
-        image = torch.tensor([self._photo(step * self.samples + i) for i in range(self.samples)])
+        photos = self._photos(step)
+        image = self._views(step, photos)
+        shape = (self.samples, *self.latents.shape(image))
         template = torch.randint(templates, (self.samples,), generator=random)
         return Batch(
             image=image,
-            template=image if self.concept.captions else template,
+            template=photos if self.concept.captions else template,
             t=torch.randint(self.timesteps, (self.samples,), generator=random),
             latent_noise=torch.randn(shape, generator=random),
             noise=torch.randn(shape, generator=random),
         )
 
-    def _photo(self, sample: int) -> int:
-        """Return the photo of the training's n-th sample: each is shown equally often."""
-        photos = len(self.concept.images)
-        epoch, place = divmod(sample, photos)
-        order = torch.randperm(photos, generator=generator(self.seed, self.concept.name, "epoch", epoch))
-        return int(order[place])
+    def _photos(self, step: int) -> Tensor:
+        """Return the photos (samples,) of a step: all of one bucket, and each photo equally often."""
+        bucket, before = self._bucket(step)
+        photos = self.latents.photos_in(bucket)
+        shown = []
+        for sample in range(before * self.samples, (before + 1) * self.samples):
+            epoch, place = divmod(sample, len(photos))
+            order = torch.randperm(len(photos), generator=generator(self.seed, self.concept.name, "epoch", epoch))
+            shown.append(photos[order[place]])
+        return torch.stack(shown)
+
+    def _bucket(self, step: int) -> tuple[int, int]:
+        """Return the bucket of a step, and how many steps before it had the same: in as many steps as there are photos,
+        a bucket has as many steps as photos."""
+        buckets = self.latents.bucket_of_photos()
+        if not buckets.any():
+            return 0, step
+        cycle, place = divmod(step, len(buckets))
+        order = torch.randperm(len(buckets), generator=generator(self.seed, self.concept.name, "buckets", cycle))
+        bucket = buckets[order[place]]
+        before = cycle * (buckets == bucket).sum() + (buckets[order[:place]] == bucket).sum()
+        return int(bucket), int(before)
+
+    def _views(self, step: int, photos: Tensor) -> Tensor:
+        """Return one view (samples,) of each photo, drawn where it has several."""
+        first, count = self.latents.views_of(photos)
+        if bool((count == 1).all()):
+            return first
+        share = torch.rand(len(photos), generator=generator(self.seed, self.concept.name, "view", step))
+        return first + (share * count).long()
 
 
 def _say_what_is_cut(backbone: Backbone, concept: Concept, captions: PromptGroup) -> None:
@@ -94,6 +130,14 @@ def _say_what_is_cut(backbone: Backbone, concept: Concept, captions: PromptGroup
     for photo, caption in zip(concept.images, captions.prompts, strict=True):
         if caption in cut:
             print(one_line(f"{concept.name}: the caption of {photo.name} is too long, '{cut[caption]}' is lost"))
+
+
+def by_shape(pack: Mapping[int, Batch]) -> list[list[int]]:
+    """Return the concepts of a pack in groups whose latents have one shape, and fit into one pass."""
+    groups: dict[torch.Size, list[int]] = {}
+    for concept, batch in pack.items():
+        groups.setdefault(batch.noise.shape, []).append(concept)
+    return list(groups.values())
 
 
 class PackDataset(Dataset[dict[int, Batch]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
@@ -17,7 +18,7 @@ from dti_repro.errors import DivergedError
 from dti_repro.methods.base import TokenMethod
 from dti_repro.optim.sphere import angle
 from dti_repro.training.concept_state import COLUMNS, ConceptState
-from dti_repro.training.datamodule import Batch
+from dti_repro.training.datamodule import Batch, by_shape
 
 
 class InversionModule(pl.LightningModule):
@@ -68,7 +69,7 @@ class InversionModule(pl.LightningModule):
         for optimizer in optimizers:
             optimizer.zero_grad()
         losses = torch.zeros(len(self.states), device=self.device)
-        groups = [list(batch)] if self._fuse else [[c] for c in batch]
+        groups = by_shape(batch) if self._fuse else [[c] for c in batch]
         size, parts = self.settings.batch, self.settings.accumulate
         for k in range(parts):
             part = slice(k * size, (k + 1) * size)
@@ -98,6 +99,7 @@ class InversionModule(pl.LightningModule):
         t = torch.cat([batch.t for batch in pack.values()])
         weights = [data[c].latents.weight(batch.image) for c, batch in pack.items()]
         weight = None if weights[0] is None else torch.cat(weights)
+        sizes = torch.cat([data[c].latents.sizes[batch.image] for c, batch in pack.items()])
 
         def encoded(class_word: bool) -> Conditioning:
             rows = {c: dataset.class_tokens if class_word else dataset.tokens for c, dataset in data.items()}
@@ -108,7 +110,8 @@ class InversionModule(pl.LightningModule):
             return self.backbone.encode_text(tokens, self.method(concept, t))
 
         def mean_loss(class_word: bool) -> Tensor:
-            loss = self.backbone.loss(latents, noise, t, encoded(class_word), weight)
+            given = replace(encoded(class_word), sizes=sizes)
+            loss = self.backbone.loss(latents, noise, t, given, weight)
             return loss.view(len(pack), self.settings.batch).mean(dim=1)
 
         loss = mean_loss(class_word=False)

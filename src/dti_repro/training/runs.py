@@ -19,7 +19,7 @@ from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
-LATER_TRAINER = {"masks_in_loss": False}
+LATER = {"masks_in_loss": False, "crop": "centre", "sizes": "uncropped"}
 """Keys that came later -> the value at which a run is what it was before, and keeps its hash."""
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
 NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
@@ -43,19 +43,17 @@ def source_config(cfg: DictConfig) -> DictConfig:
 def hashed(cfg: DictConfig) -> dict[str, Any]:
     """Return all keys that can change a vector. Left out are the concept and the seed, which have folders of their own
     below the hash, and packing, threads and device (which change rounding only), loggers, launchers and paths."""
-    backbone = {k: v for k, v in _plain(cfg.backbone).items() if k not in NOT_HASHED}
+    backbone = {k: v for k, v in _plain(cfg.backbone).items() if k not in NOT_HASHED and LATER.get(k) != v}
+    trainer = [*HASHED_TRAINER, *(key for key, before in LATER.items() if cfg.trainer.get(key, before) != before)]
+    trainer += ["crops"] if cfg.trainer.crop == "random" else []
     return {
         "method": _plain(cfg.method),
         "optim": _plain(cfg.optim),
         "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))},
         "templates": _plain(cfg.templates)["prompts"],
-        "trainer": {key: cfg.trainer[key] for key in HASHED_TRAINER} | _changed(cfg.trainer, LATER_TRAINER),
+        "trainer": {key: cfg.trainer[key] for key in trainer},
         **({"adapter": _plain(cfg.adapter)} if _has_adapter(cfg) else {}),
     }
-
-
-def _changed(node: DictConfig, later: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: node[key] for key, before in later.items() if node[key] != before}
 
 
 def _has_adapter(cfg: DictConfig) -> bool:

@@ -32,6 +32,7 @@ from dti_repro.data.concept import Concept
 from dti_repro.data.latent_cache import LatentCache, make_private_folder
 from dti_repro.data.photos import say_oddities
 from dti_repro.data.randomness import generator
+from dti_repro.data.views import Framing
 from dti_repro.errors import InputError, OutOfMemoryError, StoppedError, is_out_of_memory
 from dti_repro.methods.base import DerivedMethod, TokenMethod
 from dti_repro.optim.spherical_sgd import SphereOptimizer
@@ -139,11 +140,11 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
 def _prepare(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], backbone: Backbone) -> list[ConceptState]:
     encoder = {"device": backbone.device.type, "threads": cfg.trainer.threads, **hashed(cfg)["backbone"]}
     cache = LatentCache(user_path(cfg.trainer.latents) if cfg.trainer.latents else None, encoder)
-    samples = cfg.trainer.batch * cfg.trainer.accumulate
+    samples, framing = cfg.trainer.batch * cfg.trainer.accumulate, Framing(cfg.trainer.crop, cfg.trainer.crops)
     states = []
     for concept in concepts:
-        say_oddities(concept.name, concept.images, backbone.spec.resolution)
-        dataset = ConceptDataset.encode(backbone, concept, cfg.templates.prompts, run.seed, samples, cache)
+        say_oddities(concept.name, concept.images, backbone.spec.resolution, whole=framing.crop == "none")
+        dataset = ConceptDataset.encode(backbone, concept, cfg.templates.prompts, run.seed, samples, cache, framing)
         states.append(ConceptState(dataset, run.concept(concept.name), _header(run, concept, backbone)))
     return states
 
