@@ -51,6 +51,8 @@ TRAIN = {
     **BACKBONE,
     "templates.prompts": Texts | Literal["captions"],
     "optim.lr": NonNegativeFloat,
+    "optim.schedule": Literal["constant", "cosine", "linear"],
+    "optim.warmup": NonNegativeInt,
     "trainer.steps": Steps,
     "trainer.batch": Size,
     "trainer.accumulate": Size,
@@ -186,6 +188,8 @@ def _broken_rules(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"trainer.snapshots has {late[0]}: steps are 1 to {values['trainer.steps']}"
     if values.get("optim.lr") == 0 and len(values.get("adapter", ())) < 2:  # only the adapter `none` has no keys
         yield "optim.lr is 0: a number above 0 is needed, or an adapter that is trained alone"
+    if values.get("optim.warmup", 0) >= values.get("trainer.steps", 1):
+        yield f"optim.warmup is {values['optim.warmup']}: fewer steps than trainer.steps are needed"
     if (values.get("width") is None) != (values.get("height") is None):
         yield "width and height are given together, or neither"
     seeds = values.get("seeds")

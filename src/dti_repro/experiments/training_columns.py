@@ -82,11 +82,16 @@ def norm_on_noise(optim: DictConfig, start: float, dim: int, steps: int) -> floa
     standard normal gradients. optim: a node with the settings of the optimizer, such as conf/optim/adamw.yaml."""
     import torch
 
+    from dti_repro.optim.schedule import split
+
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(VECTORS, dim, generator=generator), dim=-1)
     vectors = torch.nn.Parameter(directions * start)
-    optimizer = build(optim, torch.optim.Optimizer, params=[vectors])
-    for _ in range(steps):
+    settings, schedule = split(optim, steps)
+    groups = schedule.groups([{"params": [vectors]}], [torch.nn.ParameterList([vectors])])
+    optimizer = build(settings, torch.optim.Optimizer, "optim", params=groups)
+    for step in range(steps):
+        schedule.apply(optimizer, [step])
         vectors.grad = torch.randn(VECTORS, dim, generator=generator)
         optimizer.step()
     return float(vectors.detach().norm(dim=-1).mean())

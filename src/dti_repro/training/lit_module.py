@@ -16,6 +16,7 @@ from dti_repro.adapters.base import Adapter
 from dti_repro.backbones.base import Backbone, Conditioning, Tokens
 from dti_repro.errors import DivergedError
 from dti_repro.methods.base import TokenMethod
+from dti_repro.optim.schedule import Schedule
 from dti_repro.optim.sphere import angle
 from dti_repro.training.concept_state import COLUMNS, ConceptState
 from dti_repro.training.datamodule import Batch, by_shape
@@ -37,9 +38,10 @@ class InversionModule(pl.LightningModule):
         optimizer: Callable[..., Optimizer],
         adapter: Adapter,
         settings: DictConfig,
+        schedule: Schedule,
     ) -> None:
         """states: of the method's concepts, in their order. optimizer(params=groups) makes the configured optimizer.
-        adapter: attached to the backbone. settings: as in conf/trainer."""
+        adapter: attached to the backbone. settings: as in conf/trainer. schedule: of the configured optimizer."""
         super().__init__()
         # Manual optimization: a step has a backward pass for each concept (or one for all) and each accumulated part,
         # and its numbers are checked before the optimizer steps.
@@ -51,11 +53,12 @@ class InversionModule(pl.LightningModule):
         self.settings = settings
         self.last_loss = math.nan  # mean over the concepts
         self._optimizer = optimizer
+        self._schedule = schedule
         self._fuse = backbone.device.type != "cpu" if settings.fuse == "auto" else settings.fuse
 
     def configure_optimizers(self) -> list[Optimizer]:
         groups = self.method.param_groups()
-        vectors = [group for group in groups if "lr" not in group]
+        vectors = self._schedule.groups([group for group in groups if "lr" not in group], self.method.concepts)
         others = [group for group in groups if "lr" in group]
         return [self._optimizer(params=vectors), *([Adam(others)] if others else []), *self.adapter.optimizers()]
 
@@ -84,6 +87,7 @@ class InversionModule(pl.LightningModule):
         before = torch.stack([losses[list(batch)], gradients]).T.tolist()
         for c, (loss, gradient) in zip(batch, before, strict=True):
             self._check(self.states[c], loss, gradient)
+        self._schedule.apply(optimizers[0], [state.step for state in self.states])
         for optimizer in optimizers:
             optimizer.step()
         after = torch.stack([self._norm_and_angle(c) for c in batch]).tolist()

@@ -19,7 +19,7 @@ from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
-LATER = {"masks_in_loss": False, "crop": "centre", "sizes": "uncropped"}
+LATER = {"masks_in_loss": False, "crop": "centre", "sizes": "uncropped", "schedule": "constant", "warmup": 0}
 """Keys that came later -> the value at which a run is what it was before, and keeps its hash."""
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
 NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
@@ -43,17 +43,22 @@ def source_config(cfg: DictConfig) -> DictConfig:
 def hashed(cfg: DictConfig) -> dict[str, Any]:
     """Return all keys that can change a vector. Left out are the concept and the seed, which have folders of their own
     below the hash, and packing, threads and device (which change rounding only), loggers, launchers and paths."""
-    backbone = {k: v for k, v in _plain(cfg.backbone).items() if k not in NOT_HASHED and LATER.get(k) != v}
-    trainer = [*HASHED_TRAINER, *(key for key, before in LATER.items() if cfg.trainer.get(key, before) != before)]
+    backbone = {key: value for key, value in _since(cfg.backbone).items() if key not in NOT_HASHED}
+    trainer = [*HASHED_TRAINER, *(key for key in LATER if key in _since(cfg.trainer))]
     trainer += ["crops"] if cfg.trainer.crop == "random" else []
     return {
         "method": _plain(cfg.method),
-        "optim": _plain(cfg.optim),
+        "optim": _since(cfg.optim),
         "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))},
         "templates": _plain(cfg.templates)["prompts"],
         "trainer": {key: cfg.trainer[key] for key in trainer},
         **({"adapter": _plain(cfg.adapter)} if _has_adapter(cfg) else {}),
     }
+
+
+def _since(node: DictConfig) -> dict[str, Any]:
+    """Return a node without the keys that came later and change nothing."""
+    return {key: value for key, value in _plain(node).items() if key not in LATER or value != LATER[key]}
 
 
 def _has_adapter(cfg: DictConfig) -> bool:

@@ -35,6 +35,7 @@ from dti_repro.data.randomness import generator
 from dti_repro.data.views import Framing
 from dti_repro.errors import InputError, OutOfMemoryError, StoppedError, is_out_of_memory
 from dti_repro.methods.base import DerivedMethod, TokenMethod
+from dti_repro.optim.schedule import split
 from dti_repro.optim.spherical_sgd import SphereOptimizer
 from dti_repro.training.callbacks import ConceptCheckpoint, Previews, Signals, StepBar
 from dti_repro.training.concept_state import ConceptState
@@ -79,7 +80,14 @@ def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
         kind = "unit directions, which" if method.on_sphere else "free vectors, which"
         fit = "spherical_sgd or adamw_projected" if method.on_sphere else "adamw"
         raise InputError(f"method '{run_folder(cfg).method}' learns {kind} optim {name} cannot step: use optim={fit}")
-    build(cfg.optim, Optimizer, params=[torch.ones(1, 1, requires_grad=True)])  # which checks its settings
+    settings, _ = split(cfg.optim, cfg.trainer.steps)
+    row = torch.ones(1, 1, requires_grad=True)
+    optimizer = build(settings, Optimizer, "optim", params=[row])  # which checks its settings
+    row.grad = torch.ones(1, 1)
+    try:
+        optimizer.step()
+    except (TypeError, ValueError, RuntimeError) as error:  # LBFGS asks for a closure, SparseAdam for sparse gradients
+        raise InputError(f"optim: {name} cannot step from the gradients alone ({error}): choose another one") from error
 
 
 @contextmanager
@@ -132,8 +140,9 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
         method.initialise([state.dataset.initializer for state in states], backbone.spec)
         for c, state in enumerate(states):
             _check_vectors(method.export(c), state)
-        optimizer = partial(build, cfg.optim, Optimizer)
-        module = InversionModule(backbone, method, states, optimizer, adapter, cfg.trainer)
+        settings, schedule = split(cfg.optim, cfg.trainer.steps)
+        optimizer = partial(build, settings, Optimizer, "optim")
+        module = InversionModule(backbone, method, states, optimizer, adapter, cfg.trainer, schedule)
         _fit(cfg, module, ConceptCheckpoint(complete))
 
 
