@@ -15,8 +15,9 @@ from huggingface_hub.errors import GatedRepoError
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 
-from dti_repro.backbones.checkpoint import check_words, commit, encoder_dims, fingerprint, locate
+from dti_repro.backbones.checkpoint import check_words, encoder_dims, fingerprint
 from dti_repro.backbones.load import load_backbone
+from dti_repro.backbones.location import commit, locate
 from dti_repro.errors import InputError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

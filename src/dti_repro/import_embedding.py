@@ -14,7 +14,8 @@ from dti_repro.artifacts.files import atomic_write, sha256, write_json
 from dti_repro.artifacts.lock import locked
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash
-from dti_repro.backbones.checkpoint import check_kind, check_words, encoder_dims, fingerprint, locate
+from dti_repro.backbones.checkpoint import check_words, encoder_dims, fingerprint
+from dti_repro.backbones.location import located
 from dti_repro.data.concept import Concept
 from dti_repro.launch.command import command
 from dti_repro.training.runs import concept_metadata
@@ -33,8 +34,7 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
     name = check_name(str(cfg.name or files[0].name.split(".")[0]), "name")
     concept = Concept(name, f"<{name}>", str(cfg.initializer), (), property=cfg.property)
     magnitude = float(cfg.magnitude) if isinstance(cfg.magnitude, int) else cfg.magnitude  # 2 and 2.0 are one run
-    checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
-    check_kind(checkpoint, cfg.backbone._target_.rpartition(".")[2])
+    checkpoint = located(cfg.backbone)
     check_words(checkpoint, concept.initializer, concept.placeholder)
     vectors = load_any_layout(files, encoder_dims(checkpoint))
     if magnitude is not None:

@@ -1,15 +1,15 @@
-"""A checkpoint in diffusers' format: where it is, whether it is whole, its fingerprint, its vocabulary."""
+"""A checkpoint's folder in diffusers' format: whether it is whole, its fingerprint, its weights, its vocabulary."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_repro.artifacts.files import read_json, read_yaml, user_path
+from dti_repro.artifacts.files import read_json, read_yaml
+from dti_repro.backbones.own_cache import kept_folder
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 
@@ -26,77 +26,13 @@ WEIGHT_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TABLES = ("token_embedding.weight", "embed_tokens.weight", "shared.weight")
 """The end of the embedding table's key in CLIP, Gemma2 and T5."""
-HUB_FILES = {
-    "allow_patterns": ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"],
-    "ignore_patterns": ["*.fp16*", "*non_ema*", "safety_checker/*", "feature_extractor/*", "vae_1_0/*", "*onnx*"],
-}
+CONFIGS = (".json", ".txt", ".model")
+CONVERTED = "single_files"
+"""The kind of kept folders that were single files."""
 COPY_AGAIN = "copy the checkpoint again"
 WHOLE = 64 << 20  # bytes up to which a file is hashed as a whole
 CHUNK = 1 << 20
 CHUNKS = 32
-
-
-def locate(path: str | None, revision: str = "main") -> Path:
-    """Return the checkpoint's folder, for a folder or an id on the Hugging Face Hub, from where it is downloaded if it
-    is not in the cache; None is the packaged toybox. InputError if it is not whole."""
-    folder = find(path, revision)
-    if folder is None:
-        folder = download(path, revision)
-        _check_whole(folder)
-    return folder
-
-
-def find(path: str | None, revision: str = "main") -> Path | None:
-    """Return the checkpoint's folder as `locate`, but None for an id on the Hub that is not whole in the cache."""
-    if path is not None and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) and not Path(path).is_dir():
-        return _cached(path, revision)
-    folder = PACKAGED if path is None else user_path(path)
-    _check_whole(folder)
-    return folder
-
-
-def _cached(repository: str, revision: str) -> Path | None:
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **HUB_FILES))
-        _check_whole(folder)  # an interrupted download leaves a part of it
-    except errors.HFValidationError as error:
-        raise InputError(f"backbone.path {repository} is no folder here, and no id on the Hugging Face Hub") from error
-    except (errors.LocalEntryNotFoundError, InputError, OSError):
-        return None
-    return folder
-
-
-def download(repository: str, revision: str) -> Path:
-    """Download a snapshot from the Hub; HF_HUB_OFFLINE and HF_HOME are respected. Return its folder, which has the name
-    of its commit. InputError that says what to accept or download."""
-    from huggingface_hub import constants, errors, snapshot_download
-
-    missing = f"backbone.path {repository} is no folder here"
-    offline = InputError(
-        f"{missing}, not whole in the cache, and cannot be downloaded (offline?): run `hf download {repository} "
-        f"--revision {revision}` with a connection (HF_HOME says where to), or give the folder of a copy"
-    )
-    if constants.HF_HUB_OFFLINE:
-        raise offline
-    try:
-        return Path(snapshot_download(repository, revision=revision, **HUB_FILES))
-    except errors.GatedRepoError as error:
-        reason = f"{missing}, and on the Hugging Face Hub it is gated: accept its licence there, then `hf auth login`"
-        raise InputError(reason) from error
-    except errors.RevisionNotFoundError as error:
-        raise InputError(f"backbone.revision '{revision}' is none of {repository} on the Hugging Face Hub") from error
-    except errors.RepositoryNotFoundError as error:
-        reason = f"{missing}, nor a model on the Hugging Face Hub: correct the id, or `hf auth login` if it is private"
-        raise InputError(reason) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        raise offline from error
-
-
-def commit(folder: Path) -> str | None:
-    """Return the commit of a snapshot from the Hub; None for any other folder."""
-    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def model_index(folder: Path) -> dict[str, Any]:
@@ -122,12 +58,15 @@ def require(folder: Path, wanted: Sequence[str]) -> None:
         if part in WEIGHTS and not _has_weights(folder / part):
             pickles = sorted(file.name for pattern in PICKLES for file in (folder / part).glob(pattern))
             found = f"; {part}/{pickles[0]} is a pickle, which is never loaded" if pickles else ""
+            if any(_is_variant(file) for file in (folder / part).glob("*.fp16*.safetensors")):
+                found = "; the folder has others, which backbone.variant=fp16 reads"
             raise InputError(
-                f"backbone.path {folder} has no weights in {part}: {' or '.join(WEIGHT_FILES)} needed, not fp16{found}"
+                f"backbone.path {folder} has no weights in {part}: {' or '.join(WEIGHT_FILES)} needed{found}"
             )
 
 
-def _check_whole(folder: Path) -> None:
+def check_whole(folder: Path) -> None:
+    """Raise InputError unless the folder is a checkpoint in diffusers' format with all parts that it names."""
     if not (folder / "model_index.json").is_file():
         raise InputError(f"backbone.path {folder} is no checkpoint in diffusers' format (it has no model_index.json)")
     require(folder, parts(folder))
@@ -158,13 +97,17 @@ def _weights(part: Path) -> list[Path]:
 def check_kind(folder: Path, *classes: str) -> None:
     """Raise InputError if another backbone is for this checkpoint. classes: the backbone's class and its bases; a class
     has the name of diffusers' pipeline without `Pipeline`."""
-    kind = str(model_index(folder).get("_class_name"))
+    check_class(folder, str(model_index(folder).get("_class_name")), *classes)
+
+
+def check_class(checkpoint: Path, kind: str, *classes: str) -> None:
+    """Do as check_kind for a checkpoint of this class of pipeline."""
     if kind in [f"{name}Pipeline" for name in classes]:
         return
     targets = {file.stem: read_yaml(file)["_target_"] for file in sorted((CONF / "backbone").glob("*.yaml"))}
     others = [name for name, target in targets.items() if f"{target.rpartition('.')[2]}Pipeline" == kind]
     if others:
-        raise InputError(f"backbone.path {folder} is a {kind}: choose backbone={' or '.join(others)}")
+        raise InputError(f"backbone.path {checkpoint} is a {kind}: choose backbone={' or '.join(others)}")
 
 
 @contextmanager
@@ -209,18 +152,27 @@ def fingerprint(folder: Path) -> str:
     """Return a hex digest of the files that decide what is learned, independent of their folder.
 
     Of a file above 64 MiB only the length and 32 evenly spaced chunks of 1 MiB are hashed: any training changes all
-    weights of a model, and to hash gigabytes would take longer than the start of a run may.
+    weights of a model, and to hash gigabytes would take longer than the start of a run may. A folder that was made
+    from a single file has the digest of that file as its name: what libraries write changes with their versions.
     """
+    if folder.parent.name == CONVERTED and folder == kept_folder(CONVERTED, folder.name):
+        return folder.name
     digest = hashlib.sha256()
-    for part in parts(folder):
-        for file in sorted((folder / part).iterdir()):
-            if file.suffix in (".safetensors", ".json", ".txt", ".model") and not _is_variant(file):
-                digest.update(f"{part}/{file.name}\0{file.stat().st_size}\0".encode())
-                _update(digest, file)
+    update_with_folder(digest, folder, (*CONFIGS, ".safetensors"))
     return digest.hexdigest()
 
 
-def _update(digest: hashlib._Hash, file: Path) -> None:
+def update_with_folder(digest: hashlib._Hash, folder: Path, suffixes: Sequence[str]) -> None:
+    """Add the named parts' files with these suffixes, but for variants, to a digest."""
+    for part in parts(folder):
+        for file in sorted((folder / part).iterdir()):
+            if file.suffix in suffixes and not _is_variant(file):
+                digest.update(f"{part}/{file.name}\0{file.stat().st_size}\0".encode())
+                update_with_file(digest, file)
+
+
+def update_with_file(digest: hashlib._Hash, file: Path) -> None:
+    """Add a file, or 32 parts of a large one, to a digest. InputError if it cannot be read."""
     size = file.stat().st_size
     starts = [0] if size <= WHOLE else [k * (size - CHUNK) // (CHUNKS - 1) for k in range(CHUNKS)]
     try:

@@ -25,7 +25,8 @@ from dti_repro.backbones.base import (
     Tokens,
     TokenVectors,
 )
-from dti_repro.backbones.checkpoint import check_kind, load_weights, locate, require
+from dti_repro.backbones.checkpoint import check_kind, load_weights, require
+from dti_repro.backbones.location import locate
 from dti_repro.backbones.samplers import check_steps, checkpoint_scheduler, make_sampler, scheduler_class
 from dti_repro.backbones.text_encoder import EncoderConfig, TextEncoder
 from dti_repro.errors import InputError
@@ -40,6 +41,7 @@ class FrozenSettings(TypedDict, total=False):
     revision: str
     checkpointing: bool
     compile: bool
+    variant: str | None
 
 
 class DiffusersBackbone(Backbone):
@@ -49,7 +51,8 @@ class DiffusersBackbone(Backbone):
     resolution: pixels of a training image, None for the model's own. dtype: of the frozen weights, float32 or
     bfloat16; what is learned stays float32. revision: of a Hub id. checkpointing: keep only the activations between the
     denoiser's blocks and compute the others again in the backward pass, which saves memory and takes a third more time.
-    compile: run the denoiser through torch.compile. Within `torch.device("meta")` it has shapes and no weights.
+    compile: run the denoiser through torch.compile. variant: of the weights' files, such as fp16. Within
+    `torch.device("meta")` it has shapes and no weights.
     """
 
     ENCODERS: ClassVar[Mapping[str, EncoderConfig]]
@@ -69,11 +72,12 @@ class DiffusersBackbone(Backbone):
         revision: str = "main",
         checkpointing: bool = False,
         compile: bool = False,
+        variant: str | None = None,
     ) -> None:
         super().__init__()
         if resolution is not None and resolution % self.SIDE:
             raise InputError(f"backbone.resolution is {resolution}: a multiple of {self.SIDE} is needed")
-        self.folder = locate(path, revision)
+        self.folder = locate(path, revision, variant)
         check_kind(self.folder, *(base.__name__ for base in type(self).__mro__))
         tokenizers = (config.tokenizer for config in self.ENCODERS.values())
         require(self.folder, [*self.ENCODERS, *tokenizers, self.DENOISER, "vae"])

@@ -21,6 +21,8 @@ from transformers import CLIPTextModel
 
 from dti_repro.backbones.base import Conditioning, LatentDistribution, Tokens, TokenVectors
 from dti_repro.backbones.diffusers_base import DiffusersBackbone, FrozenSettings
+from dti_repro.backbones.location import locate
+from dti_repro.backbones.single_file import is_single_file
 from dti_repro.backbones.text_encoder import EncoderConfig, InjectedEmbedding
 from dti_repro.errors import InputError
 from dti_repro.losses.weighting import weighted_mean
@@ -30,13 +32,23 @@ ENCODER = "text_encoder"
 
 class LatentDiffusion(DiffusersBackbone):
     """A UNet that is trained to predict the noise or v; Stable Diffusion 1.x, 2.x and XL share it. Subclasses say how
-    prompts become conditioning. resolution None: the size that the UNet was trained on."""
+    prompts become conditioning. path: also a single .safetensors file, with config as in `convert`. resolution None:
+    the size that the UNet was trained on."""
 
     DENOISER: ClassVar[str] = "unet"
     DENOISER_CLASS: ClassVar[type[ModelMixin]] = UNet2DConditionModel
     VAE_CLASS: ClassVar[type[ModelMixin]] = AutoencoderKL
 
-    def __init__(self, name: str, path: str | None, resolution: int | None, **frozen: Unpack[FrozenSettings]) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str | None,
+        resolution: int | None,
+        config: str | None = None,
+        **frozen: Unpack[FrozenSettings],
+    ) -> None:
+        if is_single_file(path):
+            path = str(locate(path, config=config))
         super().__init__(name, path, resolution, **frozen)
         for convolutional in (self.denoiser, self.vae):
             convolutional.to(memory_format=torch.channels_last)

@@ -42,6 +42,8 @@ BACKBONE = {
     "backbone.name": str,
     "backbone.path": str | None,
     "backbone.revision": str | None,
+    "backbone.variant": Annotated[str, Field(pattern=r"^\w+$", description="a variant's name, such as fp16,")] | None,
+    "backbone.config": str | None,
     "backbone.resolution": PositiveInt | None,
     "backbone.dtype": Literal["float32", "bfloat16"],
     "backbone.checkpointing": bool,

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from dti_repro import backbones
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.backbones.base import Conditioning, TokenVectors
-from dti_repro.backbones.checkpoint import find
 from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.location import KEYS, find
 from dti_repro.config import build
 from dti_repro.cost.counting import META, Cost, GpuMode, measure
 from dti_repro.errors import InputError
@@ -39,7 +39,7 @@ class ModelCost:
     """
 
     def __init__(self, backbone: Mapping[str, Any], precision: str | None = None) -> None:
-        folder = find(backbone["path"], backbone["revision"])
+        folder = find(*(backbone.get(key, default) for key, default in KEYS.items()))
         if folder is not None:
             self.source = str(folder)
             model = _without_weights(backbone, folder)
@@ -131,8 +131,9 @@ def _without_weights(backbone: Mapping[str, Any], folder: Path) -> DiffusersBack
     """Build the backbone of this checkpoint on the meta device, where compiling would change nothing."""
     diffusers.utils.logging.set_verbosity_error()
     settings = {key: value for key, value in backbone.items() if key != "generation"}
+    settings |= {"path": str(folder), "variant": None, "compile": False}
     with META:
-        return build({**settings, "path": str(folder), "compile": False}, DiffusersBackbone, "backbone").to(META)
+        return build(settings, DiffusersBackbone, "backbone").to(META)
 
 
 def _write_published(backbone: Mapping[str, Any], folder: Path) -> int:

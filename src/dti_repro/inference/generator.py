@@ -16,7 +16,7 @@ from dti_repro.adapters.attach import adapted, check_adapters
 from dti_repro.artifacts.files import atomic_write, refuse_links, writing
 from dti_repro.artifacts.lock import BusyError, locked
 from dti_repro.artifacts.manifest import NAME, ManifestImage
-from dti_repro.backbones.checkpoint import locate
+from dti_repro.backbones.location import located
 from dti_repro.config import target
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
@@ -73,7 +73,7 @@ def check_drawing(
 
     device_of(cfg.accelerator)
     backbone = target(cfg.backbone._target_, Backbone)
-    checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
+    checkpoint = located(cfg.backbone)
     backbone.check_generation(checkpoint, **settings.sampling)
     files = sorted({path for image_folder in image_folders for path in image_folder.vectors.values()})
     counts = {path: len(next(iter(load_embeddings(path).values()))) for path in files}

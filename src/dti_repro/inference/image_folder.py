@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.manifest import Manifest, ManifestImage, generation_id
 from dti_repro.artifacts.run_dir import check_name
-from dti_repro.backbones.checkpoint import fingerprint, locate
+from dti_repro.backbones.checkpoint import fingerprint
+from dti_repro.backbones.location import located
 from dti_repro.data.prompts import Prompt, PromptSet, check_template
 from dti_repro.errors import InputError
 
@@ -43,7 +44,7 @@ class GenerationConfig:
         check_template(cfg.negative_prompt, "negative_prompt")
         return cls(
             backbone=check_name(str(cfg.backbone.name), "backbone.name"),
-            weights=fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))[:16],
+            weights=fingerprint(located(cfg.backbone))[:16],
             sampler=cfg.sampler.scheduler,
             sampler_options=OmegaConf.to_container(cfg.sampler.options),
             steps=cfg.steps,

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.adapters.folder import has_own_adapter
 from dti_repro.artifacts.files import read_json, sha256
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash, has_content, is_whole
-from dti_repro.backbones.checkpoint import fingerprint, locate
+from dti_repro.backbones.checkpoint import fingerprint
+from dti_repro.backbones.location import located
 from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
 
@@ -22,7 +23,7 @@ HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
 LATER = {"masks_in_loss": False, "crop": "centre", "sizes": "uncropped", "schedule": "constant", "warmup": 0}
 """Keys that came later -> the value at which a run is what it was before, and keeps its hash."""
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
-NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
+NOT_HASHED = ("path", "revision", "variant", "config", "generation", "checkpointing", "compile")
 
 
 def run_folder(cfg: DictConfig) -> RunFolder:
@@ -49,7 +50,7 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
     return {
         "method": _plain(cfg.method),
         "optim": _since(cfg.optim),
-        "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))},
+        "backbone": {**backbone, "weights": fingerprint(located(cfg.backbone))},
         "templates": _plain(cfg.templates)["prompts"],
         "trainer": {key: cfg.trainer[key] for key in trainer},
         **({"adapter": _plain(cfg.adapter)} if _has_adapter(cfg) else {}),

@@ -25,8 +25,9 @@ from dti_repro.artifacts.lock import BusyError, locked
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, has_content
 from dti_repro.backbones.base import Backbone
-from dti_repro.backbones.checkpoint import check_words, commit, locate
+from dti_repro.backbones.checkpoint import check_words
 from dti_repro.backbones.load import load_backbone
+from dti_repro.backbones.location import commit, located
 from dti_repro.config import build, target
 from dti_repro.data.concept import Concept
 from dti_repro.data.latent_cache import LatentCache, make_private_folder
@@ -54,7 +55,7 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
     """
     method = build(cfg.method, TokenMethod | DerivedMethod)
     build(cfg.adapter, Adapter)
-    checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
+    checkpoint = located(cfg.backbone)
     for concept in concepts:
         check_words(checkpoint, concept.initializer, concept.placeholder)
     if not isinstance(method, DerivedMethod):

@@ -1,0 +1,89 @@
+"""Where the checkpoint of a backbone is: the packaged one, a folder, a variant in it, a single file, or the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dti_repro.artifacts.files import user_path
+from dti_repro.backbones.checkpoint import PACKAGED, check_class, check_kind, check_whole
+from dti_repro.backbones.hub import cached, download, patterns
+from dti_repro.backbones.single_file import convert, find_converted, is_single_file, kind_of
+from dti_repro.backbones.variant import variant_view
+from dti_repro.errors import InputError
+
+KEYS = {"path": None, "revision": "main", "variant": None, "config": None}
+"""The keys of a backbone that say where its checkpoint is -> what they are where a yaml lacks them."""
+
+
+def located(backbone: Mapping[str, Any]) -> Path:
+    """Return the folder of the checkpoint that a configuration's `backbone` node names, as `locate`. InputError for a
+    checkpoint that another of this project's backbones is for: for a single file before it is converted."""
+    module, _, name = backbone["_target_"].rpartition(".")
+    ours = module.startswith("dti_repro.")
+    if ours and is_single_file(backbone["path"]) and (file := user_path(backbone["path"])).is_file():
+        check_class(file, kind_of(file), name)
+    folder = locate(*(backbone.get(key, default) for key, default in KEYS.items()))
+    if ours:
+        check_kind(folder, name)
+    return folder
+
+
+def locate(path: str | None, revision: str = "main", variant: str | None = None, config: str | None = None) -> Path:
+    """Return a checkpoint's folder in diffusers' format. InputError if it is not whole.
+
+    path: a folder, a single file, which is converted once, or an id on the Hugging Face Hub, from where it is
+    downloaded if it is not in the cache; None is the packaged toybox. revision: of an id. variant: of the weights, such
+    as fp16. config: for a single file, as in `convert`.
+    """
+    folder = find(path, revision, variant, config)
+    if folder is None and is_single_file(path):
+        folder = convert(path, config)
+    elif folder is None:
+        folder = _view(download(path, revision, **patterns(variant)), variant)
+    check_whole(folder)
+    return folder
+
+
+def find(
+    path: str | None, revision: str = "main", variant: str | None = None, config: str | None = None
+) -> Path | None:
+    """Return the checkpoint's folder as `locate`, but None for an id on the Hub that is not whole in the cache, and for
+    a single file that is not converted."""
+    if is_single_file(path):
+        if variant is not None:
+            raise InputError(f"backbone.variant={variant}: a single file has one kind of weights, leave this key out")
+        return find_converted(path, config)
+    if path is not None and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) and not Path(path).is_dir():
+        folder = cached(path, revision, **patterns(variant))
+        try:
+            return None if folder is None else _whole(folder, variant)
+        except InputError:  # an interrupted download leaves a part of it
+            return None
+    return _whole(PACKAGED if path is None else user_path(path), variant)
+
+
+def _whole(folder: Path, variant: str | None) -> Path:
+    if variant is None or not (folder / "model_index.json").is_file():
+        check_whole(folder)
+        return folder
+    view = _view(folder, variant)
+    check_whole(view)
+    return view
+
+
+def _view(folder: Path, variant: str | None) -> Path:
+    return folder if variant is None else variant_view(folder, variant)
+
+
+def commit(folder: Path) -> str | None:
+    """Return the commit of a snapshot from the Hub, or of the one that a variant's folder links to; None for any other
+    folder."""
+    index = folder / "model_index.json"
+    for place in (folder, Path(os.readlink(index)).parent if index.is_symlink() else folder):
+        if place.parent.name == "snapshots":
+            return place.name
+    return None

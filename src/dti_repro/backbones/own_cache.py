@@ -1,0 +1,39 @@
+"""Checkpoints in another layout than the user's, made once and kept beside the cache of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from dti_repro.artifacts.files import writing
+
+
+def kept_folder(kind: str, digest: str) -> Path:
+    """Return where the folder of this digest lies, or will lie. HF_HOME says where the cache is."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "dti-repro" / kind / digest
+
+
+def keep(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return the folder, after make(temporary) has filled it if it does not exist. Whoever is first wins; a process
+    that dies leaves the folder absent. InputError if it cannot be written."""
+    if folder.is_dir():
+        return folder
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    try:
+        make(temporary)
+        with writing(folder):
+            try:
+                os.rename(temporary, folder)
+            except OSError:
+                if not folder.is_dir():  # another process has made it
+                    raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder

@@ -1,0 +1,138 @@
+"""A checkpoint of Stable Diffusion in one .safetensors file, as other programs keep it.
+
+It is converted once to a folder in diffusers' format. Configurations and tokenizers, which such a file lacks, come from
+another checkpoint of its kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dti_repro.artifacts.files import user_path
+from dti_repro.backbones.checkpoint import (
+    CONFIGS,
+    CONVERTED,
+    loading,
+    model_index,
+    update_with_file,
+    update_with_folder,
+)
+from dti_repro.backbones.hub import cached, download, patterns
+from dti_repro.backbones.own_cache import keep, kept_folder
+from dti_repro.errors import InputError, one_line
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+UNET = "model.diffusion_model."
+KINDS = {"conditioner.embedders.1.": "StableDiffusionXLPipeline", "cond_stage_model.": "StableDiffusionPipeline"}
+"""The beginning of a text encoder's keys -> the class of the pipeline."""
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+def is_single_file(path: str | None) -> bool:
+    """Return whether a backbone's path names a file."""
+    return path is not None and Path(path).suffix in SUFFIXES and not user_path(path).is_dir()
+
+
+def kind_of(file: Path) -> str:
+    """Return diffusers' class of pipeline for a single file. InputError for one that is no whole Stable Diffusion."""
+    keys = list(_dtypes(file, lambda key: True))
+    kind = next((kind for start, kind in KINDS.items() if any(key.startswith(start) for key in keys)), None)
+    if kind is None or not any(key.startswith(UNET) for key in keys):
+        raise InputError(
+            f"backbone.path {file} holds no whole checkpoint of Stable Diffusion 1.x, 2.x or XL, with text encoder and "
+            "UNet: a LoRA, a VAE or a UNet alone cannot be trained on"
+        )
+    return kind
+
+
+def find_converted(path: str, config: str | None) -> Path | None:
+    """Return the folder that the file was converted to; None if it was not. InputError as in convert."""
+    file = _checked(path)
+    configs = _configs(file, config, fetch=False)
+    folder = None if configs is None else _folder(file, configs)
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def convert(path: str, config: str | None) -> Path:
+    """Return the folder that a single file is converted to, by diffusers. config: a folder in diffusers' format, or an
+    id on the Hub, that has the configurations and tokenizers of the same kind of model; no weights of it are read.
+    InputError for a file or a config that cannot be used."""
+    file = _checked(path)
+    kind = kind_of(file)
+    configs = _configs(file, config, fetch=True)
+    if (other := model_index(configs).get("_class_name")) != kind:
+        raise InputError(f"backbone.config {config} is for a {other}, and {file} is a {kind}")
+
+    def write(folder: Path) -> None:
+        import diffusers
+        import torch
+
+        print(one_line(f"{file}: converted once, to {target}"), file=sys.stderr)
+        dtypes = {"F16": torch.float16, "BF16": torch.bfloat16}
+        stored = next(iter(_dtypes(file, lambda key: key.startswith(UNET)).values()))
+        options = {"local_files_only": True, "torch_dtype": dtypes.get(stored, torch.float32)}
+        with loading(file, "the checkpoint"):
+            pipeline = getattr(diffusers, kind).from_single_file(
+                str(file), config=str(configs), **options, **dict.fromkeys(UNUSED)
+            )
+            pipeline.save_pretrained(folder)
+
+    target = _folder(file, configs)
+    return keep(target, write)
+
+
+def _checked(path: str) -> Path:
+    file = user_path(path).absolute()
+    if not file.is_file():
+        raise InputError(f"backbone.path {file} does not exist")
+    if file.suffix != ".safetensors":
+        raise InputError(f"backbone.path {file} is a pickle or of another program: a .safetensors file is needed")
+    return file
+
+
+def _configs(file: Path, config: str | None, fetch: bool) -> Path | None:
+    """Return the folder of the configurations; None if it is not in the cache and not to be fetched."""
+    if config is None:
+        raise InputError(
+            f"backbone.path {file} is a single file, without configurations and tokenizers: add backbone.config=<a "
+            "folder in diffusers' format, or an id on the Hub, of a model of the same kind>"
+        )
+    folder = user_path(config)
+    if folder.is_dir():
+        return folder.absolute()
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", config):
+        raise InputError(f"backbone.config {config} does not exist")
+    files = patterns(weights=False)
+    found = cached(config, "main", **files)
+    if found is not None and (found / "model_index.json").is_file():
+        return found
+    try:
+        return download(config, "main", **files) if fetch else None
+    except InputError as error:
+        raise InputError(
+            f"backbone.config {config}, which {file.name} needs for its configurations and tokenizers: "
+            + str(error).replace("backbone.path", "the folder of")
+        ) from error
+
+
+def _folder(file: Path, configs: Path) -> Path:
+    """Return where the conversion lies. Its name is a digest of the file and the configurations."""
+    digest = hashlib.sha256(f"{file.stat().st_size}\0".encode())
+    update_with_file(digest, file)
+    update_with_folder(digest, configs, CONFIGS)
+    return kept_folder(CONVERTED, digest.hexdigest())
+
+
+def _dtypes(file: Path, wanted: Callable[[str], bool]) -> dict[str, str]:
+    """Return key -> type of the tensors that are wanted, from the file's header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as content:
+            return {key: content.get_slice(key).get_dtype() for key in content.keys() if wanted(key)}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"backbone.path {file} cannot be read ({error}): copy it again") from error
