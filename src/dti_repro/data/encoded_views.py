@@ -21,8 +21,8 @@ class EncodedViews:
     """Views are numbered in the order of their photos. Those of one shape are a bucket and one tensor; all indices that
     are given to a method must be of one bucket."""
 
-    photo: Tensor  # (views,) the photo that each is of; on the CPU
-    bucket: Tensor  # (views,); on the CPU
+    photo: tuple[int, ...]  # of each view
+    bucket: tuple[int, ...]  # of each view
     place: Tensor  # (views,) its row in the bucket's tensors
     sizes: Tensor  # (views, 6) as in View
     posteriors: tuple[LatentDistribution, ...]  # of each bucket
@@ -44,26 +44,22 @@ class EncodedViews:
         posteriors = tuple(cache.encode(backbone, _pixels(bucket)) for bucket in rows.values())
         weights = [_weights(bucket, p.mean.shape[-2:]) for bucket, p in zip(rows.values(), posteriors, strict=True)]
         return cls(
-            photo=torch.tensor([view.photo for view in views]),
-            bucket=torch.tensor([list(rows).index(view.pixels.size) for view in views]),
+            photo=tuple(view.photo for view in views),
+            bucket=tuple(list(rows).index(view.pixels.size) for view in views),
             place=torch.tensor(places, device=backbone.device),
             sizes=torch.tensor([view.sizes for view in views], device=backbone.device),
             posteriors=posteriors,
             weights=tuple(weight.to(backbone.device) for weight in weights) if concept.masks else None,
         )
 
-    def photos_in(self, bucket: int) -> Tensor:
-        """Return the photos of a bucket, in order."""
-        return self.photo[self.bucket == bucket].unique()
+    def bucket_of_photos(self) -> list[int]:
+        """Return the bucket of each photo."""
+        return [self.bucket[self.photo.index(photo)] for photo in sorted(set(self.photo))]
 
-    def bucket_of_photos(self) -> Tensor:
-        """Return the bucket of each photo: (photos,)."""
-        first, _ = self.views_of(torch.arange(int(self.photo.max()) + 1))
-        return self.bucket[first]
-
-    def views_of(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first view of each of these photos, and the number of its views."""
-        return torch.searchsorted(self.photo, photos), (self.photo == photos[:, None]).sum(dim=1)
+    def views_of(self, photo: int) -> range:
+        """Return the views of a photo."""
+        first = self.photo.index(photo)
+        return range(first, first + self.photo.count(photo))
 
     def shape(self, index: Tensor) -> tuple[int, ...]:
         """Return the shape (channels, ..., height, width) of the latents of these views."""
@@ -78,7 +74,7 @@ class EncodedViews:
         return None if self.weights is None else self.weights[self._bucket(index)][self.place[index]]
 
     def _bucket(self, index: Tensor) -> int:
-        return int(self.bucket[index[0].cpu()]) if len(self.posteriors) > 1 else 0
+        return self.bucket[int(index[0])] if len(self.posteriors) > 1 else 0
 
 
 def _pixels(views: Sequence[View]) -> Tensor:

@@ -82,47 +82,46 @@ class ConceptDataset(Dataset[Batch]):
         random = generator(self.seed, self.concept.name, "step", step)
         templates = len(next(iter(self.tokens.ids.values())))
         photos = self._photos(step)
-        image = self._views(step, photos)
+        image = torch.tensor(self._views(step, photos))
         shape = (self.samples, *self.latents.shape(image))
         template = torch.randint(templates, (self.samples,), generator=random)
         return Batch(
             image=image,
-            template=photos if self.concept.captions else template,
+            template=torch.tensor(photos) if self.concept.captions else template,
             t=torch.randint(self.timesteps, (self.samples,), generator=random),
             latent_noise=torch.randn(shape, generator=random),
             noise=torch.randn(shape, generator=random),
         )
 
-    def _photos(self, step: int) -> Tensor:
-        """Return the photos (samples,) of a step: all of one bucket, and each photo equally often."""
-        bucket, before = self._bucket(step)
-        photos = self.latents.photos_in(bucket)
+    def _photos(self, step: int) -> list[int]:
+        """Return the photo of each sample of a step: all of one bucket, and each photo equally often."""
+        buckets = self.latents.bucket_of_photos()
+        bucket, before = self._bucket(step, buckets)
+        photos = [photo for photo, its_bucket in enumerate(buckets) if its_bucket == bucket]
         shown = []
         for sample in range(before * self.samples, (before + 1) * self.samples):
             epoch, place = divmod(sample, len(photos))
             order = torch.randperm(len(photos), generator=generator(self.seed, self.concept.name, "epoch", epoch))
-            shown.append(photos[order[place]])
-        return torch.stack(shown)
+            shown.append(photos[int(order[place])])
+        return shown
 
-    def _bucket(self, step: int) -> tuple[int, int]:
+    def _bucket(self, step: int, buckets: Sequence[int]) -> tuple[int, int]:
         """Return the bucket of a step, and how many steps before it had the same: in as many steps as there are photos,
-        a bucket has as many steps as photos."""
-        buckets = self.latents.bucket_of_photos()
-        if not buckets.any():
-            return 0, step
+        a bucket has as many steps as photos. buckets: of each photo."""
+        if len(set(buckets)) == 1:
+            return buckets[0], step
         cycle, place = divmod(step, len(buckets))
-        order = torch.randperm(len(buckets), generator=generator(self.seed, self.concept.name, "buckets", cycle))
-        bucket = buckets[order[place]]
-        before = cycle * (buckets == bucket).sum() + (buckets[order[:place]] == bucket).sum()
-        return int(bucket), int(before)
+        random = generator(self.seed, self.concept.name, "buckets", cycle)
+        order = [buckets[photo] for photo in torch.randperm(len(buckets), generator=random).tolist()]
+        bucket = order[place]
+        return bucket, cycle * buckets.count(bucket) + order[:place].count(bucket)
 
-    def _views(self, step: int, photos: Tensor) -> Tensor:
-        """Return one view (samples,) of each photo, drawn where it has several."""
-        first, count = self.latents.views_of(photos)
-        if bool((count == 1).all()):
-            return first
-        share = torch.rand(len(photos), generator=generator(self.seed, self.concept.name, "view", step))
-        return first + (share * count).long()
+    def _views(self, step: int, photos: Sequence[int]) -> list[int]:
+        """Return one view of each photo, drawn where it has several."""
+        random = generator(self.seed, self.concept.name, "view", step)
+        drawn = torch.randint(1 << 31, (len(photos),), generator=random).tolist()
+        views = map(self.latents.views_of, photos)
+        return [of_photo[number % len(of_photo)] for of_photo, number in zip(views, drawn, strict=True)]
 
 
 def _say_what_is_cut(backbone: Backbone, concept: Concept, captions: PromptGroup) -> None:
