@@ -66,12 +66,13 @@ class Estimate:
 
     def add_trainings(self, trainings: Sequence[DictConfig], concepts: int, photos: int) -> None:
         """Add trainings of the same concepts. photos: of all concepts together."""
-        model, samples, at_once = self._model, 0, 0
+        model, samples, views, at_once = self._model, 0, 0, 0
         for trainer in (cfg.trainer for cfg in trainings):
             samples += concepts * trainer.steps * trainer.batch * trainer.accumulate
+            views += photos * (trainer.crops if trainer.crop == "random" else 1)  # of photos that are no squares
             fused = self._device.fused if trainer.fuse == "auto" else trainer.fuse
             at_once = max(at_once, trainer.batch * (min(trainer.pack, concepts) if fused else 1))
-        learning, encoding = samples * model.sample.flops, len(trainings) * photos * model.photo.flops
+        learning, encoding = samples * model.sample.flops, views * model.photo.flops
         seconds = self._device.seconds(learning, model.training_dtype) + self._device.seconds(encoding, model.vae_dtype)
         self._add_stage("train", "concepts", len(trainings) * concepts, learning + encoding, seconds)
         self._add_memory("train", "samples", model.sample.peak, at_once)

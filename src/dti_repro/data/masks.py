@@ -72,7 +72,7 @@ def with_masks(concept: Concept, folder: Path) -> Concept:
         raise InputError(f"trainer.masks {folder} has no mask of {concept.name}, such as {paths[0]}")
     if None in found:
         without = [photo.name for photo, mask in zip(concept.images, found, strict=True) if mask is None]
-        line = f"{concept.name}: {len(without)} of {len(found)} photos have no mask, so all of them counts: "
+        line = f"{concept.name}: {len(without)} of {len(found)} photos have no mask, and count as a whole: "
         print(one_line(line + listed(without)), file=sys.stderr)
     return replace(concept, masks=found)
 
