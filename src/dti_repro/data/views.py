@@ -87,7 +87,7 @@ def buckets(size: int, step: int) -> list[tuple[int, int]]:
     is the square's or the next smaller one, and no side is more than 4 times the other."""
     step = step if size < SMALL else math.lcm(STEP, step)
     wide = [(long, size * size // long // step * step) for long in range(size // step * step, 2 * size + 1, step)]
-    wide = [(long, short) for long, short in wide if long > size and 0 < long <= WIDEST * short]
+    wide = [(long, short) for long, short in wide if size < long <= WIDEST * short]
     return [(size, size), *wide, *((short, long) for long, short in wide)]
 
 
