@@ -156,6 +156,11 @@ class Conditioning:
     pooled: Tensor | None = None  # (batch, dim) a vector of the whole prompt, for models that take one
     mask: Tensor | None = None  # (batch, length) 1 where the denoiser may look, for models that take a mask
 
+    def __getitem__(self, index: Sequence[int]) -> Conditioning:
+        """Return some of the prompts, or one of them several times."""
+        parts = (self.hidden, self.pooled, self.mask)
+        return Conditioning(*(None if part is None else part[index] for part in parts))
+
     def lengthened(self, length: int) -> Conditioning:
         """Return the conditioning repeated to this length, a multiple of its own: the same for all layers."""
         return replace(self, hidden=self.hidden.repeat(1, length // self.hidden.shape[1], 1))

@@ -213,12 +213,14 @@ class DiffusersBackbone(Backbone):
     ) -> list[Image.Image]:
         learned = {placeholder: LearnedWord.of(word) for placeholder, word in words.items()}
         counts = {placeholder: word.count for placeholder, word in learned.items()}
-        tokens = self.tokenize(prompts, counts, self.generation_prefix)
+        distinct = list(dict.fromkeys(prompts))  # several seeds of a prompt share its encoding
+        index = [distinct.index(prompt) for prompt in prompts]
+        tokens = self.tokenize(distinct, counts, self.generation_prefix)
 
         def encoded(t: Tensor) -> tuple[Conditioning, Conditioning]:
             vectors = joined([word.at(t) for word in learned.values()])
             vectors = {name: rows.to(self.device, torch.float32) for name, rows in vectors.items()}
-            conditional = self.encode_text(tokens, vectors)
+            conditional = self.encode_text(tokens, vectors)[index]
             unconditional = self._encode_negative(negative_prompt, counts, vectors)
             return conditional, unconditional.lengthened(conditional.hidden.shape[1])
 
