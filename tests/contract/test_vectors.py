@@ -25,7 +25,7 @@ from dti_repro.launch.failures import choices
 from dti_repro.methods.norm_controls import KeepNorm, MatchSpread, PullToNorm
 from dti_repro.methods.word_files import load_word
 from dti_repro.training.train_missing import train
-from tests.tiny import DIM, build_tiny_sdxl
+from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import build_tiny_sana
 
 METHODS = choices("method")
@@ -183,4 +183,3 @@ def test_the_kept_norm_is_that_of_the_saved_vectors(name: str, kept: str, traini
     spec = StableDiffusion("toybox", str(checkpoint), None).spec.encoders[ENCODER]
     (folder,) = train(training(f"method={name}", "trainer.steps=3"))
     assert load_embedding(folder.embedding)[1].norm().item() == pytest.approx(spec.norms[kept], rel=1e-5)
-    assert DIM == spec.dim
