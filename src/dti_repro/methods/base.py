@@ -160,6 +160,7 @@ class DerivedMethod(ABC):
     """A method without a training: a function of the vectors that another method, its `source`, has learned."""
 
     source: TokenMethod
+    depends_on: ClassVar[frozenset[Dependence]] = frozenset()
 
     @abstractmethod
     def derive(self, vectors: Mapping[str, Tensor], spec: BackboneSpec) -> dict[str, Tensor]:
