@@ -11,9 +11,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import read_json
+from dti_repro.backbones.base import Backbone
 from dti_repro.backbones.load import load_backbone
 from dti_repro.data.captions import with_captions
-from dti_repro.data.concept import Folder
+from dti_repro.data.concept import Concept, Folder
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.errors import InputError
 from dti_repro.training.datamodule import ConceptDataset
@@ -38,10 +39,15 @@ def own(cfg: DictConfig, path: Path) -> DictConfig:
     return cfg
 
 
+def encoded(backbone: Backbone, concept: Concept, samples: int) -> ConceptDataset:
+    initializer = backbone.embed_initializer(concept.name, concept.initializer, 0)
+    return ConceptDataset.encode(backbone, concept, initializer, ["a {}"], [], 0, samples, LatentCache(None, {}))
+
+
 def test_each_photo_is_shown_with_its_caption(training: Training, photos: Path) -> None:
     backbone = load_backbone(training().backbone, "cpu")
     concept = with_captions(Folder(str(photos), initializer="cat").load()[0])
-    data = ConceptDataset.encode(backbone, concept, ["never used"], 0, 6, LatentCache(None, {}))
+    data = encoded(backbone, concept, 6)
     for word, tokens in (("<rex>", data.tokens), ("cat", data.class_tokens)):
         written = [f"a red {word} on the grass", f"a ball left of a {word}", f"{word}, a photo of a car"]
         expected = backbone.tokenize(written, {"<rex>": 1} if word == "<rex>" else {})
@@ -55,10 +61,7 @@ def test_each_photo_is_shown_with_its_caption(training: Training, photos: Path) 
 def test_noise_and_timesteps_do_not_depend_on_the_templates(training: Training, photos: Path) -> None:
     backbone = load_backbone(training().backbone, "cpu")
     concept = Folder(str(photos), initializer="cat").load()[0]
-    plain, captioned = (
-        ConceptDataset.encode(backbone, c, ["a {}"], 0, 2, LatentCache(None, {}))[3]
-        for c in (concept, with_captions(concept))
-    )
+    plain, captioned = (encoded(backbone, c, 2)[3] for c in (concept, with_captions(concept)))
     assert all(torch.equal(getattr(plain, key), getattr(captioned, key)) for key in ("image", "t", "noise"))
 
 

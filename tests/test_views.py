@@ -94,7 +94,10 @@ def test_the_corner_that_is_told_is_where_the_view_was_cut(photos: Path) -> None
 
 def test_a_step_is_of_one_bucket_and_each_photo_is_shown_equally_often(training: Training, photos: Path) -> None:
     backbone = load_backbone(training().backbone, "cpu")
-    data = ConceptDataset.encode(backbone, concept_of(photos), ["a {}"], 0, 3, LatentCache(None, {}), Framing("none"))
+    concept = concept_of(photos)
+    initializer = backbone.embed_initializer("rex", "cat", 0)
+    cache = LatentCache(None, {})
+    data = ConceptDataset.encode(backbone, concept, initializer, ["a {}"], [], 0, 3, cache, Framing("none"))
     shown: Counter[int] = Counter()
     shapes = set()
     for step in range(2 * len(SHAPES)):

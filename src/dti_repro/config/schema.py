@@ -52,6 +52,7 @@ BACKBONE = {
 TRAIN = {
     **BACKBONE,
     "templates.prompts": Texts | Literal["captions"],
+    "method.vectors": Annotated[int, Field(gt=0, le=1000)] | None,
     "optim.lr": NonNegativeFloat,
     "optim.schedule": Literal["constant", "cosine", "linear"],
     "optim.warmup": NonNegativeInt,

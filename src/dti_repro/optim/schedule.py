@@ -48,7 +48,13 @@ class Schedule:
         """Set the rates for the next step. steps: how many each concept has done."""
         for group in optimizer.param_groups:
             if CONCEPT in group:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.factor(steps[group[CONCEPT]])
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = self.rate(optimizer, steps[group[CONCEPT]])
+
+    def rate(self, optimizer: Optimizer, step: int) -> float:
+        """Return the learning rate of a concept that has done so many steps."""
+        group = optimizer.param_groups[0]
+        return group.get("initial_lr", group["lr"]) * self.factor(step)
 
 
 def split(optim: DictConfig, steps: int) -> tuple[dict[str, Any], Schedule]:

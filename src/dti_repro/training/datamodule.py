@@ -34,6 +34,8 @@ class Batch(NamedTuple):
     t: Tensor  # (n,) timesteps
     latent_noise: Tensor  # (n, channels, height, width), for sampling the VAE's posterior
     noise: Tensor  # the same shape, what the denoiser has to predict
+    chance: Tensor  # (n,) uniform numbers in [0, 1), for what a method draws at random
+    extra: Tensor  # (n,) indices of the method's extra prompts
 
     def part(self, samples: slice) -> Batch:
         """Return some of the samples."""
@@ -49,6 +51,8 @@ class ConceptDataset(Dataset[Batch]):
     initializer: InitializerEmbedding
     tokens: Tokens  # one row per template
     class_tokens: Tokens  # the same with the class word
+    extra_tokens: Tokens  # the method's extra prompts
+    extra_class_tokens: Tokens
     latents: EncodedViews
     seed: int
     samples: int  # of one optimizer step
@@ -59,31 +63,45 @@ class ConceptDataset(Dataset[Batch]):
         cls,
         backbone: Backbone,
         concept: Concept,
+        initializer: InitializerEmbedding,
         templates: Sequence[str],
+        extra_prompts: Sequence[str],
         seed: int,
         samples: int,
         cache: LatentCache,
         framing: Framing = CENTRE,
     ) -> ConceptDataset:
-        """Tokenize the templates, or the concept's captions in their place, and encode the photos. Print which words of
-        captions are cut off. InputError for a photo that cannot be read."""
-        initializer = backbone.embed_initializer(concept.name, concept.initializer, seed)
+        """Tokenize the templates, or the concept's captions in their place, and the extra prompts, and encode the
+        photos. Print which words of captions are cut off. InputError for a photo that is damaged."""
         templates = concept.captions or templates
-        prompts = [template.replace("{}", concept.placeholder) for template in templates]
-        class_prompts = [template.replace("{}", concept.class_word) for template in templates]
         latents = EncodedViews.encode(backbone, concept, cache, framing, seed)
-        tokens = backbone.tokenize(prompts, {concept.placeholder: initializer.positions}).to(backbone.device)
-        class_tokens = backbone.tokenize(class_prompts, {}).to(backbone.device)
+        words = {concept.placeholder: {concept.placeholder: initializer.positions}, concept.class_word: {}}
+        tokens, class_tokens, extra_tokens, extra_class_tokens = (
+            backbone.tokenize([text.replace("{}", word) for text in texts], placeholders).to(backbone.device)
+            for texts in (templates, extra_prompts or templates[:1])
+            for word, placeholders in words.items()
+        )
         if concept.captions:
-            _say_what_is_cut(backbone, concept, PromptGroup(prompts, "", {concept.placeholder: initializer.positions}))
-        return cls(concept, initializer, tokens, class_tokens, latents, seed, samples, backbone.spec.timesteps)
+            _say_what_is_cut(backbone, concept, initializer.positions)
+        return cls(
+            concept,
+            initializer,
+            tokens,
+            class_tokens,
+            extra_tokens,
+            extra_class_tokens,
+            latents,
+            seed,
+            samples,
+            backbone.spec.timesteps,
+        )
 
     def __getitem__(self, step: int) -> Batch:
         random = generator(self.seed, self.concept.name, "step", step)
-        templates = len(next(iter(self.tokens.ids.values())))
         photos = self._photos(step)
         image = torch.tensor(self._views(step, photos))
         shape = (self.samples, *self.latents.shape(image))
+        templates, extra = (len(next(iter(tokens.ids.values()))) for tokens in (self.tokens, self.extra_tokens))
         template = torch.randint(templates, (self.samples,), generator=random)
         return Batch(
             image=image,
@@ -91,6 +109,8 @@ class ConceptDataset(Dataset[Batch]):
             t=torch.randint(self.timesteps, (self.samples,), generator=random),
             latent_noise=torch.randn(shape, generator=random),
             noise=torch.randn(shape, generator=random),
+            chance=torch.rand(self.samples, generator=random),
+            extra=torch.randint(extra, (self.samples,), generator=random),
         )
 
     def _photos(self, step: int) -> list[int]:
@@ -124,9 +144,10 @@ class ConceptDataset(Dataset[Batch]):
         return [of_photo[number % len(of_photo)] for of_photo, number in zip(views, drawn, strict=True)]
 
 
-def _say_what_is_cut(backbone: Backbone, concept: Concept, captions: PromptGroup) -> None:
-    cut = backbone.truncated_words(backbone.folder, [captions])
-    for photo, caption in zip(concept.images, captions.prompts, strict=True):
+def _say_what_is_cut(backbone: Backbone, concept: Concept, vectors: int) -> None:
+    captions = [caption.replace("{}", concept.placeholder) for caption in concept.captions]
+    cut = backbone.truncated_words(backbone.folder, [PromptGroup(captions, "", {concept.placeholder: vectors})])
+    for photo, caption in zip(concept.images, captions, strict=True):
         if caption in cut:
             print(one_line(f"{concept.name}: the caption of {photo.name} is too long, '{cut[caption]}' is lost"))
 
