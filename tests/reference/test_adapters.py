@@ -138,7 +138,9 @@ def test_a_training_is_the_loop_written_out_with_diffusers_and_peft(
     cfg = training(*keys)
     own = load_backbone(cfg.backbone, "cpu")
     (concept,) = Toybox(["ann"], root=cfg.concepts.root).load()
-    dataset = ConceptDataset.encode(own, concept, cfg.templates.prompts, 42, 1, LatentCache(None, {}))
+    initializer = own.embed_initializer("ann", concept.initializer, 42)
+    texts = cfg.templates.prompts, []
+    dataset = ConceptDataset.encode(own, concept, initializer, *texts, 42, 1, LatentCache(None, {}))
     batch = dataset[0]
     unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet").requires_grad_(False)
     torch.manual_seed(generator(42, "ann", "adapter").initial_seed())
