@@ -19,6 +19,11 @@ TokenVectors = dict[str, Tensor]
 """Text encoder -> (batch, layers, vectors, dim); layers is 1 unless a method is per cross-attention layer."""
 
 
+def row_norms(table: Tensor) -> Tensor:
+    """Return the norms (vocabulary,) of an embedding table's rows in float64, computed in chunks."""
+    return torch.cat([rows.double().norm(dim=-1) for rows in table.detach().split(CHUNK)])
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
     """The width of a text encoder, and statistics of its vocabulary without the all-zero rows, which belong to no
@@ -34,10 +39,9 @@ class EncoderSpec:
         words as a whole takes 17 GB. A table on the meta device has no statistics."""
         if table.is_meta:
             return cls(table.shape[1], {}, table[0])
-        chunks = (rows.double() for rows in table.detach().split(CHUNK))
-        norms, sums = zip(*((rows.norm(dim=-1), rows.sum(dim=0)) for rows in chunks), strict=True)
-        norms = torch.cat(norms)
+        norms = row_norms(table)
         norms = norms[norms > 0]
+        sums = (rows.double().sum(dim=0) for rows in table.detach().split(CHUNK))
         statistics = {"mean": norms.mean(), "min": norms.min(), "max": norms.max(), "median": norms.quantile(0.5)}
         numbers = {name: value.item() for name, value in statistics.items()}
         return cls(table.shape[1], numbers, (sum(sums) / len(norms)).float())
