@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.mechanism.part import (
@@ -134,7 +135,8 @@ def _shared(rows: Sequence[Row], norm: str) -> float:
 
 
 def _list(rows: Sequence[Row]) -> str:
-    return " · ".join(f"{row['neighbour']} {row['value']:.2f}" for row in rows)
+    """Return neighbours and values; tokens such as <mask> are no tags of the page."""
+    return " · ".join(f"{escape(row['neighbour'], quote=False)} {row['value']:.2f}" for row in rows)
 
 
 def _readable(token: str) -> str:

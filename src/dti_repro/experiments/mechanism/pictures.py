@@ -31,7 +31,7 @@ def measure(inputs: Inputs) -> Measured:
 
     settings = inputs.cfg.picture
     if not settings.norms:
-        return Measured([], ["nothing was drawn: give picture.norms=[1,5,20] for text scores"])
+        return Measured([], ["Nothing was drawn: `picture.norms=[1,5,20]` draws, and scores the text"])
     torch.set_num_threads(inputs.cfg.threads)
     prompts = load_prompts(_plain(settings.prompts))
     words = _words(inputs)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from dti_repro.backbones.text_encoder import TextEncoder
 from dti_repro.experiments.mechanism.states import layers_of
 
-BATCH = 1 << 14  # pairs of token and position in a step of the training
+WHOLE = 1 << 14  # pairs of token and position up to which a step of the training has all of them
+SAMPLE = 1 << 12  # pairs in a step where there are more
 CHUNK = 128  # tokens that are tested at once, each at all positions
 TESTED = 1000  # held-out tokens at most
 STEPS = 300
@@ -20,7 +21,7 @@ class PositionProbe:
     the paper's positional analysis.
 
     It is trained on four fifths of the vocabulary at its own norms, at all positions; `held_out` are the others, 1000
-    at most. A vocabulary with more pairs than fit into a batch is sampled anew in each step.
+    at most. Of a vocabulary with more than 16,384 pairs, each step draws 4,096.
     """
 
     def __init__(self, encoder: TextEncoder, seed: int) -> None:
@@ -54,8 +55,8 @@ class PositionProbe:
         optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
         chosen = torch.arange(pairs)
         for _ in range(STEPS):
-            if pairs > BATCH:
-                chosen = torch.randint(pairs, (BATCH,), generator=generator)
+            if pairs > WHOLE:
+                chosen = torch.randint(pairs, (SAMPLE,), generator=generator)
             token, place = chosen // len(self.places), chosen % len(self.places)
             with torch.no_grad():
                 inputs = self.normalise(seen[token] + self.places[place])

@@ -102,7 +102,7 @@ def section(rows: Sequence[Row]) -> str:
     return (
         "A perceptron (dim-dim-positions, ReLU) reads the position from LayerNorm1(token + position). It is trained on "
         "four fifths of the vocabulary at its own norms and tested on the others, rescaled; `vocabulary` and the "
-        f"methods are at their own norms. Tested: {held_out} words{learned}, {len(unique(rows, 'seed'))} probes; in "
+        f"methods are at their own norms. Tested: {held_out} words{learned}; probes: {len(unique(rows, 'seed'))}; in "
         "brackets the lowest and the highest of the probes. Compare position 0 with the published figures, which read "
         f"no other.\n\n{markdown(lines)}"
     )

@@ -76,10 +76,10 @@ def _page(inputs: Inputs, parts: Sequence[Part], notes: dict[str, list[str]], co
     text = "\n".join(lines).replace("```\n- ", "```\n\n- ").replace("\n```bash", "\n\n```bash", 1) + "\n"
     for part in parts:
         rows = part.read(out / f"{part.name}.csv")
-        text += f"\n## {part.title}\n\n"
-        text += "".join(f"Not measured. {note}.\n\n" if not rows else f"{note}.\n\n" for note in notes[part.name])
+        text += f"\n## {part.title}\n"
+        text += "".join(f"\n{note}.\n" for note in notes[part.name])
         if rows:
-            text += f"![{part.title}]({part.name}.png)\n\n{part.section(rows)}"
+            text += f"\n![{part.title}]({part.name}.png)\n\n{part.section(rows)}"
     return text
 
 
