@@ -71,7 +71,7 @@ class Inputs:
     def digest(self, part: Part) -> str:
         """Return a digest of all that the numbers of a part depend on."""
         content: dict[str, Any] = {"format": FORMAT, "part": part.name, "checkpoint": self.fingerprint}
-        content |= {key: OmegaConf.to_container(self.cfg)[key] for key in part.keys}
+        content |= {key: OmegaConf.to_container(self.cfg)[key] for key in part.keys} | {"more": part.depends(self)}
         if part.words or part.logs:
             content["learned"] = [[word.group, word.name, *map(sha256, word.files)] for word in self.learned]
         if part.logs:
@@ -125,11 +125,6 @@ class Inputs:
                 "it knows, or give runs=[...]"
             )
         return found
-
-    def unknown_words(self, encoder: str) -> list[str]:
-        """Return the words of `words` that are no token of this text encoder."""
-        known = {word.name for word in self.words(encoder) if word.group == VOCABULARY}
-        return [text for text in self.cfg.words if text not in known]
 
 
 def load_encoders(target_name: str, checkpoint: Path) -> dict[str, TextEncoder]:

@@ -38,7 +38,7 @@ class Measured:
 @dataclass(frozen=True)
 class Part:
     """columns: name -> type of the CSV's columns. keys: of the configuration, those that its numbers depend on.
-    logs: it reads the runs' logs; words: it reads the learned vectors."""
+    logs: it reads the runs' logs; words: it reads the learned vectors; depends: what else they depend on."""
 
     name: str
     title: str
@@ -49,6 +49,7 @@ class Part:
     section: Callable[[Sequence[Row]], str]
     words: bool = True
     logs: bool = False
+    depends: Callable[[Inputs], Any] = lambda inputs: None
 
     def write(self, path: Path, rows: Sequence[Row]) -> None:
         """Write the CSV, with six digits a number; a missing number is empty."""

@@ -54,6 +54,24 @@ def measure(inputs: Inputs) -> Measured:
     return Measured(rows)
 
 
+def depends(inputs: Inputs) -> Any:
+    """Return what the images and their scores depend on besides the words; None if nothing is drawn."""
+    from omegaconf import OmegaConf
+
+    from dti_repro.data.prompts import load_prompts
+    from dti_repro.metrics.catalogue import metric_config, metric_identity
+
+    settings = OmegaConf.to_container(inputs.cfg.picture, resolve=True)
+    if not settings["norms"]:
+        return None
+    return {
+        **{key: settings[key] for key in ("norms", "seeds", "steps", "guidance")},
+        "backbone": OmegaConf.to_container(inputs.cfg.backbone, resolve=True),
+        "prompts": [[prompt.template, prompt.expect] for prompt in load_prompts(settings["prompts"]).prompts],
+        "metrics": {name: metric_identity(metric_config(name)) for name in settings["metrics"]},
+    }
+
+
 def word_scores(
     model: Backbone, class_word: str, vectors: Mapping[str, Tensor], prompts: PromptSet, settings: Mapping[str, Any]
 ) -> dict[str, Tensor]:
@@ -151,7 +169,8 @@ PART = Part(
         "images": int,
         "score": float,
     },
-    keys=("words", "picture"),
+    keys=("words",),
+    depends=depends,
     measure=measure,
     draw=draw,
     section=section,

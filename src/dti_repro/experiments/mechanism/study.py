@@ -53,6 +53,8 @@ def study(inputs: Inputs, command: str) -> Path:
             print(f"{part.name}: {len(measured.rows)} rows measured")
         if rows := part.read(path):
             style.save(part.draw(rows), out / part.name)
+        else:
+            style.remove(out / part.name)
     notes = {part.name: list(record[part.name].get("notes", [])) for part in parts}
     with atomic_write(out / PAGE) as temporary:
         temporary.write_text(_page(inputs, parts, notes, command, out), encoding="utf-8")
@@ -65,15 +67,14 @@ def _page(inputs: Inputs, parts: Sequence[Part], notes: dict[str, list[str]], co
     for word in inputs.learned:
         groups[word.group] = groups.get(word.group, 0) + 1
     learned = ", ".join(f"{count} of {group}" for group, count in groups.items())
-    lines = [
-        f"# Norms and mechanism: {inputs.cfg.backbone.name}",
-        f"```bash\n{command}\n```",
-        *(f"- {name}: {_encoder_text(about)}" for name, about in about_encoders(inputs.checkpoint).items()),
-        f"- words of the {VOCABULARY}: {', '.join(inputs.cfg.words)} (a word that is not one token is left out)",
-        f"- learned words: {learned or 'none'}",
-        "- published figures: the outputs stored in the notebooks of the authors' repository, github.com/kunheek/dti",
+    facts = [
+        *(f"{name}: {_encoder_text(about)}" for name, about in about_encoders(inputs.checkpoint).items()),
+        f"words of the {VOCABULARY}: {', '.join(inputs.cfg.words)} (a word that is not one token is left out)",
+        f"learned words: {learned or 'none'}",
+        "published figures: the outputs stored in the notebooks of the authors' repository, github.com/kunheek/dti",
     ]
-    text = "\n".join(lines).replace("```\n- ", "```\n\n- ").replace("\n```bash", "\n\n```bash", 1) + "\n"
+    text = f"# Norms and mechanism: {inputs.cfg.backbone.name}\n\n```bash\n{command}\n```\n\n"
+    text += "".join(f"- {fact}\n" for fact in facts)
     for part in parts:
         rows = part.read(out / f"{part.name}.csv")
         text += f"\n## {part.title}\n"

@@ -68,14 +68,19 @@ def layer_ticks(layers: Sequence[int]) -> list[int]:
     return list(layers)[:: max(1, len(layers) // 8)]
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write <path>.png and <path>.pdf, with letters as text; return them. Equal figures give equal bytes."""
+FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}  # without the metadata that change by themselves
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write <path>.png and <path>.pdf, with letters as text. Equal figures give equal bytes."""
     from matplotlib import rc_context
 
-    written = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
-        target = path.with_name(path.name + suffix)
-        with rc_context({"pdf.fonttype": 42}), atomic_write(target) as temporary:
+    for suffix, metadata in FORMATS.items():
+        with rc_context({"pdf.fonttype": 42}), atomic_write(path.with_name(path.name + suffix)) as temporary:
             figure.savefig(temporary, format=suffix[1:], metadata=metadata)
-        written.append(target)
-    return written
+
+
+def remove(path: Path) -> None:
+    """Remove the figure that an earlier call left, whose numbers are gone."""
+    for suffix in FORMATS:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -47,7 +47,7 @@ def measure(inputs: Inputs) -> Measured:
         rows += _rows("training", group, means, len(curves))
         optim = read_yaml(logged[0].config).get("optim") if logged[0].config.is_file() else None
         if isinstance(optim, dict) and optim.get("_target_") == ADAMW:
-            label = f"{group}, AdamW {optim.get('lr'):g} on noise"
+            label = f"{group}, AdamW {optim.get('lr')} on noise"
             rows += _rows("noise", label, _on_noise(optim, means[0], dims, steps - 1), 1)
     if not rows:
         start = sum(inputs.mean_norms.values()) / len(dims)
