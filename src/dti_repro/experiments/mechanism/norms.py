@@ -15,7 +15,7 @@ from dti_repro.experiments.mechanism.part import (
     unique,
     where,
 )
-from dti_repro.experiments.mechanism.style import COLORS, legend, line_style, panels
+from dti_repro.experiments.mechanism.style import COLORS, legend, line_style, log_scale, panels
 from dti_repro.experiments.tables import markdown
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def draw(rows: Sequence[Row]) -> Figure:
             values = [row["value"] for row in where(here, kind=group)]
             style = {**line_style(k + 1), "linestyle": ""}
             axes.plot(values, [0] * len(values), **style, clip_on=False, label=group, zorder=5)
-        axes.set(xlabel="norm of the row", ylabel="words", xscale="log" if _groups(here) else "linear")
+        axes.set(xlabel="norm of the row", ylabel="words")
+        if _groups(here):
+            log_scale(axes.xaxis)
     legend(figure)
     return figure
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Part, Row, interval_text, unique, where
-from dti_repro.experiments.mechanism.style import legend, line_style, panels
+from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
 from dti_repro.experiments.tables import markdown
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def draw(rows: Sequence[Row]) -> Figure:
                     length, score = (sum(row[key] for row in scored) / len(scored) for key in ("length", "score"))
                     points.append((length, score))
             axes.plot(*zip(*sorted(points), strict=True), **line_style(k), label=group)
-        axes.set(xlabel="norm of the vector", ylabel=metric, xscale="log")
+        axes.set(xlabel="norm of the vector", ylabel=metric)
+        log_scale(axes.xaxis)
     legend(figure)
     return figure
 

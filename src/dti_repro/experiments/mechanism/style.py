@@ -11,6 +11,7 @@ from dti_repro.artifacts.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -55,6 +56,17 @@ def legend(figure: Figure) -> None:
             named.setdefault(label, handle)
     columns = max(2, 2 * round(figure.get_figwidth() / SIZE[0]))
     figure.legend(named.values(), named, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+
+
+def log_scale(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2, 5, 10, ...; over many decades at powers of ten only."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def ticks(axes: Axes, places: Sequence[float]) -> None:

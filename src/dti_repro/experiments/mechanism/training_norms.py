@@ -14,7 +14,7 @@ from dti_repro.backbones.checkpoint import encoder_dims
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.experiments.mechanism.part import Measured, Part, Row, unique, where
-from dti_repro.experiments.mechanism.style import legend, line_style, panels
+from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
 from dti_repro.experiments.tables import markdown
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def draw(rows: Sequence[Row]) -> Figure:
             if kind == "training":
                 style |= {"marker": line_style(k)["marker"], "markevery": 10}
             axes.plot([row["step"] for row in found], [row["norm"] for row in found], **style, label=label)
-    axes.set(xlabel="step", ylabel="norm of the vector", yscale="log")
+    axes.set(xlabel="step", ylabel="norm of the vector")
+    log_scale(axes.yaxis)
     legend(figure)
     return figure
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dti_repro.experiments.mechanism.part import Measured, Part, Row, interval_text, mean_of, unique, where
 from dti_repro.experiments.mechanism.scaled import curves, scaled_words
-from dti_repro.experiments.mechanism.style import layer_ticks, legend, line_style, panels
+from dti_repro.experiments.mechanism.style import layer_ticks, legend, line_style, log_scale, panels
 from dti_repro.experiments.tables import markdown
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def draw(rows: Sequence[Row]) -> Figure:
             found = where(here, group=group, norm=norm)
             means = [mean_of(where(found, layer=layer), "update") for layer in layers]
             axes.plot(layers, means, **line_style(k), label=label)
-        axes.set(xlabel="layer", ylabel="|what the layer adds| / |state|", yscale="log", xticks=layer_ticks(layers))
+        axes.set(xlabel="layer", ylabel="|what the layer adds| / |state|", xticks=layer_ticks(layers))
+        log_scale(axes.yaxis)
     legend(figure)
     return figure
 
