@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import hydra
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from dti_repro.backbones.base import EncoderSpec
 from dti_repro.config import CONF, validate
+from dti_repro.config.schema import MechanismPart
 from dti_repro.errors import InputError
 from dti_repro.experiments.mechanism import study as study_module
 from dti_repro.experiments.mechanism.inputs import Inputs
@@ -116,6 +118,10 @@ def test_the_page_says_what_does_not_apply_to_gemma(mechanism: Callable[..., Dic
     assert "gemma2 adds no end token" in page
     assert "](positions.png)" not in page
     assert "](residual_updates.png)" in page
+
+
+def test_the_parts_that_can_be_named_are_those_that_exist() -> None:
+    assert get_args(MechanismPart) == tuple(PARTS)
 
 
 def test_words_that_do_not_fit_are_refused(
