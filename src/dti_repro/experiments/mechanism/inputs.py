@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import read_json, read_yaml, sha256
-from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, embedding_files, parse
+from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, embedding_files, parse, read_header
 from dti_repro.backbones.checkpoint import COPY_AGAIN, encoder_dims, fingerprint, locate
 from dti_repro.errors import InputError
 from dti_repro.experiments.mechanism.part import VOCABULARY, Part, published
@@ -28,7 +28,7 @@ FORMAT = 1  # of the measurements: a higher one makes old CSVs be computed again
 
 
 @dataclass(frozen=True)
-class LearnedWord:
+class Learned:
     """An embedding, and the run that it comes from. group: the method, or "files" for an embedding without a run."""
 
     group: str
@@ -54,7 +54,7 @@ class Inputs:
 
     cfg: DictConfig
     checkpoint: Path
-    learned: tuple[LearnedWord, ...]
+    learned: tuple[Learned, ...]
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Inputs:
@@ -163,14 +163,14 @@ def about_encoders(checkpoint: Path) -> dict[str, dict[str, Any]]:
     return about
 
 
-def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[LearnedWord]:
-    from dti_repro.artifacts.embedding import check_file
+def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Learned]:
+    from dti_repro.artifacts.embedding import METHOD, check_file
 
     words, folders = [], []
     for source in map(Path, sources):
         if source.suffix and source.is_file():
             check_file(source)
-            words.append(LearnedWord("files", source.stem, (source,)))
+            words.append(Learned("files", source.stem, (source,)))
         else:
             folders += parse(source)
     hashes = {(folder.path.resolve().parents[2].name, folder.path.resolve().parents[1].name) for folder in folders}
@@ -181,8 +181,13 @@ def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Le
         if trained_on != backbone:
             raise InputError(f"runs: {folder.path} was trained on {trained_on}: add backbone={trained_on}")
         _check_weights(folder, checkpoint)
+        if METHOD in read_header(folder.embedding):
+            raise InputError(
+                f"runs: {folder.path}: {method} learns other vectors for each layer or timestep, and the study reads one "
+                "for each word: leave it out"
+            )
         group = method if methods.count(method) == 1 else f"{method} {config}"
-        words.append(LearnedWord(group, folder.name, tuple(embedding_files(folder.embedding).values()), folder))
+        words.append(Learned(group, folder.name, tuple(embedding_files(folder.embedding).values()), folder))
     return words
 
 

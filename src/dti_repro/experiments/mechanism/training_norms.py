@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from dti_repro.artifacts.files import read_yaml
+from dti_repro.artifacts.run_dir import log_column
 from dti_repro.backbones.checkpoint import encoder_dims
 from dti_repro.config import CONF
-from dti_repro.errors import InputError
 from dti_repro.experiments.mechanism.part import Measured, Part, Row, unique, where
 from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
 from dti_repro.experiments.tables import markdown
@@ -20,7 +18,7 @@ from dti_repro.experiments.tables import markdown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dti_repro.experiments.mechanism.inputs import Inputs, LearnedWord
+    from dti_repro.experiments.mechanism.inputs import Inputs, Learned
 
 EVERY = 5  # steps between two rows of the CSV
 ADAMW = "torch.optim.AdamW"
@@ -33,7 +31,7 @@ def measure(inputs: Inputs) -> Measured:
     dims = list(encoder_dims(inputs.checkpoint).values())
     rows: list[Row] = []
     notes = []
-    groups: dict[str, list[LearnedWord]] = {}
+    groups: dict[str, list[Learned]] = {}
     for word in inputs.learned:
         groups.setdefault(word.group, []).append(word)
     for group, words in groups.items():
@@ -41,7 +39,7 @@ def measure(inputs: Inputs) -> Measured:
         if not logged:
             notes.append(f"{group}: there is no log of a training")
             continue
-        curves = [read_norms(run.log) for run in logged]
+        curves = [log_column(run.log, "norm") for run in logged]
         steps = min(map(len, curves))
         means = [sum(curve[k] for curve in curves) / len(curves) for k in range(steps)]
         rows += _rows("training", group, means, len(curves))
@@ -56,18 +54,6 @@ def measure(inputs: Inputs) -> Measured:
             curve = _on_noise({**adamw, "lr": rate}, start, dims, inputs.cfg.steps)
             rows += _rows("noise", f"AdamW {rate:g} on noise", curve[1:], 1)
     return Measured(rows, notes)
-
-
-def read_norms(log: Path) -> list[float]:
-    """Return the norm after each step. InputError that names the log if it has none."""
-    with log.open(newline="", encoding="utf-8") as file:
-        try:
-            norms = [float(row["norm"]) for row in csv.DictReader(file)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{log} has no usable column norm; train this concept again") from error
-    if not norms:
-        raise InputError(f"{log} has no step; train this concept again")
-    return norms
 
 
 def _on_noise(optim: Mapping[str, Any], start: float, dims: Sequence[int], steps: int) -> list[float]:
