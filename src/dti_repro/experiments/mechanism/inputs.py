@@ -175,27 +175,27 @@ def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Le
             folders += parse(source)
     hashes = {(folder.path.resolve().parents[2].name, folder.path.resolve().parents[1].name) for folder in folders}
     methods = [method for method, _ in hashes]
+    expected = fingerprint(checkpoint) if folders else ""
     for folder in dict.fromkeys(folders):
         path = folder.path.resolve()
         trained_on, method, config = (path.parents[k].name for k in (3, 2, 1))
         if trained_on != backbone:
             raise InputError(f"runs: {folder.path} was trained on {trained_on}: add backbone={trained_on}")
-        _check_weights(folder, checkpoint)
+        if _trained_with(folder) not in (expected, None):
+            raise InputError(
+                f"runs: {folder.path} was trained with other weights than {checkpoint}: name their backbone.path"
+            )
         if METHOD in read_header(folder.embedding):
             raise InputError(
-                f"runs: {folder.path}: {method} learns other vectors for each layer or timestep, and the study reads one "
-                "for each word: leave it out"
+                f"runs: {folder.path}: {method} learns other vectors for each layer or timestep, and the study reads "
+                "one for each word: leave it out"
             )
         group = method if methods.count(method) == 1 else f"{method} {config}"
         words.append(Learned(group, folder.name, tuple(embedding_files(folder.embedding).values()), folder))
     return words
 
 
-def _check_weights(folder: ConceptFolder, checkpoint: Path) -> None:
-    """Raise InputError for a run of another checkpoint of the same name, as far as its config.yaml says so."""
+def _trained_with(folder: ConceptFolder) -> str | None:
+    """Return the digest of the weights that a run was trained with, None where its config.yaml does not say it."""
     settings = read_yaml(folder.config).get("backbone") if folder.config.is_file() else None
-    weights = settings.get("weights") if isinstance(settings, dict) else None
-    if weights is not None and weights != fingerprint(checkpoint):
-        raise InputError(
-            f"runs: {folder.path} was trained with other weights than {checkpoint}: name their backbone.path"
-        )
+    return settings.get("weights") if isinstance(settings, dict) else None
