@@ -81,8 +81,10 @@ def draw(rows: Sequence[Row]) -> Figure:
         here = where(rows, encoder=encoder)
         norms = unique(where(here, measure="distance"), "norm")
         for k, group in enumerate(unique(here, "group")):
-            shares = [_shared(where(here, group=group), norm) for norm in norms]
-            axes.plot(norms, shares, **line_style(k), label=group)
+            shares = {norm: _shared(where(here, group=group), norm) for norm in norms}
+            style = line_style(k)
+            axes.plot([OWN], [shares.pop(OWN)], **{**style, "linestyle": ""}, label=group)
+            axes.plot(list(shares), list(shares.values()), **style)
         count = max(row["rank"] for row in here)
         axes.set(
             xlabel="norm of the word", ylabel=f"share of the {count} nearest by distance\nthat are nearest by cosine"

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Part, Row, interval_text, unique, where
+from dti_repro.experiments.mechanism.part import (
+    OWN,
+    VOCABULARY,
+    Measured,
+    Part,
+    Row,
+    interval_text,
+    mean_of,
+    unique,
+    where,
+)
 from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
 from dti_repro.experiments.tables import markdown
 
@@ -121,6 +131,8 @@ def _plain(prompts: Any) -> Any:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
+    from dti_repro.experiments.statistics import t_interval
+
     metrics = unique(rows, "metric")
     figure, ((*axes_of,),) = panels(metrics, title=PART.title)
     for metric, axes in zip(metrics, axes_of, strict=True):
@@ -131,9 +143,12 @@ def draw(rows: Sequence[Row]) -> Figure:
             for norm in unique(found, "norm"):
                 scored = [row for row in where(found, norm=norm) if row["score"] is not None]
                 if scored and norm != OWN:
-                    length, score = (sum(row[key] for row in scored) / len(scored) for key in ("length", "score"))
-                    points.append((length, score))
-            axes.plot(*zip(*sorted(points), strict=True), **line_style(k), label=group)
+                    interval = t_interval([row["score"] for row in scored])
+                    half = interval.half_width if len(scored) > 1 else 0.0
+                    points.append((mean_of(scored, "length"), interval.mean, half))
+            if points:
+                lengths, means, halves = zip(*sorted(points), strict=True)
+                axes.errorbar(lengths, means, halves, **line_style(k), elinewidth=0.8, capsize=3, label=group)
         axes.set(xlabel="norm of the vector", ylabel=metric)
         log_scale(axes.xaxis)
     legend(figure)
@@ -154,7 +169,8 @@ def section(rows: Sequence[Row]) -> str:
             lines.append([metric, group, str(len(unique(found, "word"))), images, *cells])
     return (
         "The direction of a word stays and its norm is set to a multiple of the vocabulary's mean; prompts are scored "
-        f"with the class word. Mean over words ± half of the 95% t interval.\n\n{markdown(lines)}"
+        "with the class word. Mean over words ± half of the 95% t interval, which the figure's bars show.\n\n"
+        f"{markdown(lines)}"
     )
 
 
