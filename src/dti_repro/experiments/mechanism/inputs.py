@@ -170,7 +170,8 @@ def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Le
     for source in map(Path, sources):
         if source.suffix and source.is_file():
             check_file(source)
-            words.append(Learned("files", source.stem, (source,)))
+            name = source.resolve().parent.name if source.stem == "embedding" else source.stem  # as a run names it
+            words.append(Learned("files", name, (source,)))
         else:
             folders += parse(source)
     hashes = {(folder.path.resolve().parents[2].name, folder.path.resolve().parents[1].name) for folder in folders}
