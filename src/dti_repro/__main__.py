@@ -12,7 +12,7 @@ from dti_repro.launch.failures import did_you_mean
 
 COMMANDS = (
     *("train", "generate", "evaluate", "benchmark", "plan", "demo"),
-    *("interpolate", "export", "import_embedding", "download"),
+    *("interpolate", "mechanism", "export", "import_embedding", "download"),
 )
 
 

@@ -36,6 +36,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Word = Annotated[str | float, Field(description="text")]
 Texts = Annotated[list[str], Field(min_length=1)]
 Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
+PROMPTS = Annotated[str | list[Any], Field(description="the name of a set, a list of templates or a file")]
+Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a text with one {} for the word,")]
 METRICS = Field(description="a metric's name, a list of names or a set")
 
 BACKBONE = {
@@ -75,7 +77,7 @@ DRAW = {
     **BACKBONE,
     "sampler.scheduler": str,
     "sampler.options": dict[str, Any],
-    "prompts": Annotated[str | list[Any], Field(description="the name of a set, a list of templates or a file")],
+    "prompts": PROMPTS,
     "seeds": Seed | Annotated[list[Seed], Field(min_length=1)],
     "guidance": NonNegativeFloat,
     "negative_prompt": str,
@@ -92,6 +94,10 @@ DRAW = {
 EXPERIMENT = {"runs": FolderPath, "setup": Overrides, "train": Overrides, "generate": Overrides}
 SUBSET = {"searched": FolderPath | None, "subjects": PositiveInt | None}
 SCORE = {"masks": FolderPath | None, "accelerator": Accelerator, "devices": PositiveInt}
+MechanismPart = Literal[
+    *("vocabulary_norms", "positions", "residual_updates", "neighbours"),
+    *("attention", "norm_by_step", "text_score_by_norm"),
+]
 COMMANDS: dict[str, dict[str, Any]] = {
     "train": TRAIN,
     "generate": {
@@ -135,6 +141,31 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "metrics": Annotated[str | list[str], METRICS],
         "png_bytes_per_pixel": Annotated[float, Field(gt=0, lt=100)],
         "out": Annotated[str, Field(pattern=r"\.json$", description="the name of a .json file")] | None,
+    },
+    "mechanism": {
+        **BACKBONE,
+        "runs": list[str],
+        "words": list[str],
+        "parts": list[MechanismPart],
+        "norms": Annotated[list[PositiveFloat], Field(min_length=1)],
+        "seeds": Annotated[list[Seed], Field(min_length=1)],
+        "factors": list[PositiveFloat],
+        "prompt": Template,
+        "attention_prompt": Template,
+        "neighbours": Annotated[int, Field(gt=0, le=100)],
+        "rates": list[PositiveFloat],
+        "steps": Steps,
+        "picture.norms": list[PositiveFloat],
+        "picture.metrics": Texts,
+        "picture.prompts": PROMPTS,
+        "picture.seeds": Annotated[list[Seed], Field(min_length=1)],
+        "picture.steps": PositiveInt,
+        "picture.guidance": NonNegativeFloat,
+        "picture.batch": PositiveInt,
+        "picture.accelerator": Accelerator,
+        "picture.progress": bool,
+        "threads": Processes,
+        "out": FolderPath,
     },
     "download": {"root": FolderPath, "progress": bool},
 }

@@ -6,7 +6,8 @@ something only next to the norm that AdamW gives a vector on random gradients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -78,15 +79,23 @@ def _start_norms(cfg: DictConfig, concepts: Sequence[Concept]) -> dict[str, floa
 
 
 def norm_on_noise(optim: DictConfig, start: float, dim: int, steps: int) -> float:
-    """Return the mean final norm of `dim`-wide vectors that start in random directions with norm `start`, and get
-    standard normal gradients. optim: a node with the settings of the optimizer, such as conf/optim/adamw.yaml."""
+    """Return the last of `norms_on_noise`."""
+    return norms_on_noise(optim, start, dim, steps)[-1]
+
+
+def norms_on_noise(optim: DictConfig | Mapping[str, Any], start: float, dim: int, steps: int) -> list[float]:
+    """Return the mean norm, at the start and after each step, of `dim`-wide vectors that start in random directions
+    with norm `start`, and get standard normal gradients. optim: a node with the settings of the optimizer, such as
+    conf/optim/adamw.yaml."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(VECTORS, dim, generator=generator), dim=-1)
     vectors = torch.nn.Parameter(directions * start)
     optimizer = build(optim, torch.optim.Optimizer, params=[vectors])
+    norms = [float(vectors.detach().norm(dim=-1).mean())]
     for _ in range(steps):
         vectors.grad = torch.randn(VECTORS, dim, generator=generator)
         optimizer.step()
-    return float(vectors.detach().norm(dim=-1).mean())
+        norms.append(float(vectors.detach().norm(dim=-1).mean()))
+    return norms
