@@ -36,7 +36,7 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 def test_it_is_the_installed_package_that_answers(installed: Path, tmp_path: Path) -> None:
     done = run(installed, tmp_path, "-c", "import dti_repro; print(dti_repro.__file__)")
     assert Path(done.stdout.strip()).is_relative_to(installed)
-    assert (installed / "dti_repro" / "experiments" / "report.html").is_file()
+    assert (installed / "dti_repro" / "experiments" / "page" / "page.html").is_file()
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "generate", "interpolate", "benchmark", "demo"])

@@ -152,13 +152,19 @@ def train_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[RowResult]:
     """Train what is missing, row by row. A relative kappa becomes a number when its other row is trained."""
     results: dict[str, RowResult] = {}
     for row in rows:
-        if row.bound is None and row.kappa is not None:
-            gradient = gradient_norm(results[row.kappa.of].folders)
-            if gradient is None:
-                raise InputError(f"row '{row.name}' takes kappa of '{row.kappa.of}', which has no training log")
-            row = replace(row, overrides=(*row.overrides, row.kappa.override(gradient)))
+        row = with_kappa(row, results)
         results[row.name] = RowResult(row) if row.bound else _train_row(run, row)
     return list(results.values())
+
+
+def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:
+    """Return the row with its relative kappa as a number, from the row that it is relative to."""
+    if row.bound is not None or row.kappa is None:
+        return row
+    gradient = gradient_norm(results[row.kappa.of].folders)
+    if gradient is None:
+        raise InputError(f"row '{row.name}' takes kappa of '{row.kappa.of}', which has no training log")
+    return replace(row, overrides=(*row.overrides, row.kappa.override(gradient)))
 
 
 def _train_row(run: ExperimentRun, row: RowSpec) -> RowResult:
@@ -179,6 +185,18 @@ def _train_row(run: ExperimentRun, row: RowSpec) -> RowResult:
 def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
     """Generate the missing images of all rows with one model, fill in their image folders, and return the number of
     generated images."""
+    list_image_folders(run, results)
+    image_folders = [image_folder for result in results for image_folder in result.image_folders]
+    missing = sum(len(image_folder.missing()) for image_folder in image_folders)
+    if not missing:
+        return 0
+    print(f"generate: {missing} images", flush=True)
+    cfg = run.generate_config()
+    return draw(image_folders, cfg, GenerationConfig.of(cfg))
+
+
+def list_image_folders(run: ExperimentRun, results: Sequence[RowResult]) -> None:
+    """Fill in the image folders of trained rows and of bounds, whether their images are drawn or not."""
     prompts, seeds, cfg = run.prompts(), run.seeds(), run.generate_config()
     config = GenerationConfig.of(cfg)
     for result in results:
@@ -189,12 +207,6 @@ def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
         elif result.spec.bound != "references":
             row_cfg.text = result.spec.bound
             result.image_folders = image_folders_of_text(row_cfg, prompts, seeds, config)
-    image_folders = [image_folder for result in results for image_folder in result.image_folders]
-    missing = sum(len(image_folder.missing()) for image_folder in image_folders)
-    if not missing:
-        return 0
-    print(f"generate: {missing} images", flush=True)
-    return draw(image_folders, cfg, config)
 
 
 def list_score_files(run: ExperimentRun, results: Sequence[RowResult]) -> list[ScoreFile]:
