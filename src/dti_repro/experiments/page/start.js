@@ -23,11 +23,13 @@ const colour = (row) => (data.rows[row].bound ? "var(--soft)" : `var(--c${rank(r
 const symbol = (row) => SYMBOLS[data.rows[row].bound ? row % 4 : Math.floor(rank(row) / 8) % 4];
 const rank = (row) => data.rows.slice(0, row).filter((other) => !other.bound).length;
 
+const isSmall = matchMedia("(max-width: 700px)").matches;
+
 /** Put a checkbox for each row into a container, which is folded on a small screen; return the set of chosen rows, which
  * changes with them. */
 function chips(container, rows, change, marked = true) {
   const chosen = new Set(rows);
-  container.closest("details").open = matchMedia("(min-width: 701px)").matches;
+  container.closest("details").open = !isSmall;
   for (const row of rows) {
     const box = make("input", { type: "checkbox", checked: true });
     box.addEventListener("change", () => {

@@ -12,7 +12,7 @@ let lines = []; // of buttons, as the arrow keys move between them
 /** Return a prompt with the words that a subject has in it. */
 function worded(prompt, subject) {
   const names = data.subjects[subject].names;
-  return data.prompts[prompt].replace(/\{(\w*)\}/g, (_, name) => `<${name || names.join("+")}>`);
+  return data.prompts[prompt].replace(/\{([\w-]*)\}/g, (_, name) => `<${name || names.join("+")}>`);
 }
 
 const describe = (picture) =>
@@ -24,6 +24,7 @@ function startWall() {
   fill(byId("wall-prompt"), data.prompts.map((text) => text.replace(/\{\}/g, "…").replace(/[{}]/g, "")), `all ${data.prompts.length}`);
   fill(byId("wall-seed"), data.seeds, data.seeds.length > 1 ? `all ${data.seeds.length}` : "one");
   byId("wall-subject").value = "0";
+  if (isSmall) byId("wall-prompt").value = "0"; // a phone would scroll through all prompts to the rest of the page
   const chosen = chips(byId("wall-rows"), seen, () => drawWall(chosen), false);
   for (const id of ["wall-subject", "wall-prompt", "wall-seed"])
     byId(id).addEventListener("change", () => drawWall(chosen));
@@ -65,7 +66,7 @@ function drawWall(chosen) {
   byId("wall").replaceChildren(table);
   const count = lines.flat().length;
   byId("wall-count").textContent = count
-    ? `${count} pictures. Arrow keys move between them, Enter opens one.`
+    ? `${count} of ${data.pictures.length} pictures. Arrow keys move between them, Enter opens one.`
     : "No picture fits this choice: choose another subject, prompt or method.";
   if (count) lines[0][0].tabIndex = 0;
 }
