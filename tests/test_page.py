@@ -139,7 +139,7 @@ def test_a_stored_result_gives_the_same_tables_and_a_page_without_pictures(tmp_p
     page, report, run, results = Example().made(tmp_path)
     folder = page.parent
     tables = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".md", ".csv")}
-    stored = stored_report(folder, run)
+    stored = stored_report(folder, run, COMMAND)
     write_tables(folder, stored)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".md", ".csv")} == tables
     assert [row.scores for row in stored.rows] == [row.scores for row in report.rows]
@@ -147,12 +147,16 @@ def test_a_stored_result_gives_the_same_tables_and_a_page_without_pictures(tmp_p
     read = Reader(page)
     assert read.data["pictures"] == read.data["curves"] == []
     assert f"not on this machine. {COMMAND} draws them" in read.text
+    with pytest.raises(InputError, match=f"give the keys that it was made with: {COMMAND}$"):
+        stored_report(folder, run, f"{COMMAND} subjects=1")
     assert agreeing(results, stored) == results
     (folder / "scores.csv").write_text(tables["scores.csv"].decode().replace("dti,rex,text,0.5", "dti,rex,text,0.4"))
-    assert [r.spec.name for r in agreeing(results, stored_report(folder, run))] == ["class", "ti"], "of other numbers"
+    assert [r.spec.name for r in agreeing(results, stored_report(folder, run, COMMAND))] == ["class", "ti"], (
+        "of other numbers"
+    )
     (folder / "scores.csv").write_text("row,concept\n1\n")
     with pytest.raises(InputError, match=r"scores\.csv is no table"):
-        stored_report(folder, run)
+        stored_report(folder, run, COMMAND)
 
 
 def test_every_inlined_library_has_its_version_and_its_licence() -> None:

@@ -188,9 +188,7 @@ def test_report_writes_a_result_again_without_computing(world: Path, table: Path
     assert {name for name in before if after[name] != before[name]} == {"report.html"}
     nothing = run(world, "tiny", into="_nothing", command="report")
     assert nothing.returncode == 2
-    assert nothing.stderr.startswith(
-        f"error: {world}/out_nothing/tiny has no result, and 6 rows have no whole runs in "
-    )
+    assert nothing.stderr.startswith(f"error: 6 rows have no whole runs in {world}/runs_nothing (class, description, ")
     assert nothing.stderr.count("\n") == 1
 
 

@@ -6,11 +6,15 @@ Nothing here trains, draws or scores, and nothing imports torch.
 from __future__ import annotations
 
 import csv
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dti_repro.artifacts.files import read_json
+from dti_repro.backbones.checkpoint import find
+from dti_repro.data.masks import check_masks
 from dti_repro.errors import InputError
 from dti_repro.experiments.notes import MASKED, notes_of
 from dti_repro.experiments.report import Report
@@ -23,7 +27,7 @@ from dti_repro.experiments.runner import (
     with_kappa,
 )
 from dti_repro.experiments.search import mismatched_files
-from dti_repro.experiments.spec import RowSpec
+from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.tables import Row, compare
 from dti_repro.experiments.training_columns import has_start_norms
 from dti_repro.metrics.catalogue import metric_config
@@ -31,7 +35,13 @@ from dti_repro.training.runs import check_metadata, is_complete, run_folder
 
 
 def rows_on_disk(run: ExperimentRun, masks: Path | None) -> list[RowResult]:
-    """Return the rows that are trained, drawn and scored whole, in the experiment's order."""
+    """Return the rows that are trained, drawn and scored whole, in the experiment's order. InputError where weights,
+    prompts or masks that they need are not on this machine, or photos have changed."""
+    backbone = run.generate_config().backbone
+    if find(backbone.path, backbone.revision) is None:
+        raise InputError(f"the weights {backbone.path} are not on this machine")
+    for concept in run.concepts.values() if masks else ():
+        check_masks(masks, concept.name, concept.images)
     configs = {name: metric_config(name) for name in run.experiment.metrics}
     found: dict[str, RowResult] = {}
     for row in run.experiment.rows:
@@ -62,9 +72,9 @@ def _trained(run: ExperimentRun, row: RowSpec) -> RowResult | None:
     return result if has_start_norms(run, result) else None
 
 
-def stored_report(folder: Path, run: ExperimentRun) -> Report:
-    """Return the report that table.md, table.csv and scores.csv of a result hold, with rows, columns and command as
-    they are there. InputError that names a missing or damaged file."""
+def stored_report(folder: Path, run: ExperimentRun, command: str) -> Report:
+    """Return the report that table.md, table.csv and scores.csv of a result hold, with rows and columns as they are
+    there. InputError that names a missing or damaged file, and for a result that another command made."""
     lines, heads = _read(folder / "table.csv", {"row", "label"})
     numbers, _ = _read(folder / "scores.csv", {"row", "concept", "metric", "mean"})
     try:
@@ -74,31 +84,44 @@ def stored_report(folder: Path, run: ExperimentRun) -> Report:
             scores[line["row"]][line["metric"]][line["concept"]] = float(line["mean"])
     except (OSError, ValueError, IndexError) as error:
         raise InputError(f"{folder} holds no whole result ({error}): run the benchmark again") from error
+    made_by = re.match(r"Made by `([^`]+)`", about)
+    if made_by is None or made_by[1] != command:
+        maker = made_by[1] if made_by else "its table.md does not say"
+        raise InputError(f"{folder} is not the result of {command}: give the keys that it was made with: {maker}")
     measured = [head for head in heads if f"{head}_subjects" in heads]
-    known = {row.name: row for row in run.experiment.rows}
-    titles = run.experiment.metrics
-    metrics = {name: titles.get(name, name) for name in [*(m for m in titles if m in measured), *measured]}
-    if missing := [name for name in (run.experiment.image, run.experiment.text[0]) if name not in metrics]:
-        raise InputError(f"{folder / 'table.csv'} has no column {missing[0]}: run the benchmark again")
     numeric = {f"{name}{end}" for name in measured for end in ("", "_low", "_high", "_subjects")}
     extras = [head for head in heads if head not in numeric | {"row", "label"}]
     rows = [
         Row(line["row"], line["label"], scores.get(line["row"], {}), {head: line[head] for head in extras})
         for line in lines
     ]
-    names = [row.name for row in rows]
-    left_out = [row.label for row in run.experiment.rows if row.name not in names]
-    experiment = replace(
-        run.experiment,
-        metrics=metrics,
-        rows=tuple(known.get(row.name, RowSpec(row.name, row.label)) for row in rows),
-        claims=tuple(c for c in run.experiment.claims if {c.better, c.worse} <= {*names} and c.metric in metrics),
-        baselines=tuple(name for name in run.experiment.baselines if name in names),
-        notes=run.experiment.notes + ((f"Rows without a result here: {', '.join(left_out)}.",) if left_out else ()),
-    )
-    differences = compare(rows, experiment.baselines, list(metrics))
+    experiment = _as_stored(run.experiment, rows, measured, folder)
+    differences = compare(rows, experiment.baselines, list(experiment.metrics))
     notes = notes_of(experiment, run.generate_config().backbone, MASKED in about)
     return Report(experiment, about, rows, extras, notes, differences)
+
+
+def _as_stored(experiment: Experiment, rows: Sequence[Row], measured: Sequence[str], folder: Path) -> Experiment:
+    """Return the experiment with the rows, metrics and overrides of a result, which may be older than its yaml."""
+    titles = experiment.metrics
+    metrics = {name: titles.get(name, name) for name in [*(m for m in titles if m in measured), *measured]}
+    if missing := [name for name in (experiment.image, experiment.text[0]) if name not in metrics]:
+        raise InputError(f"{folder / 'table.csv'} has no column {missing[0]}: run the benchmark again")
+    file = folder / "provenance.json"
+    overrides = read_json(file, "remove it").get("overrides", {}) if file.is_file() else {}
+    known, names = {row.name: row for row in experiment.rows}, [row.name for row in rows]
+    left_out = [row.label for row in experiment.rows if row.name not in names]
+    return replace(
+        experiment,
+        metrics=metrics,
+        rows=tuple(
+            replace(known.get(row.name, RowSpec(row.name, row.label)), overrides=tuple(overrides.get(row.name, ())))
+            for row in rows
+        ),
+        claims=tuple(c for c in experiment.claims if {c.better, c.worse} <= {*names} and c.metric in metrics),
+        baselines=tuple(name for name in experiment.baselines if name in names),
+        notes=experiment.notes + ((f"Rows without a result here: {', '.join(left_out)}.",) if left_out else ()),
+    )
 
 
 def agreeing(results: Sequence[RowResult], report: Report) -> list[RowResult]:

@@ -91,17 +91,21 @@ class ExperimentRun:
 def load_run(cfg: DictConfig, name: str, subjects: int | None) -> ExperimentRun:
     """Return the experiment of this name in the configuration of benchmark or demo, with at most so many concepts.
     InputError for a wrong experiment."""
-    content = OmegaConf.to_container(cfg.experiment, resolve=True)
-    experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
-    overrides = (tuple(cfg[key]) for key in ("setup", "train", "generate"))
-    run = ExperimentRun(experiment, cfg.runs, *overrides).choose_concepts(subjects)
+    run = parse_run(cfg, name).choose_concepts(subjects)
     single = [concept.name for concept in run.concepts.values() if len(concept.images) < 2]
-    if experiment.search and single:
+    if run.experiment.search and single:
         raise InputError(
             f"experiment '{name}': concept '{single[0]}' has one photo only: a search scales image scores by those of "
             "photos compared with each other, and needs two of each concept"
         )
     return run
+
+
+def parse_run(cfg: DictConfig, name: str) -> ExperimentRun:
+    """Return the experiment of this name as load_run, but before its concepts and their photos are looked for."""
+    content = OmegaConf.to_container(cfg.experiment, resolve=True)
+    experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
+    return ExperimentRun(experiment, cfg.runs, *(tuple(cfg[key]) for key in ("setup", "train", "generate")))
 
 
 def searched_file(cfg: DictConfig) -> Path:

@@ -86,11 +86,9 @@ def gallery(run: ExperimentRun, results: Sequence[RowResult], names: Sequence[st
         sorted({(picture.trained, picture.seed) for picture in drawn}, key=lambda seed: (seed[0] or 0, seed[1])),
     )
     small = bool(drawn) and max(load_photo(drawn[0].path).size) < SMALL
-    side = SMALL if small else _side(len(drawn) + len(frames))
-    photos = [
-        [_encoded(photo, side) for name in concepts for photo in run.concepts[name].images[:PHOTOS]]
-        for concepts in places.subjects
-    ]
+    files = [[p for name in some for p in run.concepts[name].images[:PHOTOS]] for some in places.subjects]
+    side = SMALL if small else _side(len(drawn) + len(frames) + len([*chain(*files)]))
+    photos = [[_encoded(photo, side) for photo in some] for some in files]
     left = BUDGET - sum(map(len, chain(*photos)))
     shown: list[list[Any]] = []
     for group in _in_order(drawn, places):

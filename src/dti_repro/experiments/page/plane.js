@@ -57,7 +57,7 @@ function drawPlane(chosen) {
         x: "x", y: "y", r: 6, strokeWidth: 2, className: "points", symbol: (p) => symbol(p.row), stroke: (p) => colour(p.row),
         fill: (p) => (p.bound ? "var(--paper)" : colour(p.row)), ariaLabel: (p) => valuesOf(p.row, x, y),
       }),
-      Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: (p) => valuesOf(p.row, x, y), fill: "var(--paper)", stroke: "var(--soft)" })),
+      Plot.tip(points, Plot.pointer({ x: "x", y: "y", title: (p) => valuesOf(p.row, x, y), lineWidth: 40, fill: "var(--paper)", stroke: "var(--soft)" })),
     ],
     color: { type: "identity" },
     symbol: { type: "identity" },
@@ -76,7 +76,7 @@ function drawPlane(chosen) {
 
 /** Write the names beside the points, each at the first place where it covers no point and no other name. */
 function labelPoints(svg, points, width) {
-  const layer = d3.select(svg).append("g").attr("pointer-events", "none").attr("aria-hidden", "true");
+  const layer = d3.select(svg).insert("g", "[aria-label=tip]").attr("pointer-events", "none").attr("aria-hidden", "true");
   const taken = points.map((p) => ({ left: p.px - 8, right: p.px + 8, top: p.py - 8, bottom: p.py + 8 }));
   const height = Number(svg.getAttribute("height"));
   for (const point of points) {
@@ -111,7 +111,7 @@ function startCurves() {
     : "The runs are not on this machine, so there are no curves.";
   byId("curve-rows").closest("details").hidden = !rows.length;
   if (!rows.length) return;
-  const chosen = chips(byId("curve-rows"), rows, () => drawCurves(chosen));
+  const chosen = chips(byId("curve-rows"), rows, () => drawCurves(chosen), { folded: false }); // they say which line is whose
   whenResized(byId("curves"), () => drawCurves(chosen));
 }
 

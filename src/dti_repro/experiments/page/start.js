@@ -25,11 +25,11 @@ const rank = (row) => data.rows.slice(0, row).filter((other) => !other.bound).le
 
 const isSmall = matchMedia("(max-width: 700px)").matches;
 
-/** Put a checkbox for each row into a container, which is folded on a small screen; return the set of chosen rows, which
- * changes with them. */
-function chips(container, rows, change, marked = true) {
+/** Put a checkbox for each row into a container, which may be folded; return the set of chosen rows, which changes with
+ * them. */
+function chips(container, rows, change, { folded = isSmall, marked = true } = {}) {
   const chosen = new Set(rows);
-  container.closest("details").open = !isSmall;
+  container.closest("details").open = !folded;
   for (const row of rows) {
     const box = make("input", { type: "checkbox", checked: true });
     box.addEventListener("change", () => {

@@ -18,7 +18,7 @@ POINTS = 200  # of a curve
 TITLES = {
     "loss": "loss",
     "norm": "norm of the vector",
-    "angle": "angle from the start, rad",
+    "angle": "angle from the start (rad)",
     "grad_norm": "norm of the gradient",
 }
 

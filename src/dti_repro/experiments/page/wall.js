@@ -25,7 +25,7 @@ function startWall() {
   fill(byId("wall-seed"), data.seeds, data.seeds.length > 1 ? `all ${data.seeds.length}` : "one");
   byId("wall-subject").value = "0";
   if (isSmall) byId("wall-prompt").value = "0"; // a phone would scroll through all prompts to the rest of the page
-  const chosen = chips(byId("wall-rows"), seen, () => drawWall(chosen), false);
+  const chosen = chips(byId("wall-rows"), seen, () => drawWall(chosen), { marked: false });
   for (const id of ["wall-subject", "wall-prompt", "wall-seed"])
     byId(id).addEventListener("change", () => drawWall(chosen));
   byId("wall").addEventListener("keydown", walk);
