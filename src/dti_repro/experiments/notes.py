@@ -70,15 +70,15 @@ def table_command() -> str:
     return shlex.join(["python", "-m", "dti_repro.benchmark", *options, *named, *line.overrides])
 
 
-def about(run: ExperimentRun, backbone: DictConfig, command: str, masked: bool) -> str:
-    """Return what made the table, and what its numbers are means over."""
+def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
+    """Return what the numbers of a table are means over."""
     rows = [row for row in run.experiment.rows if row.bound is None]
     seeds = sorted({cfg.seed for row in rows for cfg in run.train_configs(row)})
     trained = f"{len(seeds)} training seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), " if seeds else ""
     reading = {key: " ".join(backbone[key].split()) for key in PROMPT_KEYS if key in backbone}
     prompts = run.prompts()
     return (
-        f"Made by `{command}`. {len(run.concepts)} subjects ({', '.join(run.concepts)}), "
+        f"{len(run.concepts)} subjects ({', '.join(run.concepts)}), "
         f"{len(prompts.prompts)} prompts (`{prompts.name}`), {trained}{len(run.seeds())} image seeds; "
         f"image scores compare with references {MASKED if masked else 'as they are'}. "
         f"{''.join(f'Prompts are read with `backbone.{key}={value}`. ' for key, value in reading.items())}"

@@ -6,7 +6,6 @@ Nothing here trains, draws or scores, and nothing imports torch.
 from __future__ import annotations
 
 import csv
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -78,15 +77,14 @@ def stored_report(folder: Path, run: ExperimentRun, command: str) -> Report:
     lines, heads = _read(folder / "table.csv", {"row", "label"})
     numbers, _ = _read(folder / "scores.csv", {"row", "concept", "metric", "mean"})
     try:
-        about = (folder / "table.md").read_text(encoding="utf-8").split("\n\n")[1]
+        text = (folder / "table.md").read_text(encoding="utf-8").split("\n\n")[1]
         scores: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         for line in numbers:
             scores[line["row"]][line["metric"]][line["concept"]] = float(line["mean"])
     except (OSError, ValueError, IndexError) as error:
         raise InputError(f"{folder} holds no whole result ({error}): run the benchmark again") from error
-    made_by = re.match(r"Made by `([^`]+)`", about)
-    if made_by is None or made_by[1] != command:
-        maker = made_by[1] if made_by else "its table.md does not say"
+    maker, about = text.removeprefix("Made by `").split("`. ", 1) if "`. " in text else ("unknown", text)
+    if maker != command:
         raise InputError(f"{folder} is not the result of {command}: give the keys that it was made with: {maker}")
     measured = [head for head in heads if f"{head}_subjects" in heads]
     numeric = {f"{name}{end}" for name in measured for end in ("", "_low", "_high", "_subjects")}
@@ -98,7 +96,7 @@ def stored_report(folder: Path, run: ExperimentRun, command: str) -> Report:
     experiment = _as_stored(run.experiment, rows, measured, folder)
     differences = compare(rows, experiment.baselines, list(experiment.metrics))
     notes = notes_of(experiment, run.generate_config().backbone, MASKED in about)
-    return Report(experiment, about, rows, extras, notes, differences)
+    return Report(experiment, command, about, rows, extras, notes, differences)
 
 
 def _as_stored(experiment: Experiment, rows: Sequence[Row], measured: Sequence[str], folder: Path) -> Experiment:

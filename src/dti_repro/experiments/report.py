@@ -46,10 +46,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a result says. about: what its numbers are means over, with its command; extras: the heads of the columns
-    after the metrics."""
+    """What a result says. command: what makes it again; about: what its numbers are means over; extras: the heads of
+    the columns after the metrics."""
 
     experiment: Experiment
+    command: str
     about: str
     rows: Sequence[Row]
     extras: Sequence[str]
@@ -103,12 +104,16 @@ def make_report(run: ExperimentRun, rows: Sequence[Row], extras: Sequence[str], 
     experiment, backbone = run.experiment, run.generate_config().backbone
     differences = compare(rows, experiment.baselines, list(experiment.metrics))
     notes = notes_of(experiment, backbone, masked)
-    return Report(experiment, about(run, backbone, command, masked), rows, extras, notes, differences)
+    return Report(experiment, command, about(run, backbone, masked), rows, extras, notes, differences)
 
 
 def write_tables(folder: Path, report: Report) -> None:
     """Write table.md, table.csv, scores.csv, differences.csv and front.png; equal reports give equal bytes."""
-    sections = [Section("", report.about, report.means), *([report.claims] if report.claims else []), *report.compared]
+    sections = [
+        Section("", f"Made by `{report.command}`. {report.about}", report.means),
+        *([report.claims] if report.claims else []),
+        *report.compared,
+    ]
     parts = [f"# {report.experiment.title}\n"]
     for section in sections:
         parts += [f"## {section.title}\n"] if section.title else []

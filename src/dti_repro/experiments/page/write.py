@@ -20,7 +20,7 @@ from typing import Any
 from pandas import DataFrame
 from PIL import Image
 
-from dti_repro.artifacts.files import atomic_write, read_json, sha256
+from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, sha256
 from dti_repro.experiments.page.pictures import gallery
 from dti_repro.experiments.page.training import curves, settings
 from dti_repro.experiments.report import Report
@@ -33,7 +33,6 @@ LAST = "-99999999"  # sorts an empty cell below every number
 CLAIM_HEADS = ("claim", "measured by", "verdict", "difference", "95% t", "p (sign flip)", "p (Holm)", "source")
 PUBLISHED = ("paper image", "paper text")
 NUMBER = re.compile(r"\[?([+-]?\d*\.?\d+(?:e[+-]?\d+)?)")
-MADE_BY = re.compile(r"Made by `([^`]+)`\. (.*)", re.DOTALL)
 Cell = tuple[str, str | None]  # what is shown, and what it is sorted by if it is a number
 
 
@@ -50,7 +49,6 @@ def write_page(folder: Path, report: Report, run: ExperimentRun, results: Sequen
     scripts += [(HERE / name).read_text(encoding="utf-8") for name in SCRIPTS]
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts]
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {' '.join(hashes)}"
-    command, about = MADE_BY.match(report.about).groups() if MADE_BY.match(report.about) else ("", report.about)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string((HERE / "page.html").read_text(encoding="utf-8")).render(
         report=report,
@@ -61,8 +59,7 @@ def write_page(folder: Path, report: Report, run: ExperimentRun, results: Sequen
         pictures=pictures,
         grid=None if pictures["pictures"] or not grid.is_file() else _webp(grid),
         facts=_facts(folder),
-        command=command,
-        about=about,
+        libraries=_libraries(),
         policy=policy,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
@@ -142,6 +139,13 @@ def _facts(folder: Path) -> list[tuple[str, str]]:
         "packages": content.get("versions"),
     }
     return [(name, _plain(value)) for name, value in listed.items() if value]
+
+
+def _libraries() -> list[tuple[str, str, str]]:
+    """Return package, version and licence text of what is inlined: whoever gets the page must get these."""
+    listed = {entry["package"]: entry for entry in read_yaml(HERE / "vendor" / "versions.yaml").values()}
+    texts = {name: (HERE / "vendor" / entry["text"]).read_text(encoding="utf-8") for name, entry in listed.items()}
+    return [(name, str(entry["version"]), texts[name]) for name, entry in listed.items()]
 
 
 def _plain(value: Any) -> str:
