@@ -2,6 +2,13 @@
 // The image-text plane and the curves of training, drawn by Observable Plot as SVG.
 const PLACES = [8, 22, 38, 56, 76].flatMap((far) => [0, 4, 2, 6, 1, 3, 5, 7].map((turn) => [far, (turn * Math.PI) / 4]));
 
+/** Return a figure of Plot whose parts a screen reader takes as groups: their names are not allowed without a role. */
+function plot(options) {
+  const svg = Plot.plot({ style: { background: "none", fontSize: "13px" }, ...options });
+  for (const part of [svg, ...svg.querySelectorAll("g[aria-label]")]) part.setAttribute("role", "group");
+  return svg;
+}
+
 /** Return what a row measures on two metrics; null where it has no score on one of them. */
 function pointOf(row, x, y) {
   const [across, up] = [data.rows[row].scores[x], data.rows[row].scores[y]];
@@ -41,11 +48,10 @@ function drawPlane(chosen) {
   const front = frontOf(points.filter((point) => !point.bound));
   const bars = byId("plane-bars").checked ? points : [];
   const width = byId("plane-figure").clientWidth;
-  const svg = Plot.plot({
+  const svg = plot({
     width,
     height: Math.min(620, Math.max(380, width * 0.6)),
     marginLeft: 52, marginRight: 24, marginBottom: 44, marginTop: 28,
-    style: { background: "none", fontSize: "13px" },
     ariaLabel: `${data.metrics[y]} against ${data.metrics[x]}; the table below has the same numbers`,
     x: { label: `${data.metrics[x]} →`, grid: true, nice: true, ticks: Math.max(3, width / 120) },
     y: { label: `↑ ${data.metrics[y]}`, grid: true, nice: true },
@@ -123,8 +129,8 @@ function drawCurves(chosen) {
       line.points.map(([step, value]) => ({ row: line.row, step, value })));
     const values = points.map((point) => point.value);
     const wide = Math.min(...values) > 0 && Math.max(...values) > 8 * Math.min(...values);
-    const svg = Plot.plot({
-      width, height: 280, marginLeft: 52, style: { background: "none", fontSize: "13px" },
+    const svg = plot({
+      width, height: 280, marginLeft: 52,
       ariaLabel: `${curve.title} by step`,
       x: { label: null, nice: true, ticks: 5 },
       y: { label: null, grid: true, type: wide ? "log" : "linear", ticks: 5, tickFormat: "~g" },

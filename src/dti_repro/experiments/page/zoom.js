@@ -44,7 +44,7 @@ function compareZoom() {
     byId("zoom-right").textContent = data.rows[other.row].label;
   }
   const number = (score) => (score == null ? "" : score.toFixed(3));
-  const head = make("tr", {}, ...["", ...columns.map((p) => data.rows[p.row].label)].map((text) =>
+  const head = make("tr", {}, ...["metric", ...columns.map((p) => data.rows[p.row].label)].map((text) =>
     make("th", { scope: "col", textContent: text })));
   byId("zoom-scores").tHead.replaceChildren(head);
   byId("zoom-scores").tBodies[0].replaceChildren(...data.metrics.map((title, i) =>
