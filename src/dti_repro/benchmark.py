@@ -74,7 +74,7 @@ def benchmark(cfg: DictConfig) -> int:
         comparison(run, results).save(folder / "grid.png")
         write_provenance(folder, experiment, results, clock, cfg.accelerator)
         write_page(folder, report, run, results)
-        print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'}")
+        print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'} and report.html")
     return sum(result.trained for result in trained) + generated + computed
 
 
