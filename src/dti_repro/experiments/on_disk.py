@@ -20,6 +20,8 @@ from dti_repro.experiments.report import Report
 from dti_repro.experiments.runner import (
     ExperimentRun,
     RowResult,
+    concept_folders,
+    is_trained,
     list_image_folders,
     list_score_files,
     means_of,
@@ -30,7 +32,6 @@ from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.tables import Row, compare
 from dti_repro.experiments.training_columns import has_start_norms
 from dti_repro.metrics.catalogue import metric_config
-from dti_repro.training.runs import check_metadata, is_complete, run_folder
 
 
 def rows_on_disk(run: ExperimentRun, masks: Path | None) -> list[RowResult]:
@@ -61,13 +62,9 @@ def rows_on_disk(run: ExperimentRun, masks: Path | None) -> list[RowResult]:
 def _trained(run: ExperimentRun, row: RowSpec) -> RowResult | None:
     """Return the row with its trained concepts; None if one of them is missing."""
     result = RowResult(row, [] if row.bound else run.train_configs(row))
-    for cfg in result.cfgs:
-        folders = [run_folder(cfg).concept(name) for name in run.concepts]
-        if not all(is_complete(cfg, folder) for folder in folders):
-            return None
-        for folder in folders:
-            check_metadata(folder, run.concepts[folder.name])
-        result.folders += folders
+    if not all(is_trained(run, cfg) for cfg in result.cfgs):
+        return None
+    result.folders = [folder for cfg in result.cfgs for folder in concept_folders(run, cfg)]
     return result if has_start_norms(run, result) else None
 
 

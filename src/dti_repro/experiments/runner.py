@@ -31,7 +31,7 @@ from dti_repro.inference.selection import image_folders_of_run, image_folders_of
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
 from dti_repro.metrics.evaluator import ScoreFile, generated, real_references
-from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config
+from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config, start_of
 from dti_repro.training.train_missing import train_missing
 
 
@@ -174,16 +174,27 @@ def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:
 def _train_row(run: ExperimentRun, row: RowSpec) -> RowResult:
     result = RowResult(row, run.train_configs(row))
     for cfg in result.cfgs:
-        seed_folder = run_folder(cfg)
-        folders = [seed_folder.concept(name) for name in run.concepts]
-        if all(is_complete(cfg, folder) for folder in folders):
-            for folder in folders:
-                check_metadata(folder, run.concepts[folder.name])
-        else:
-            print(f"train {row.label}: {seed_folder.path}", flush=True)
+        if not is_trained(run, cfg):
+            print(f"train {row.label}: {run_folder(cfg).path}", flush=True)
             result.trained += train_missing(cfg)[1]
-        result.folders += folders
+        result.folders += concept_folders(run, cfg)
     return result
+
+
+def is_trained(run: ExperimentRun, cfg: DictConfig) -> bool:
+    """Return whether all concepts of a training are there. InputError for one that was trained with other photos,
+    another word or another start."""
+    folders = concept_folders(run, cfg)
+    if not all(is_complete(cfg, folder) for folder in folders):
+        return False
+    for folder in folders:
+        concept = run.concepts[folder.name]
+        check_metadata(folder, concept, start_of(cfg, concept))
+    return True
+
+
+def concept_folders(run: ExperimentRun, cfg: DictConfig) -> list[ConceptFolder]:
+    return [run_folder(cfg).concept(name) for name in run.concepts]
 
 
 def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
