@@ -135,6 +135,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     },
     "demo": {**EXPERIMENT, "out": FolderPath, "accelerator": Accelerator},
     "benchmark": {**EXPERIMENT, **SUBSET, **SCORE, "out": FolderPath},
+    "report": {**EXPERIMENT, **SUBSET, "out": FolderPath, "masks": FolderPath | None},
     "plan": {
         **{key: kind for key, kind in {**TRAIN, **EXPERIMENT}.items() if key != "runs"},
         **SUBSET,
