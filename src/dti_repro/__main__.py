@@ -11,7 +11,7 @@ from pathlib import Path
 from dti_repro.launch.failures import did_you_mean
 
 COMMANDS = (
-    *("train", "generate", "evaluate", "benchmark", "plan", "demo"),
+    *("train", "generate", "evaluate", "table", "benchmark", "plan", "demo"),
     *("interpolate", "export", "import_embedding", "download"),
 )
 

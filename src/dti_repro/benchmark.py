@@ -6,7 +6,6 @@ seconds.
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dti_repro.config import validate
-from dti_repro.config.plugins import plugins
 from dti_repro.data.masks import check_masks
 from dti_repro.experiments.runner import (
     check_rows,
@@ -31,7 +29,7 @@ from dti_repro.experiments.runner import (
 from dti_repro.experiments.search import mismatched_files
 from dti_repro.experiments.training_columns import start_norms
 from dti_repro.launch.command import command
-from dti_repro.launch.command_line import CommandLine
+from dti_repro.launch.command_line import CommandLine, running_command
 from dti_repro.launch.sweep import as_choices
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import score
@@ -70,21 +68,12 @@ def benchmark(cfg: DictConfig) -> int:
         from dti_repro.experiments.report import tabulate, write_provenance  # which load pandas and scipy
 
         folder = Path(cfg.out) / experiment.name
-        tabulate(folder, run, results, _command(), masks is not None, searched_file(cfg))
+        tabulate(
+            folder, run, results, running_command("benchmark", *NOT_IN_TABLE), masks is not None, searched_file(cfg)
+        )
         write_provenance(folder, experiment, results, clock, cfg.accelerator)
         print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'}")
     return sum(result.trained for result in trained) + generated + computed
-
-
-def _command() -> str:
-    """Return the command that makes this table again, without the keys that change no number of it."""
-    hydra = HydraConfig.get()
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    here = f"{Path.cwd()}/"
-    options = [f"--config-dir={path.removeprefix('file://').removeprefix(here)}" for path in folders]
-    named = [f"plugins=[{','.join(plugins())}]"] if plugins() else []
-    line = CommandLine("benchmark", tuple(hydra.overrides.task)).without(*NOT_IN_TABLE)
-    return shlex.join(["python", "-m", "dti_repro.benchmark", *options, *named, *line.overrides])
 
 
 def stages(line: CommandLine) -> list[CommandLine]:

@@ -36,6 +36,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Word = Annotated[str | float, Field(description="text")]
 Texts = Annotated[list[str], Field(min_length=1)]
 Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
+GENERATION = Annotated[str | float | None, Field(description="one generation's id, or null for all,")]
 METRICS = Field(description="a metric's name, a list of names or a set")
 
 BACKBONE = {
@@ -112,7 +113,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "evaluate": {
         **SCORE,
         "run": FolderPath,
-        "generation": Annotated[str | float | None, Field(description="one generation's id, or null for all,")],
+        "generation": GENERATION,
         "metrics": Annotated[str | Texts, METRICS],
         "sets": dict[str, list[str]],
     },
@@ -125,6 +126,13 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "property": Property,
         "magnitude": Magnitude | None,
         "runs": FolderPath,
+    },
+    "table": {
+        "runs": Annotated[FolderPath | Texts, Field(description="the path of a run's folder, or a list of them,")],
+        "labels": list[Word] | None,
+        "metrics": Texts | None,
+        "generation": GENERATION,
+        "out": FolderPath,
     },
     "demo": {**EXPERIMENT, "out": FolderPath, "accelerator": Accelerator},
     "benchmark": {**EXPERIMENT, **SUBSET, **SCORE, "out": FolderPath},
