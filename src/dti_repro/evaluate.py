@@ -63,8 +63,8 @@ def evaluate(cfg: DictConfig) -> int:
 
 
 def summary(files: Sequence[ScoreFile], metrics: Sequence[str]) -> str:
-    """Return a table for each generation, concept by metric: the mean over its images, their number, and the score
-    files."""
+    """Return a table for each generation, concept by metric: the mean over its images (or its one value for all of
+    them), their number, and the score files."""
     from dti_repro.experiments.tables import markdown  # which loads scipy
 
     parts = []
@@ -79,7 +79,7 @@ def summary(files: Sequence[ScoreFile], metrics: Sequence[str]) -> str:
         ]
         table = markdown([["concept", *metrics], *lines])
         listed = "".join(f"  {path}\n" for path in paths)
-        parts.append(f"generation {generation}, mean (number of images):\n\n{table}\nscore files:\n{listed}")
+        parts.append(f"generation {generation}, mean (number of values):\n\n{table}\nscore files:\n{listed}")
     return "\n".join(parts)
 
 

@@ -31,7 +31,7 @@ from dti_repro.generate import generate
 from dti_repro.losses.objectives import Objective
 from dti_repro.losses.priors import Prior
 from dti_repro.methods.base import DerivedMethod, TokenMethod
-from dti_repro.metrics.base import ImageMetric
+from dti_repro.metrics.base import ScoreMetric
 from dti_repro.toybox.training import Stage
 from dti_repro.training import concept_state as concept_state
 from dti_repro.training.runs import run_folder
@@ -123,7 +123,7 @@ GROUPS = {
     "device": Device,
     "logger": Logger,
     "method": TokenMethod | DerivedMethod,
-    "metric": ImageMetric,
+    "metric": ScoreMetric,
     "optim": Optimizer,
     "prior": Prior,
     "source": Source,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from dti_repro.artifacts.files import read_yaml, sha256
@@ -95,6 +96,10 @@ def loading_weights(checkpoint: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except UnpicklingError as error:
+        raise InputError(
+            f"evaluator weights '{checkpoint}': the file holds more than tensors and is not read"
+        ) from error
     except (OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
