@@ -48,9 +48,8 @@ def metric_config(name: str) -> dict[str, Any]:
 def metric_identity(config: dict[str, Any]) -> str:
     """Return what a stored score must have to be this metric's: a digest of its configuration and its weights."""
     weights = [weights_fingerprint(_checkpoint(config))]
-    file = config.get("encoder", config).get("pretrained")
-    if isinstance(file, str) and Path(file).is_file():
-        weights.append(sha256(Path(file)))
+    named = [config.get("encoder", config).get(key) for key in ("checkpoint", "pretrained")]
+    weights += [sha256(Path(name)) for name in named if isinstance(name, str) and Path(name).is_file()]
     return hashlib.sha256(json.dumps([config, *weights], sort_keys=True).encode()).hexdigest()[:16]
 
 
