@@ -113,6 +113,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "evaluate": {
         **SCORE,
         "run": FolderPath,
+        "runs": FolderPath,
         "generation": GENERATION,
         "metrics": Annotated[str | Texts, METRICS],
         "sets": dict[str, list[str]],
