@@ -48,7 +48,7 @@ def test_generated_images_and_scores_are_shown(trained: Path, checkpoint: Path, 
     runs, logger = f"runs={tmp_path / 'runs'}", "logger=tensorboard"
     model = [f"backbone.path={checkpoint}", "steps=1", "threads=1", "progress=false", "accelerator=cpu"]
     (images,) = generate(compose("generate", [f"run={trained}", "prompts=['a {} at sea']", runs, logger, *model]))
-    found = events(tmp_path / f"runs/.tensorboard/generate_ti_inline_ann_{images.name}")
+    found = events(tmp_path / f"runs/.tensorboard/generate_ti_{trained.parent.name}_inline_ann_{images.name}")
     assert found.Tags()["images"] == ["seed_42/ann/a <ann> at sea, seed 0"]
     assert found.Scalars("seed_42/ann/images")[0].value == 1
 
