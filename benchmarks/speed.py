@@ -21,10 +21,8 @@ import hydra
 import numpy as np
 import timm
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from omegaconf import DictConfig
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from dti_repro.artifacts.files import atomic_write
 from dti_repro.backbones import load
@@ -36,8 +34,8 @@ from dti_repro.data.photos import centre_crop, load_photo
 from dti_repro.metrics.base import Sample
 from dti_repro.metrics.encoders import TimmEncoder
 from dti_repro.metrics.similarity import ReferenceSimilarity
-from dti_repro.toybox.tokenizer import build_tokenizer, word_ids
 from dti_repro.training.train_missing import train
+from narrow import narrow_sd, processor
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "there is a {}", "the {}")
 
@@ -109,39 +107,6 @@ def our_training(checkpoint: Path, concepts: Sequence[Concept], cfg: DictConfig,
         train(composed)
 
 
-def narrow_checkpoint(folder: Path) -> Path:
-    """Stable Diffusion 1.x's shape (four UNet levels, a VAE of factor 8, 256 px), a tenth as wide, untrained."""
-    tokenizer = build_tokenizer()
-    torch.manual_seed(0)
-    special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    sizes = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 12, "num_attention_heads": 4}
-    context = tokenizer.model_max_length
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=context, **sizes, **special))
-    table = text.get_input_embeddings().weight.data
-    known = torch.zeros(len(table), 1)
-    known[word_ids(tokenizer)] = 1
-    table.mul_(known)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 64),
-        layers_per_block=2,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=256,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=32, block_out_channels=(32, 64, 128, 128), cross_attention_dim=96, norm_num_groups=8
-    )
-    scheduler = DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
-    )
-    parts = {"vae": vae, "text_encoder": text, "tokenizer": tokenizer, "unet": unet, "scheduler": scheduler}
-    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    StableDiffusionPipeline(**parts, **none).save_pretrained(folder)
-    return folder
-
-
 def evaluation(images: Sequence[Image.Image], concept: Concept, repeats: int) -> Pair:
     """A reference score of images in batches of 16: references encoded with each batch, and once."""
     metric = ReferenceSimilarity(TimmEncoder.load("toybox:subject_encoder"))
@@ -179,7 +144,7 @@ def write(pairs: Sequence[Pair], folder: Path, command: str, cfg: DictConfig) ->
         f"Made by `{command}`: medians of {cfg.repeats} turns, {cfg.steps} steps of batch {cfg.batch}. Compare ratios:",
         "plain / ours, measured side by side in one process. Above 1, ours is faster.",
         "",
-        f"{_processor()}, {os.cpu_count()} CPUs, {cfg.threads} threads; Python {platform.python_version()}, torch "
+        f"{processor()}, {os.cpu_count()} CPUs, {cfg.threads} threads; Python {platform.python_version()}, torch "
         f"{torch.__version__}, timm {timm.__version__}; load average at the end {os.getloadavg()[0]:.1f}.",
         "",
         "| " + " | ".join(header) + " |",
@@ -191,12 +156,6 @@ def write(pairs: Sequence[Pair], folder: Path, command: str, cfg: DictConfig) ->
         temporary.write_text("\n".join(lines))
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
-
-
 @hydra.main(version_base="1.3", config_path=".", config_name="speed")
 def main(cfg: DictConfig) -> None:
     hydra.core.global_hydra.GlobalHydra.instance().clear()  # the trainings compose configurations of their own
@@ -204,7 +163,7 @@ def main(cfg: DictConfig) -> None:
     concepts = Toybox(names="all").load()
     pairs = []
     with tempfile.TemporaryDirectory() as scratch:
-        narrow = narrow_checkpoint(Path(scratch) / "narrow")
+        narrow = narrow_sd(Path(scratch) / "narrow")
         for name, checkpoint in (("toybox", PACKAGED), ("narrow SD 1.x, 256 px", narrow)):
             few = concepts[:2]
             pairs.append(

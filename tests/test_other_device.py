@@ -128,7 +128,8 @@ def test_two_packs_a_generation_and_the_metrics_on_one_device(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a fake")
     monkeypatch.setattr(ConceptState, "save", lambda *_: None)
     monkeypatch.setattr(
-        ConceptState, "save_embedding", lambda self, path, vectors, **_: learned.update({self.name: vectors})
+        "dti_repro.training.callbacks.save_word",
+        lambda path, placeholder, method, c, *_: learned.update({placeholder: method.vectors(c)}),
     )
     with gpu():
         backbone.to(GPU)
@@ -137,7 +138,7 @@ def test_two_packs_a_generation_and_the_metrics_on_one_device(
         assert {tensor.device for tensor in backbone.state_dict().values()} == {GPU}
         (image,) = backbone.generate(
             ["a <ann> beside a <bob>"],
-            {f"<{concept}>": {k: rows.cpu() for k, rows in vectors.items()} for concept, vectors in learned.items()},
+            {word: {k: rows.cpu() for k, rows in vectors.items()} for word, vectors in learned.items()},
             [0],
             steps=1,
             guidance=5.0,

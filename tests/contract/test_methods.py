@@ -8,20 +8,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import get_class, get_object
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file
 
 from dti_repro.artifacts.embedding import load_embedding
+from dti_repro.artifacts.run_dir import read_header
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.config import CONF, build
+from dti_repro.config.build import FOR_THE_RUN
 from dti_repro.launch.failures import choices
 from dti_repro.methods.base import DerivedMethod, TokenMethod
+from dti_repro.methods.word_files import load_word
+from dti_repro.training.callbacks import ConceptCheckpoint
 from dti_repro.training.train_missing import train
 from tests.crash import assert_same, stop_after
 from tests.tiny import DIM
 
 METHODS = choices("method")
-GROUPS = ("method", "optim", "prior", "backbone", "concepts", "source", "device")
+GROUPS = ("norm_control", "optim", "prior", "backbone", "concepts", "source", "device")
 Training = Callable[..., DictConfig]
 
 
@@ -33,16 +38,20 @@ Training = Callable[..., DictConfig]
 def test_the_keys_of_a_yaml_are_its_constructors(path: Path) -> None:
     """A key that does nothing is a lie, and a default hidden in code is a second place to look."""
     node = OmegaConf.load(path)
+    base = [item for item in node.get("defaults", ()) if isinstance(item, str) and item != "_self_"]
+    node = OmegaConf.merge(*(OmegaConf.load(path.with_stem(item)) for item in base), node)
     keys = {str(key) for key in node} - {"_target_", "defaults", "generation"}  # generation: generate's defaults
-    keys -= {"name"} if path.parent.name == "method" else set()  # names run folders
-    for item in node.get("defaults", ()):
-        if OmegaConf.is_dict(item):
-            keys |= {str(key).split("@")[1] for key in item if str(key).startswith("/")}
     target = get_class(node._target_)
     settings = _settings(target) - {"params"}
     assert keys <= settings
     if not issubclass(target, torch.optim.AdamW):  # torch's has switches of implementation besides
         assert keys == settings
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_keys_of_a_method_are_its_constructors(name: str, training: Training) -> None:
+    node = training(f"method={name}").method
+    assert {str(key) for key in node} - {"_target_"} - FOR_THE_RUN == _settings(get_class(node._target_))
 
 
 def _settings(target: type) -> set[str]:
@@ -58,13 +67,6 @@ def _settings(target: type) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_a_final_class_of_its_own_file(name: str, training: Training) -> None:
-    target = training(f"method={name}").method._target_
-    assert not get_class(target).__subclasses__()
-    assert inspect.getmodule(get_object(target)).__name__ == target.rpartition(".")[0]
-
-
 @pytest.mark.parametrize(
     "keys", [*([f"method={name}"] for name in METHODS), ["method.learn_magnitude=true"]], ids=" ".join
 )
@@ -75,15 +77,19 @@ def test_shapes_and_gradients(keys: list[str], training: Training, checkpoint: P
     method.initialise(
         [backbone.embed_initializer("a", "cat", 0), backbone.embed_initializer("b", "red car", 0)], backbone.spec
     )
-    vectors = method(torch.tensor([1, 0, 1]), torch.tensor([0, 500, 999]))
+    times = torch.linspace(0, 999, 20).long()  # so close that every stage of a method with stages is reached
+    vectors = method(torch.tensor([0, 1]).repeat_interleave(20), times.repeat(2))
     assert vectors.keys() == backbone.spec.encoders.keys()
+    layers = backbone.spec.layers if "layer" in method.depends_on else 1
     for rows in vectors.values():
-        assert rows.shape == (3, 1, 2, DIM)
-        torch.testing.assert_close(rows[0], rows[2])
+        assert rows.shape[:3] == (40, layers, 2)
+        assert rows.shape[3] in (DIM, 2 * DIM)  # twice: with a bypass
+        if "timestep" not in method.depends_on:
+            assert torch.equal(rows[20], rows[39])
     assert method.prior().shape == (2,)
-    exported = method.export(1)["text_encoder"]
-    assert exported.shape == (2, DIM)
-    assert exported.dtype == torch.float32
+    logged = method.vectors(1)["text_encoder"]
+    assert logged.shape[-2:] == (2, DIM)
+    assert logged.dtype == torch.float32
     grouped = [p for group in method.param_groups() for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in method.parameters()}
     assert {id(p) for c in method.concepts for p in c.parameters()} == {id(p) for p in method.parameters()}
@@ -118,8 +124,8 @@ def test_packed_in_one_pass_is_alone_up_to_rounding(name: str, training: Trainin
     keys = [f"method={name}", "trainer.fuse=true", *SENSITIVE.get(name, [])]
     packed = train(training(*keys, "concepts.names=[ann,bob]", f"runs={tmp_path / 'packed'}"))[1]
     alone = train(training(*keys, "concepts.names=[bob]", f"runs={tmp_path / 'alone'}"))[0]
-    vectors = [load_embedding(folder.embedding)[1] for folder in (packed, alone)]
-    torch.testing.assert_close(*vectors, atol=1e-4, rtol=0)
+    states = [load_file(folder.embedding) for folder in (packed, alone)]
+    torch.testing.assert_close(*states, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -136,11 +142,23 @@ def test_interrupted_is_uninterrupted_to_the_byte(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_embedding_reads_back_as_what_was_learned(name: str, training: Training) -> None:
+def test_an_embedding_reads_back_as_what_was_learned(
+    name: str, training: Training, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[TokenMethod] = []
+    finish = ConceptCheckpoint._finish
+    monkeypatch.setattr(ConceptCheckpoint, "_finish", lambda self, m, c: (learned.append(m.method), finish(self, m, c)))
     folder = train(training(f"method={name}"))[0]
-    placeholder, vectors, header = load_embedding(folder.embedding)
-    assert placeholder == "<ann>"
-    assert vectors.shape == (1, DIM)
+    backbone = StableDiffusion("toybox", str(checkpoint), None)
+    header = read_header(folder.embedding)
+    word = load_word(folder.embedding, backbone.spec)
+    assert word.count == 1
+    for t in (torch.tensor([0]), torch.tensor([17]), torch.tensor([999])):
+        for encoder, rows in word.at(t).items():
+            assert rows.shape[2:] in ((1, DIM), (1, 2 * DIM))
+            if header["method"] != "ti_rescaled":  # which is no training's own
+                assert torch.equal(rows, learned[0].eval()(torch.tensor([0]), t)[encoder])
+    assert header["placeholder"] == "<ann>"
     assert header["method"] == name
     assert header["base_model"] == "toybox"
     assert header["config_hash"] == folder.seed_folder.parent.name

@@ -17,15 +17,12 @@ from dti_repro.metrics.catalogue import metric_names
 FILES = {
     "__init__.py": "",
     "method.py": """
-import torch
 from torch import nn
 from dti_repro.methods.base import SharedVectors
 from dti_repro.methods.initializers import initial_vectors
 
 class Scaled(SharedVectors):
     \"\"\"Vectors that are learned at a fixed scale.\"\"\"
-
-    on_sphere = False
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -37,12 +34,41 @@ class Scaled(SharedVectors):
 
     def vectors_of(self, concept):
         return {name: rows * self.scale for name, rows in self.concepts[concept].items()}
+""",
+    "control.py": """
+from dti_repro.methods.norm_controls import NormControl
 
-    def prior_of(self, concept):
-        return torch.zeros((), device=next(self.parameters()).device)
+class Halve(NormControl):
+    \"\"\"Half of each vector is kept after a step.\"\"\"
 
-    def param_groups(self):
-        return [{"params": list(self.parameters())}]
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, vectors, initializer, encoder, lr):
+        return self.share * vectors
+""",
+    "pulled.py": """
+from dti_repro.methods.textual_inversion import TextualInversion
+
+class Pulled(TextualInversion):
+    \"\"\"Textual Inversion whose prompts are drawn to those with the class word.\"\"\"
+
+    def __init__(self, weight: float) -> None:
+        super().__init__("token", None)
+        self.weight = weight
+
+    def regularizer(self, context):
+        distance = (context.conditioning.hidden - context.encode_class().hidden).square().mean(dim=(1, 2))
+        return self.weight * context.mean(distance)
+""",
+    "conf/norm_control/halve.yaml": "_target_: my_package.control.Halve\nshare: 0.5\n",
+    "conf/method/pulled.yaml": """
+defaults:
+  - override /optim@_global_.optim: adamw
+  - _self_
+name: pulled
+_target_: my_package.pulled.Pulled
+weight: 1.0
 """,
     "metric.py": """
 import numpy as np
@@ -116,6 +142,18 @@ def test_a_plugin_is_trained_scored_and_tabulated(
     result = run("dti_repro", *jobs, *small, f"runs={tmp_path / 'jobs'}", path=package)
     assert result.returncode == 0, result.stderr
     assert "1 jobs: 1 ran" in result.stdout
+
+    alone = ["train", "plugins=[my_package]", "trainer.steps=2", *small]
+    norms = {}
+    for method in (["method=ti"], ["method=ti", "+norm_control@method.norm_control=halve"], ["method=pulled"]):
+        place = f"runs={tmp_path / str(len(norms))}"
+        result = run("dti_repro", *alone, *method, "concepts.names=[ann]", place, path=package)
+        assert result.returncode == 0, result.stderr
+        (log,) = (tmp_path / str(len(norms))).rglob("log.csv")
+        norms[" ".join(method)] = [float(row["norm"]) for row in csv.DictReader(log.open())]
+    plain, halved, pulled = norms.values()
+    assert halved[0] == pytest.approx(plain[0] / 2, rel=1e-5)
+    assert pulled != plain
 
     for name, line in (
         ("other", "error: plugins: there is no package 'other': install it, or set PYTHONPATH to its folder\n"),

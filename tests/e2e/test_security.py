@@ -31,6 +31,7 @@ from dti_repro.generate import generate
 from dti_repro.losses.objectives import Objective
 from dti_repro.losses.priors import Prior
 from dti_repro.methods.base import DerivedMethod, TokenMethod
+from dti_repro.methods.norm_controls import NormControl
 from dti_repro.metrics.base import ScoreMetric
 from dti_repro.toybox.training import Stage
 from dti_repro.training import concept_state as concept_state
@@ -123,6 +124,7 @@ GROUPS = {
     "device": Device,
     "logger": Logger,
     "method": TokenMethod | DerivedMethod,
+    "norm_control": NormControl,
     "metric": ScoreMetric,
     "optim": Optimizer,
     "prior": Prior,

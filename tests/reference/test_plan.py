@@ -126,7 +126,7 @@ def test_generation_does_what_the_plan_counts(name: str, whole: Mapping[str, Pat
     assert counted(learn) == cost.sample.flops
     vectors = {"<x>": {n: row.detach()[0, 0] for n, row in rows.items()}}
     size = {"height": side, "width": side}
-    drawn = counted(lambda: backbone.generate(["a <x>"] * 2, vectors, [0, 1], steps=2, guidance=5.0, **size))
+    drawn = counted(lambda: backbone.generate(["a <x>", "my <x>"], vectors, [0, 1], steps=2, guidance=5.0, **size))
     latents, decoding = cost.image(side, side, 2, 5.0)
     plain = ModelCost({**settings, **({"instruction": "none"} if "instruction" in settings else {})})
     negative = 2 * plain.image(side, side, 1, 1.0)[0].flops - plain.image(side, side, 2, 1.0)[0].flops

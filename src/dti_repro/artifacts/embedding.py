@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dti_repro.artifacts.files import atomic_write
 from dti_repro.artifacts.run_dir import embedding_files, encoder_file
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from dti_repro.backbones.base import BackboneSpec
 
 FORMAT = "dti-repro-1"
+METHOD = "method_config"
+"""The key of the header of a method's state: the configuration, as JSON, of the method that makes vectors of it."""
+MAX_VECTORS = 1000
 MAX_BYTES = 16 << 20  # 1,000 vectors of 4,096 numbers: anything larger is not an embedding
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SDXL_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
@@ -59,6 +62,25 @@ def _sort_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
+def save_state(path: Path, placeholder: str, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write the state of a method whose vectors depend on more than the concept. `header` takes the same as
+    save_embedding, and `METHOD` and `vectors`, their number."""
+    write_tensors(path, state, {"format": FORMAT, "placeholder": placeholder, **header})
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
+    """Return what save_state wrote: the tensors (float32, finite), the method's configuration, the number of vectors.
+    InputError that names the file."""
+    tensors, header = _read_tensors(path)
+    try:
+        config, vectors = json.loads(header[METHOD]), int(header["vectors"])
+        if not isinstance(config, dict) or not 0 < vectors <= MAX_VECTORS:
+            raise ValueError(f"{vectors} vectors")
+    except (KeyError, ValueError) as error:
+        raise InputError(f"embedding {path} has a damaged header: {error}") from error
+    return tensors, config, vectors
+
+
 def load_embeddings(path: Path) -> dict[str, Tensor]:
     """Return text encoder -> (vectors, dim) float32; {"": vectors} where there is one encoder. InputError as
     load_embedding."""
@@ -75,6 +97,13 @@ def load_embedding(path: Path) -> tuple[str, Tensor, dict[str, str]]:
     not finite.
     """
     tensors, header = _read_tensors(path)
+    if METHOD in header:
+        method = header.get("method", "its method")
+        raise InputError(
+            f"embedding {path}: {method} learns other vectors for each layer or timestep, and here one list of vectors "
+            "has to say it all: draw this word with python -m dti_repro.generate, or learn it with ti, dti or crossinit"
+        )
+    tensors = {key: _as_vectors(path, tensor) for key, tensor in tensors.items()}
     if len(tensors) != 1:
         raise InputError(f"embedding {path} has {len(tensors)} keys ({', '.join(sorted(tensors)[:4])}), one expected")
     ((placeholder, vectors),) = tensors.items()
@@ -121,7 +150,7 @@ def load_any_layout(paths: Sequence[Path], dims: Mapping[str, int]) -> dict[str,
     any order. dims: text encoder -> width. InputError that names the file."""
     found: dict[str, Tensor] = {}
     for path in paths:
-        tensors, _ = _read_tensors(path)
+        tensors = {key: _as_vectors(path, tensor) for key, tensor in _read_tensors(path)[0].items()}
         if len(tensors) != 1 and tensors.keys() != set(SDXL_KEYS.values()):
             keys = ", ".join(sorted(tensors)[:4]) or "none"
             raise InputError(f"embedding {path} has the keys {keys}: one, or clip_g and clip_l, wanted")
@@ -162,7 +191,7 @@ def _of_equal_counts(path: Path, vectors: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return key -> (vectors, dim) float32, and the header. InputError for what is no safetensors file of vectors."""
+    """Return key -> tensor in float32, and the header. InputError for what is no safetensors file of finite numbers."""
     from safetensors import SafetensorError, safe_open
 
     check_file(path)
@@ -171,20 +200,26 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"embedding {path} is not a safetensors file (pickles are never loaded): {error}") from error
-    return {key: _as_vectors(path, tensor) for key, tensor in tensors.items()}, header
+    return {key: _as_float(path, tensor) for key, tensor in tensors.items()}, header
 
 
 def _as_vectors(path: Path, tensor: Tensor) -> Tensor:
-    """Return (vectors, dim) float32; a single vector may come without the first dimension. InputError that names the
-    file for another shape, for fewer than 16 bits a number and for numbers that are not finite in float32."""
+    """Return (vectors, dim); a single vector may come without the first dimension. InputError that names the file for
+    another shape."""
+    vectors = tensor[None] if tensor.ndim == 1 else tensor
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise InputError(f"embedding {path} has shape {tuple(vectors.shape)}, (vectors, dim) expected")
+    return vectors
+
+
+def _as_float(path: Path, tensor: Tensor) -> Tensor:
+    """Return the tensor in float32. InputError that names the file for fewer than 16 bits a number and for numbers that
+    are not finite in float32."""
     import torch
 
-    vectors = tensor[None] if tensor.ndim == 1 else tensor
-    if vectors.ndim != 2 or 0 in vectors.shape or not vectors.is_floating_point():
-        raise InputError(f"embedding {path} has shape {tuple(vectors.shape)} {vectors.dtype}, (vectors, dim) expected")
-    if vectors.dtype.itemsize < 2:
-        raise InputError(f"embedding {path} is {vectors.dtype}: float32, float16 or bfloat16 is needed")
-    vectors = vectors.to(torch.float32)
-    if not bool(torch.isfinite(vectors).all()):
+    if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+        raise InputError(f"embedding {path} is {tensor.dtype}: float32, float16 or bfloat16 is needed")
+    numbers = tensor.to(torch.float32)
+    if not bool(torch.isfinite(numbers).all()):
         raise InputError(f"embedding {path} holds numbers that are not finite in float32")
-    return vectors
+    return numbers

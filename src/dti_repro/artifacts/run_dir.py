@@ -190,12 +190,16 @@ def embedding_sha256(path: Path) -> str:
 
 
 def final_norm(folders: Sequence[ConceptFolder]) -> float:
-    """Return the mean over concepts of the mean norm of their learned vectors, in the text encoder's own units."""
+    """Return the mean over concepts of the mean norm of their learned vectors, in the text encoder's own units: those
+    of the embedding or, where a method's state is saved, those that the log's last row is about."""
     import numpy as np
     from safetensors.numpy import load_file
 
     means = []
     for folder in folders:
+        if "vectors" in read_header(folder.embedding):
+            means.append(_log_column(folder.log, "norm")[-1])
+            continue
         rows = [rows for file in embedding_files(folder.embedding).values() for rows in load_file(file).values()]
         means.append(np.concatenate([np.linalg.norm(r.astype(np.float64), axis=-1) for r in rows]).mean())
     return float(statistics.fmean(means))
@@ -206,13 +210,19 @@ def gradient_norm(folders: Sequence[ConceptFolder]) -> float | None:
 
     The gradient is with respect to what the optimizer steps (for DTI the unit direction), the prior included.
     """
-    medians = []
-    for log in (folder.log for folder in folders):
-        if not log.is_file():
-            return None
+    logs = [folder.log for folder in folders]
+    if not all(log.is_file() for log in logs):
+        return None
+    return statistics.fmean(statistics.median(_log_column(log, "grad_norm")) for log in logs)
+
+
+def _log_column(log: Path, column: str) -> list[float]:
+    """Return the numbers of a column of log.csv, one a step. InputError if there are none."""
+    try:
         with log.open(newline="") as file:
-            try:
-                medians.append(statistics.median(float(row["grad_norm"]) for row in csv.DictReader(file)))
-            except (KeyError, TypeError, ValueError) as error:  # statistics' own error is a ValueError
-                raise InputError(f"{log} has no usable column grad_norm; train this concept again") from error
-    return statistics.fmean(medians)
+            numbers = [float(row[column]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{log} has no usable column {column}; train this concept again") from error
+    if not numbers:
+        raise InputError(f"{log} has no usable column {column}; train this concept again")
+    return numbers

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -16,7 +17,15 @@ from torch import Tensor, nn
 CHUNK = 1 << 14  # rows of a vocabulary that are converted to float64 at once
 
 TokenVectors = dict[str, Tensor]
-"""Text encoder -> (batch, layers, vectors, dim); layers is 1 unless a method is per cross-attention layer."""
+"""Text encoder -> (batch, layers, vectors, dim). layers is 1, or the number of cross-attention layers of the denoiser
+where each layer reads vectors of its own. The last dimension is 2 dim where each vector has a bypass (Alaluf et al.
+2023) as its second half: the encoder's last state at the vector's position grows by the bypass times the state's norm,
+for the values of cross-attention only."""
+
+Dependence = Literal["layer", "timestep"]
+"""What a method's vectors may depend on besides the concept."""
+Support = Literal["layer", "timestep", "attention"]
+"""What a method may ask of a backbone: vectors for each layer or timestep, and attention maps."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class EncoderSpec:
 
     dim: int
     norms: Mapping[str, float]  # mean, min, max, median of the rows' norms
+    std: float  # of all numbers of the table
     mean_row: Tensor  # (dim,)
 
     @classmethod
@@ -33,14 +43,16 @@ class EncoderSpec:
         """Compute the statistics of an embedding table (vocabulary, dim) in float64, in chunks: a vocabulary of 256,000
         words as a whole takes 17 GB. A table on the meta device has no statistics."""
         if table.is_meta:
-            return cls(table.shape[1], {}, table[0])
+            return cls(table.shape[1], {}, 0.0, table[0])
         chunks = (rows.double() for rows in table.detach().split(CHUNK))
         norms, sums = zip(*((rows.norm(dim=-1), rows.sum(dim=0)) for rows in chunks), strict=True)
         norms = torch.cat(norms)
         norms = norms[norms > 0]
         statistics = {"mean": norms.mean(), "min": norms.min(), "max": norms.max(), "median": norms.quantile(0.5)}
         numbers = {name: value.item() for name, value in statistics.items()}
-        return cls(table.shape[1], numbers, (sum(sums) / len(norms)).float())
+        mean_row = sum(sums) / len(norms)
+        std = (norms.square().mean() / table.shape[1] - mean_row.mean().square()).sqrt().item()
+        return cls(table.shape[1], numbers, std, mean_row.float())
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,7 @@ class BackboneSpec:
     encoders: Mapping[str, EncoderSpec]
     resolution: int  # pixels of a square training image
     timesteps: int  # diffusion steps of training: t is in [0, timesteps)
+    layers: int = 0  # cross-attention layers that can read vectors of their own
 
 
 @dataclass(frozen=True)
@@ -61,10 +74,11 @@ class InitializerEmbedding:
     seed: int
     rows: Mapping[str, Tensor]  # (vectors, dim) vocabulary rows of its tokens
     states: Mapping[str, Tensor]  # (vectors, dim) the encoder's last hidden states at its tokens
+    start: Mapping[str, Tensor] | None = None  # (vectors, dim) learned vectors to go on from
 
     @property
     def positions(self) -> int:
-        """The number of vectors that a placeholder stands for: the number of the initializer's tokens."""
+        """The number of vectors that a placeholder stands for."""
         return max(len(rows) for rows in self.rows.values())
 
 
@@ -82,6 +96,15 @@ class Tokens:
     def to(self, device: torch.device) -> Tokens:
         return self._map(lambda tensor: tensor.to(device))
 
+    def repeat(self, times: int) -> Tokens:
+        """Return each prompt so many times in a row."""
+        return self._map(lambda tensor: tensor.repeat_interleave(times, dim=0))
+
+    @property
+    def have_vectors(self) -> bool:
+        """Whether a learned vector is in any prompt."""
+        return any(bool((positions >= 0).any()) for positions in self.positions.values())
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Tokens:
         return Tokens(
             {name: change(ids) for name, ids in self.ids.items()},
@@ -97,6 +120,26 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class LearnedWord:
+    """What a placeholder stands for in generation.
+
+    at: t (1,), the sampler's timestep, -> the vectors, a batch of one. depends_on: as of the method.
+    """
+
+    count: int  # vectors
+    at: Callable[[Tensor], TokenVectors]
+    depends_on: frozenset[Dependence] = frozenset()
+
+    @classmethod
+    def of(cls, word: LearnedWord | Mapping[str, Tensor]) -> LearnedWord:
+        """Return the word, given as one or as text encoder -> (vectors, dim), the same at every layer and timestep."""
+        if isinstance(word, LearnedWord):
+            return word
+        vectors = {name: rows[None, None] for name, rows in word.items()}
+        return cls(len(next(iter(word.values()))), lambda t: vectors)
+
+
+@dataclass(frozen=True)
 class PromptGroup:
     """Prompts that are generated with the same learned vectors."""
 
@@ -109,9 +152,18 @@ class PromptGroup:
 class Conditioning:
     """Encoded prompts as the denoiser takes them."""
 
-    hidden: Tensor  # (batch, length, dim)
+    hidden: Tensor  # (batch, length, dim); the layers' one after the other where they differ
     pooled: Tensor | None = None  # (batch, dim) a vector of the whole prompt, for models that take one
     mask: Tensor | None = None  # (batch, length) 1 where the denoiser may look, for models that take a mask
+
+    def __getitem__(self, index: Sequence[int]) -> Conditioning:
+        """Return some of the prompts, or one of them several times."""
+        parts = (self.hidden, self.pooled, self.mask)
+        return Conditioning(*(None if part is None else part[index] for part in parts))
+
+    def lengthened(self, length: int) -> Conditioning:
+        """Return the conditioning repeated to this length, a multiple of its own: the same for all layers."""
+        return replace(self, hidden=self.hidden.repeat(1, length // self.hidden.shape[1], 1))
 
 
 @dataclass(frozen=True)
@@ -135,6 +187,8 @@ class Backbone(nn.Module, ABC):
 
     DENOISER: ClassVar[str]
     """The denoiser's folder in the checkpoint, and its name in diffusers' pipeline."""
+    SUPPORTS: ClassVar[frozenset[Support]] = frozenset()
+    """What methods may ask of it."""
 
     @property
     @abstractmethod
@@ -163,6 +217,11 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> LatentDistribution:
         """Encode pixels (images, 3, height, width) in [-1, 1]."""
+
+    def attention_maps(self) -> AbstractContextManager[list[Tensor]]:
+        """Record, while the context is open, the shares (batch, heads, queries, length) that each cross-attention layer
+        gives to the tokens, in the order of the calls. For backbones that support `attention`."""
+        raise NotImplementedError
 
     @abstractmethod
     def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -197,7 +256,7 @@ class Backbone(nn.Module, ABC):
     def generate(
         self,
         prompts: Sequence[str],
-        vectors: Mapping[str, Mapping[str, Tensor]],
+        words: Mapping[str, LearnedWord | Mapping[str, Tensor]],
         seeds: Sequence[int],
         *,
         steps: int,
@@ -210,7 +269,8 @@ class Backbone(nn.Module, ABC):
     ) -> list[Image.Image]:
         """Generate one image per prompt and seed, independent of the rest of the batch.
 
-        prompts and negative_prompt may have placeholders. vectors: placeholder -> {text encoder: (vectors, dim)}.
+        prompts and negative_prompt may have placeholders. words: placeholder -> its word, or its vectors
+        {text encoder: (vectors, dim)} where they are the same at every layer and timestep.
         sampler: `default` (the checkpoint's) or the name of a diffusers scheduler class. sampler_options: keys of its
         config. InputError for an image with numbers that are not finite.
         """

@@ -21,11 +21,13 @@ from dti_repro.backbones.base import (
     Conditioning,
     EncoderSpec,
     InitializerEmbedding,
+    LearnedWord,
     PromptGroup,
     Tokens,
     TokenVectors,
 )
 from dti_repro.backbones.checkpoint import check_kind, load_weights, locate, require
+from dti_repro.backbones.prompt_embeds import embeds, embeds_by_timestep, joined
 from dti_repro.backbones.samplers import check_steps, checkpoint_scheduler, make_sampler, scheduler_class
 from dti_repro.backbones.text_encoder import EncoderConfig, TextEncoder
 from dti_repro.errors import InputError
@@ -136,7 +138,8 @@ class DiffusersBackbone(Backbone):
     def _encode_negative(
         self, negative_prompt: str, placeholders: Mapping[str, int], vectors: TokenVectors | None
     ) -> Conditioning:
-        return self.encode_text(self.tokenize([negative_prompt], placeholders, ""), vectors)
+        tokens = self.tokenize([negative_prompt], placeholders, "")
+        return self.encode_text(tokens, vectors if tokens.have_vectors else None)
 
     def _model_resolution(self) -> int:
         """Return the side in pixels of the images that the model was trained on."""
@@ -197,7 +200,7 @@ class DiffusersBackbone(Backbone):
     def generate(
         self,
         prompts: Sequence[str],
-        vectors: Mapping[str, Mapping[str, Tensor]],
+        words: Mapping[str, LearnedWord | Mapping[str, Tensor]],
         seeds: Sequence[int],
         *,
         steps: int,
@@ -208,20 +211,25 @@ class DiffusersBackbone(Backbone):
         height: int | None = None,
         width: int | None = None,
     ) -> list[Image.Image]:
-        counts = {placeholder: len(next(iter(rows.values()))) for placeholder, rows in vectors.items()}
-        tokens = self.tokenize(prompts, counts, self.generation_prefix)
-        learned = {}
-        for name in self.text_encoders if vectors else ():
-            rows = torch.cat([by_encoder[name] for by_encoder in vectors.values()])
-            learned[name] = rows.to(self.device, torch.float32)[None, None]
-        conditional = self.encode_text(tokens, learned)
-        unconditional = self._encode_negative(negative_prompt, counts, learned)
+        learned = {placeholder: LearnedWord.of(word) for placeholder, word in words.items()}
+        counts = {placeholder: word.count for placeholder, word in learned.items()}
+        distinct = list(dict.fromkeys(prompts))  # several seeds of a prompt share its encoding
+        index = [distinct.index(prompt) for prompt in prompts]
+        tokens = self.tokenize(distinct, counts, self.generation_prefix)
+
+        def encoded(t: Tensor) -> tuple[Conditioning, Conditioning]:
+            vectors = joined([word.at(t) for word in learned.values()])
+            vectors = {name: rows.to(self.device, torch.float32) for name, rows in vectors.items()}
+            conditional = self.encode_text(tokens, vectors)[index]
+            unconditional = self._encode_negative(negative_prompt, counts, vectors)
+            return conditional, unconditional.lengthened(conditional.hidden.shape[1])
+
         pipeline = self._pipeline(self._sampler(self.generation_scheduler, sampler, sampler_options))
         pipeline.set_progress_bar_config(disable=True)
+        by_timestep = any("timestep" in word.depends_on for word in learned.values())
         pixels = self._generate_pixels(
             pipeline,
-            **_embeds("", conditional, len(prompts)),
-            **_embeds("negative_", unconditional, len(prompts)),
+            **(embeds_by_timestep if by_timestep else embeds)(pipeline, encoded, len(prompts), steps),
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -280,13 +288,3 @@ class DiffusersBackbone(Backbone):
                     found = tokenizer.truncated(list(originals), counts, before)
                     truncated |= {originals[text]: words for text, words in found.items()}
         return truncated
-
-
-def _embeds(prefix: str, conditioning: Conditioning, prompts: int) -> dict[str, Tensor]:
-    """Return conditioning as arguments of a pipeline; one row is broadcast to all prompts."""
-    embeds = {f"{prefix}prompt_embeds": conditioning.hidden.expand(prompts, -1, -1)}
-    if conditioning.pooled is not None:
-        embeds[f"{prefix}pooled_prompt_embeds"] = conditioning.pooled.expand(prompts, -1)
-    if conditioning.mask is not None:
-        embeds[f"{prefix}prompt_attention_mask"] = conditioning.mask.expand(prompts, -1)
-    return embeds

@@ -15,7 +15,7 @@ from dti_repro.backbones.base import Conditioning, Tokens, TokenVectors
 from dti_repro.backbones.checkpoint import model_index
 from dti_repro.backbones.diffusers_base import FrozenSettings
 from dti_repro.backbones.stable_diffusion import LatentDiffusion
-from dti_repro.backbones.text_encoder import EncoderConfig
+from dti_repro.backbones.text_encoder import EncoderConfig, with_bypass
 
 CLIP_L, CLIP_G = "text_encoder", "text_encoder_2"
 
@@ -52,10 +52,16 @@ class StableDiffusionXL(LatentDiffusion):
             second.model.text_model.eos_token_id = second.tokenizer.tokenizer.eos_token_id
         self._zero_when_empty = model_index(self.folder).get("force_zeros_for_empty_prompt", True)
 
-    def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
+    def _read(
+        self, tokens: Tokens, vectors: TokenVectors, bypass: TokenVectors
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         outputs = self._outputs(tokens, vectors, output_hidden_states=True)
-        hidden = torch.cat([output.hidden_states[-2] for output in outputs.values()], dim=-1)
-        return Conditioning(hidden, outputs[CLIP_G].text_embeds)
+        states = {name: output.hidden_states[-2] for name, output in outputs.items()}
+        keys, pooled = torch.cat(list(states.values()), dim=-1), outputs[CLIP_G].text_embeds
+        if not bypass:
+            return keys, None, pooled
+        values = [with_bypass(states[name], tokens.positions[name], bypass[name]) for name in states]
+        return keys, torch.cat(values, dim=-1), pooled
 
     def _encode_negative(
         self, negative_prompt: str, placeholders: Mapping[str, int], vectors: TokenVectors | None

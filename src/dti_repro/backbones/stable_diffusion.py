@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Unpack
 
@@ -19,9 +22,10 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from dti_repro.backbones.base import Conditioning, LatentDistribution, Tokens, TokenVectors
+from dti_repro.backbones.base import Conditioning, LatentDistribution, Support, Tokens, TokenVectors
+from dti_repro.backbones.cross_attention import give_layers, recording
 from dti_repro.backbones.diffusers_base import DiffusersBackbone, FrozenSettings
-from dti_repro.backbones.text_encoder import EncoderConfig, InjectedEmbedding
+from dti_repro.backbones.text_encoder import EncoderConfig, InjectedEmbedding, with_bypass
 from dti_repro.errors import InputError
 
 ENCODER = "text_encoder"
@@ -32,6 +36,7 @@ class LatentDiffusion(DiffusersBackbone):
     prompts become conditioning. resolution None: the size that the UNet was trained on."""
 
     DENOISER: ClassVar[str] = "unet"
+    SUPPORTS: ClassVar[frozenset[Support]] = frozenset({"layer", "timestep", "attention"})
     DENOISER_CLASS: ClassVar[type[ModelMixin]] = UNet2DConditionModel
     VAE_CLASS: ClassVar[type[ModelMixin]] = AutoencoderKL
 
@@ -40,10 +45,43 @@ class LatentDiffusion(DiffusersBackbone):
         for convolutional in (self.denoiser, self.vae):
             convolutional.to(memory_format=torch.channels_last)
         self.training_scheduler = DDPMScheduler.from_config(self.generation_scheduler.config)
+        first = next(iter(self.text_encoders.values()))
+        self._processors = give_layers(self.denoiser, first.tokenizer.length)
+        self.spec = replace(self.spec, layers=self._processors[-1].layers)
 
     @property
     def factor(self) -> int:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @abstractmethod
+    def _read(
+        self, tokens: Tokens, vectors: TokenVectors, bypass: TokenVectors
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Encode tokens with vectors, each a batch of one layer. Return what the keys are made of, what the values are
+        made of where there is a bypass, and the pooled vector where there is one."""
+
+    def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
+        prompts = len(next(iter(tokens.ids.values())))
+        vectors = vectors or {}
+        layers = max((rows.shape[1] for rows in vectors.values()), default=1)
+        if layers > 1:
+            tokens = tokens.repeat(layers)
+            vectors = {n: rows.expand(prompts, -1, -1, -1).flatten(0, 1)[:, None] for n, rows in vectors.items()}
+        dims = {name: encoder.dim for name, encoder in self.spec.encoders.items()}
+        bypass = {name: rows[..., dims[name] :] for name, rows in vectors.items() if rows.shape[-1] > dims[name]}
+        vectors = {name: rows[..., : dims[name]] for name, rows in vectors.items()}
+        keys, values, pooled = self._read(tokens, vectors, bypass)
+        hidden = keys.view(prompts, -1, keys.shape[-1])
+        if values is not None:
+            values = values.view(prompts, -1, values.shape[-1])
+            copies = self.spec.layers if layers == 1 else 1
+            hidden = torch.cat([hidden.repeat(1, copies, 1), values.repeat(1, copies, 1)], dim=1)
+        if pooled is not None:  # one for the whole UNet: that of the layer in the middle
+            pooled = pooled.view(prompts, layers, -1)[:, layers // 2]
+        return Conditioning(hidden, pooled)
+
+    def attention_maps(self) -> AbstractContextManager[list[Tensor]]:
+        return recording(self._processors)
 
     def encode_images(self, pixels: Tensor) -> LatentDistribution:
         with torch.no_grad():
@@ -90,5 +128,11 @@ class StableDiffusion(LatentDiffusion):
     def embedding(self) -> InjectedEmbedding:
         return self.text_encoders[ENCODER].embedding
 
-    def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
-        return Conditioning(self._outputs(tokens, vectors)[ENCODER].last_hidden_state)
+    def _read(
+        self, tokens: Tokens, vectors: TokenVectors, bypass: TokenVectors
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        output = self._outputs(tokens, vectors, output_hidden_states=bool(bypass))[ENCODER]
+        if not bypass:
+            return output.last_hidden_state, None, None
+        states = with_bypass(output.hidden_states[-1], tokens.positions[ENCODER], bypass[ENCODER])
+        return output.last_hidden_state, self.text_encoder.final_layer_norm(states), None

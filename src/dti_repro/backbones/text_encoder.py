@@ -139,11 +139,24 @@ class InjectedEmbedding(nn.Module):
         if self._learned is None:
             return embedded
         positions, vectors = self._learned
-        index = positions.clamp(min=0)[..., None].expand(-1, -1, embedded.shape[-1])
-        learned = vectors.to(embedded.dtype).gather(1, index)
+        learned = _at_positions(vectors.to(embedded.dtype), positions)
         if self.scaled:
             learned = learned * self.table.embed_scale.to(embedded.dtype)
         return torch.where(positions[..., None] >= 0, learned, embedded)
+
+
+def _at_positions(vectors: Tensor, positions: Tensor) -> Tensor:
+    """Return vectors[b, positions[b, p]]: (batch, length, dim). Where there is no position, the first vector."""
+    return vectors.gather(1, positions.clamp(min=0)[..., None].expand(-1, -1, vectors.shape[-1]))
+
+
+def with_bypass(states: Tensor, positions: Tensor, bypass: Tensor) -> Tensor:
+    """Return states (batch, length, dim), where each state at a learned vector's position has grown by the vector's
+    bypass (batch or 1, 1, vectors, dim) times the state's norm (Alaluf et al. 2023, equation 4 and their code)."""
+    positions = positions.to(states.device)
+    added = _at_positions(bypass[:, 0].to(states.dtype).expand(len(states), -1, -1), positions)
+    grown = states + states.norm(dim=-1, keepdim=True) * added
+    return torch.where(positions[..., None] >= 0, grown, states)
 
 
 class EncoderConfig(NamedTuple):

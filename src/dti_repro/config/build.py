@@ -26,6 +26,8 @@ LOGGERS = tuple(
     f"pytorch_lightning.loggers.{name}"
     for name in ("CSVLogger", "TensorBoardLogger", "WandbLogger", "logger.DummyLogger")
 )
+FOR_THE_RUN = {"name", "vectors"}
+"""Keys that constructors need not take: the name of a run's folder, and how many vectors a word has."""
 LOADER = "load"  # the one class method that a target may name instead of its class
 
 
@@ -48,8 +50,8 @@ def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
     if private := next((key for key in settings if key.startswith("_")), None):
         raise InputError(f"{at}.{private}: only _target_ may begin with an underscore")
     signature = _signature(make)
-    if "name" not in signature.parameters:
-        settings.pop("name", None)  # a label, which names run folders
+    for key in FOR_THE_RUN - signature.parameters.keys():
+        settings.pop(key, None)
     given = {}
     for key, value in settings.items():
         parameter = signature.parameters.get(key)

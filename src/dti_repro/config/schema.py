@@ -51,6 +51,7 @@ BACKBONE = {
 TRAIN = {
     **BACKBONE,
     "templates.prompts": Texts,
+    "method.vectors": Annotated[int, Field(gt=0, le=1000)] | None,
     "optim.lr": NonNegativeFloat,
     "trainer.steps": Steps,
     "trainer.batch": Size,

@@ -15,7 +15,10 @@ from dti_repro.errors import InputError
 
 Accelerator = Literal["cpu", "gpu", "auto"]
 FolderPath = Annotated[str, Field(min_length=1, description="the path of a folder")]
-Init = Literal["token", "random", "vocab_mean"]
+Init = (
+    Literal["token", "random", "vocab_mean"]
+    | Annotated[str, Field(min_length=1, description="the path of an embedding or a run")]
+)
 """Where a vector starts."""
 Magnitude = Literal["mean", "min", "max", "median"] | PositiveFloat
 """The norm of a vector: a statistic of the vocabulary's norms, or a number."""

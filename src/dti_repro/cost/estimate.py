@@ -9,8 +9,10 @@ from typing import Annotated, Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, PositiveFloat
 
+from dti_repro.config import target
 from dti_repro.cost.models import BYTES, ModelCost, evaluator_cost
 from dti_repro.errors import InputError
+from dti_repro.methods.base import DerivedMethod, TokenMethod
 
 GIB = 2**30
 USABLE = 0.9  # share of a device's memory that may be filled
@@ -66,19 +68,24 @@ class Estimate:
 
     def add_trainings(self, trainings: Sequence[DictConfig], concepts: int, photos: int) -> None:
         """Add trainings of the same concepts. photos: of all concepts together."""
-        model, samples, at_once = self._model, 0, 0
-        for trainer in (cfg.trainer for cfg in trainings):
-            samples += concepts * trainer.steps * trainer.batch * trainer.accumulate
+        model, learning, at_once = self._model, 0, 0
+        depends_on = [target(cfg.method._target_, TokenMethod | DerivedMethod).depends_on for cfg in trainings]
+        each = [model.sample_flops(by_layer="layer" in kinds) for kinds in depends_on]
+        for cfg, flops in zip(trainings, each, strict=True):
+            trainer = cfg.trainer
+            learning += concepts * trainer.steps * trainer.batch * trainer.accumulate * flops
             fused = self._device.fused if trainer.fuse == "auto" else trainer.fuse
             at_once = max(at_once, trainer.batch * (min(trainer.pack, concepts) if fused else 1))
-        learning, encoding = samples * model.sample.flops, len(trainings) * photos * model.photo.flops
+        encoding = len(trainings) * photos * model.photo.flops
         seconds = self._device.seconds(learning, model.training_dtype) + self._device.seconds(encoding, model.vae_dtype)
         self._add_stage("train", "concepts", len(trainings) * concepts, learning + encoding, seconds)
         self._add_memory("train", "samples", model.sample.peak, at_once)
         first = trainings[0].trainer
         step = {"steps": first.steps, "samples": first.batch * first.accumulate}
-        flops = step["samples"] * model.sample.flops
+        flops = step["samples"] * each[0]
         self.data["step"] = {**step, "flops": flops, "seconds": self._device.seconds(flops, model.training_dtype)}
+        if any(depends_on):
+            self.data["uncounted"].append("prompts that are encoded for each layer and timestep when they are drawn")
         if any(len(cfg.adapter) > 1 for cfg in trainings):
             text = "gradients of adapters, and the passes without them that their objectives take"
             self.data["uncounted"].append(text)

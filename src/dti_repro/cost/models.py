@@ -88,6 +88,10 @@ class ModelCost:
         """Train on one sample: its prompt and its loss, forward and backward."""
         return self.text + self.denoiser
 
+    def sample_flops(self, by_layer: bool) -> int:
+        """Return the FLOPs of one sample. by_layer: the prompt is encoded once for each cross-attention layer."""
+        return self.denoiser.flops + self.text.flops * (self._model.spec.layers if by_layer else 1)
+
     @cached_property
     def photo(self) -> Cost:
         """Encode a photo, which a training does once."""

@@ -70,7 +70,7 @@ def _start_norms(cfg: DictConfig, concepts: Sequence[Concept]) -> dict[str, floa
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
     method = build(cfg.method, TokenMethod)
     method.initialise([backbone.embed_initializer(c.name, c.initializer, cfg.seed) for c in concepts], backbone.spec)
-    vectors = [v for i in range(len(concepts)) for v in method.export(i).values()]
+    vectors = [v for i in range(len(concepts)) for v in method.vectors(i).values()]
     start = torch.cat([v.norm(dim=-1) for v in vectors]).mean().item()
     if cfg.optim._target_ != "torch.optim.AdamW":
         return {"start": start}

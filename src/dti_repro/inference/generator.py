@@ -67,16 +67,16 @@ def check_drawing(
     """
     for image_folder in image_folders:
         refuse_links(image_folder.path, *image_folder.path.parents[:2])
-    from dti_repro.artifacts.embedding import load_embeddings
     from dti_repro.backbones.base import Backbone, PromptGroup
     from dti_repro.backbones.load import device_of
+    from dti_repro.methods.word_files import count_vectors
 
     device_of(cfg.accelerator)
     backbone = target(cfg.backbone._target_, Backbone)
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
     backbone.check_generation(checkpoint, **settings.sampling)
     files = sorted({path for image_folder in image_folders for path in image_folder.vectors.values()})
-    counts = {path: len(next(iter(load_embeddings(path).values()))) for path in files}
+    counts = {path: count_vectors(path) for path in files}
     check_adapters({image_folder.adapter for image_folder in image_folders} - {None})
     asked = []
     for image_folder in image_folders:
@@ -133,8 +133,8 @@ def _draw_batches(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    from dti_repro.artifacts.embedding import for_encoders, load_embeddings
     from dti_repro.backbones.load import load_backbone
+    from dti_repro.methods.word_files import load_word
 
     torch.set_num_threads(cfg.threads)
     backbone = load_backbone(cfg.backbone, cfg.accelerator)
@@ -144,15 +144,12 @@ def _draw_batches(
         for folder, group in groupby(batches, key=lambda batch: batch[0].path):
             batches_of_folder = list(group)
             image_folder = batches_of_folder[0][0]
-            vectors = {
-                placeholder: for_encoders(load_embeddings(path), backbone.spec, path)
-                for placeholder, path in image_folder.vectors.items()
-            }
+            words = {placeholder: load_word(path, backbone.spec) for placeholder, path in image_folder.vectors.items()}
             with adapted(backbone.denoiser, image_folder.adapter):
                 for k, (_, images) in enumerate(batches_of_folder):
                     drawn = backbone.generate(
                         [image.prompt for image in images],
-                        vectors,
+                        words,
                         [image.seed for image in images],
                         guidance=settings.guidance,
                         negative_prompt=image_folder.negative_prompt,

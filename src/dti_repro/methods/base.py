@@ -1,105 +1,166 @@
-"""What a method is: a function from (concept, timestep) to token vectors, whose parameters are learned."""
+"""What a method is: a function from (concept, timestep, layer) to token vectors, whose parameters are learned."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding, TokenVectors
+from dti_repro.backbones.base import (
+    BackboneSpec,
+    Conditioning,
+    Dependence,
+    InitializerEmbedding,
+    Support,
+    Tokens,
+    TokenVectors,
+)
+from dti_repro.errors import InputError
+
+PROBES = 5  # timesteps at which the vectors of a method that depends on the timestep are logged
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a regularizer may look at, in one part of a step. Its samples are those of `concepts`, as many of each."""
+
+    concepts: Sequence[int]  # of the pack
+    tokens: Tokens  # the prompts, (samples, length)
+    class_tokens: Tokens  # the same with the class word
+    conditioning: Conditioning  # of the prompts
+    attention: Sequence[Tensor]  # (samples, heads, queries, length), for a method that needs `attention`
+    encode_class: Callable[[], Conditioning]  # the prompts with the class word; no gradient
+    class_attention: Callable[[], Sequence[Tensor]]  # costs another pass through the denoiser; no gradient
+    encode_extra: Callable[[bool], tuple[Tokens, Conditioning]]
+    """One of the method's `extra_prompts` for each sample, with the word or, if true, with the class word and without a
+    gradient."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of values (samples,) over each concept's samples: (concepts,)."""
+        return values.view(len(self.concepts), -1).mean(dim=1)
 
 
 class TokenMethod(nn.Module, ABC):
     """Owns all that is learned of the packed concepts. `concepts[c]` holds the parameters of concept c and nothing
     else, so that each concept has its own checkpoint and the concepts of a pack may be at different steps."""
 
-    on_sphere: ClassVar[bool]
+    on_sphere: ClassVar[bool] = False
     """Whether its parameters are unit rows, which need a SphereOptimizer."""
+    depends_on: ClassVar[frozenset[Dependence]] = frozenset()
+    """What its vectors depend on besides the concept."""
+    needs: ClassVar[frozenset[Support]] = frozenset()
+    """What it asks of a backbone besides vectors that depend on the layer or the timestep."""
+    extra_prompts: Sequence[str] = ()
+    """Prompts with {} for the word, of which the regularizer sees one for each sample."""
 
     def __init__(self) -> None:
         super().__init__()
         self.concepts = nn.ModuleList()
-
-    @abstractmethod
-    def initialise(self, initializers: Sequence[InitializerEmbedding], spec: BackboneSpec) -> None:
-        """Make the parameters (float32) of the packed concepts, one initializer each."""
-
-    @abstractmethod
-    def forward(self, concept: Tensor, t: Tensor | None = None) -> TokenVectors:
-        """Return text encoder -> (batch, layers, vectors, dim). concept: (batch,) indices into the pack, on the CPU;
-        t: (batch,) timesteps. Concepts with fewer vectors than others of the pack are padded with rows that no position
-        reads."""
-
-    @abstractmethod
-    def prior(self) -> Tensor:
-        """Return the negative log prior of each packed concept: (concepts,)."""
-
-    @abstractmethod
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Return groups for the configured optimizer. A group with an `lr` of its own holds no vectors: it is for plain
-        Adam."""
-
-    @abstractmethod
-    def export(self, concept: int) -> dict[str, Tensor]:
-        """Return the vectors of a concept, as they are saved: text encoder -> (vectors, dim) float32."""
-
-    @abstractmethod
-    def initializer(self, concept: int) -> dict[str, Tensor]:
-        """Return the initializer's vocabulary rows, from which angles are measured: text encoder -> (vectors, dim)."""
-
-
-class SharedVectors(TokenMethod, ABC):
-    """A method whose vectors depend on neither the timestep nor the layer. Subclasses say what is learned of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._initializers: list[InitializerEmbedding] = []
+        self.initializers: list[InitializerEmbedding] = []
+        self.timesteps = 0  # of the backbone
 
     @abstractmethod
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
-        """Return a module with the parameters of one concept."""
+        """Return a module with the parameters (float32) of one concept. Its state_dict is what is saved."""
+
+    @abstractmethod
+    def forward(self, concept: Tensor, t: Tensor | None = None, chance: Tensor | None = None) -> TokenVectors:
+        """Return text encoder -> (batch, layers, vectors, dim).
+
+        concept: (batch,) indices into the pack, on the CPU. t: (batch,) timesteps. chance: (batch,) uniform numbers in
+        [0, 1), in training only: all that a step may draw at random. Concepts with fewer vectors than others of the
+        pack are padded with rows that no position reads.
+        """
+
+    def initialise(self, initializers: Sequence[InitializerEmbedding], spec: BackboneSpec) -> None:
+        """Make the parameters of the packed concepts, one initializer each."""
+        self.initializers = list(initializers)
+        self.timesteps = spec.timesteps
+        self.concepts = nn.ModuleList(self.parameters_of(initializer, spec) for initializer in initializers)
+
+    def state(self, concept: int) -> dict[str, Tensor]:
+        """Return what is learned of a concept, from which `load` makes the same vectors."""
+        return {name: tensor.detach().float() for name, tensor in self.concepts[concept].state_dict().items()}
+
+    def load(self, state: Mapping[str, Tensor], vectors: int, spec: BackboneSpec) -> None:
+        """Make a pack of one concept of so many vectors from its state. InputError for one that does not fit."""
+        blank = {name: torch.zeros(vectors, encoder.dim) for name, encoder in spec.encoders.items()}
+        self.initialise([InitializerEmbedding("", 0, blank, blank, blank)], spec)
+        try:
+            self.concepts[0].load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"the state does not fit the method on {spec.name}: {reason}") from error
+
+    def prior(self) -> Tensor:
+        """Return the negative log prior of each packed concept: (concepts,)."""
+        return torch.stack([self.prior_of(c) for c in range(len(self.concepts))])
+
+    def prior_of(self, concept: int) -> Tensor:
+        """Return the negative log prior of one concept: scalar."""
+        return torch.zeros((), device=next(self.parameters()).device)
+
+    def regularizer(self, context: StepContext) -> Tensor | None:
+        """Return what is added to the loss of each of the context's concepts, a mean over its samples: (concepts,)."""
+        return None
+
+    def after_step(self, concepts: Sequence[int], lr: float) -> None:
+        """Change the parameters of these concepts, which the optimizer has just stepped with this learning rate."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return groups for the configured optimizer. A group with an `lr` of its own holds no vectors: it is for plain
+        Adam."""
+        return [{"params": list(self.parameters())}]
+
+    def vectors(self, concept: int) -> dict[str, Tensor]:
+        """Return the vectors of a concept, as logs see them: text encoder -> (..., vectors, dim) float32, without a
+        bypass; those of several timesteps where they depend on it."""
+        t = torch.linspace(0, self.timesteps - 1, PROBES if "timestep" in self.depends_on else 1).long()
+        with torch.no_grad():
+            rows = self(torch.full((len(t),), concept), t.to(next(self.parameters()).device))
+        dims = {name: row.shape[-1] for name, row in self.initializers[concept].rows.items()}
+        return {name: row[..., : dims[name]].float() for name, row in rows.items()}
+
+    def initializer(self, concept: int) -> dict[str, Tensor]:
+        """Return the initializer's vocabulary rows, from which angles are measured: text encoder -> (vectors, dim)."""
+        return dict(self.initializers[concept].rows)
+
+
+class SharedVectors(TokenMethod, ABC):
+    """A method whose parameters are vectors that do not depend on the timestep, and on the layer only where
+    `depends_on` says so. Subclasses say what is learned of them."""
 
     @abstractmethod
     def vectors_of(self, concept: int) -> dict[str, Tensor]:
-        """Return text encoder -> (vectors, dim), differentiable."""
+        """Return text encoder -> (vectors, dim), or (layers, vectors, dim) where they depend on the layer,
+        differentiable."""
 
-    @abstractmethod
-    def prior_of(self, concept: int) -> Tensor:
-        """Return the negative log prior of one concept: scalar."""
-
-    def initialise(self, initializers: Sequence[InitializerEmbedding], spec: BackboneSpec) -> None:
-        self._initializers = list(initializers)
-        self.concepts = nn.ModuleList(self.parameters_of(initializer, spec) for initializer in initializers)
-
-    def forward(self, concept: Tensor, t: Tensor | None = None) -> TokenVectors:
+    def forward(self, concept: Tensor, t: Tensor | None = None, chance: Tensor | None = None) -> TokenVectors:
         used = sorted(set(concept.tolist()))
         learned = [self.vectors_of(c) for c in used]
         index = torch.tensor([used.index(c) for c in concept.tolist()], device=next(self.parameters()).device)
         out = {}
         for encoder in learned[0]:
-            most = max(len(vectors[encoder]) for vectors in learned)
-            padded = [nn.functional.pad(v[encoder], (0, 0, 0, most - len(v[encoder]))) for v in learned]
-            out[encoder] = torch.stack(padded).index_select(0, index)[:, None]
+            most = max(vectors[encoder].shape[-2] for vectors in learned)
+            padded = [nn.functional.pad(v[encoder], (0, 0, 0, most - v[encoder].shape[-2])) for v in learned]
+            rows = torch.stack(padded).index_select(0, index)
+            out[encoder] = rows if rows.ndim == 4 else rows[:, None]
         return out
 
-    def prior(self) -> Tensor:
-        return torch.stack([self.prior_of(c) for c in range(len(self.concepts))])
-
-    def export(self, concept: int) -> dict[str, Tensor]:
+    def vectors(self, concept: int) -> dict[str, Tensor]:
         with torch.no_grad():
             return {name: vectors.detach().float() for name, vectors in self.vectors_of(concept).items()}
-
-    def initializer(self, concept: int) -> dict[str, Tensor]:
-        return dict(self._initializers[concept].rows)
 
 
 class DerivedMethod(ABC):
     """A method without a training: a function of the vectors that another method, its `source`, has learned."""
 
     source: TokenMethod
+    depends_on: ClassVar[frozenset[Dependence]] = frozenset()
 
     @abstractmethod
     def derive(self, vectors: Mapping[str, Tensor], spec: BackboneSpec) -> dict[str, Tensor]:

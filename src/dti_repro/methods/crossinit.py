@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from torch import Tensor, nn
 
 from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
@@ -14,8 +12,6 @@ from dti_repro.methods.base import SharedVectors
 class CrossInit(SharedVectors):
     """A free vector. It starts at the text encoder's last hidden state at the initializer's position, so at that
     state's norm, and the prior draws it back there."""
-
-    on_sphere: ClassVar[bool] = False
 
     def __init__(self, prior: Prior) -> None:
         super().__init__()
@@ -28,8 +24,5 @@ class CrossInit(SharedVectors):
         return dict(self.concepts[concept].items())
 
     def prior_of(self, concept: int) -> Tensor:
-        states = self._initializers[concept].states
+        states = self.initializers[concept].states
         return sum(self._prior(v, states[name]) for name, v in self.concepts[concept].items())
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.parameters())}]

@@ -52,7 +52,7 @@ class DTI(SharedVectors):
         return {name: (log_m[name].exp() if self.learn_magnitude else self._m[name]) * v[name] for name in v}
 
     def prior_of(self, concept: int) -> Tensor:
-        rows = self._initializers[concept].rows
+        rows = self.initializers[concept].rows
         return sum(self._prior(v, normalize(rows[name], dim=-1)) for name, v in self.concepts[concept]["v"].items())
 
     def param_groups(self) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,19 @@ from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
 from dti_repro.config.values import Init
 from dti_repro.methods.base import SharedVectors
 from dti_repro.methods.initializers import initial_vectors
+from dti_repro.methods.norm_controls import NormControl
 
 
 class TextualInversion(SharedVectors):
-    """A free vector for each token of the class word."""
+    """A free vector for each of the initializer's. norm_control: what is done to the vectors after each step."""
 
-    on_sphere: ClassVar[bool] = False
-
-    def __init__(self, init: Init) -> None:
+    def __init__(self, init: Init, norm_control: NormControl | None) -> None:
         super().__init__()
         self.init = init
+        self._control = norm_control
 
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
+        self._encoders = spec.encoders
         return nn.ParameterDict(
             {name: initial_vectors(self.init, initializer, name, encoder) for name, encoder in spec.encoders.items()}
         )
@@ -30,8 +31,11 @@ class TextualInversion(SharedVectors):
     def vectors_of(self, concept: int) -> dict[str, Tensor]:
         return dict(self.concepts[concept].items())
 
-    def prior_of(self, concept: int) -> Tensor:
-        return torch.zeros((), device=next(self.parameters()).device)
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.parameters())}]
+    @torch.no_grad()
+    def after_step(self, concepts: Sequence[int], lr: float) -> None:
+        if self._control is None:
+            return
+        for c in concepts:
+            for name, vectors in self.concepts[c].items():
+                rows = self.initializers[c].rows[name]
+                vectors.copy_(self._control(vectors, rows, self._encoders[name], lr))

@@ -82,12 +82,10 @@ class Autoencoder(Stage):
         denoiser never saw would be added to every reference photo. With ``keep_axes`` latents stay where they are, so
         that a denoiser of the weights that this training began with can be trained on.
         """
-        if self.keep_axes:
-            model = without_spread(self.model.cpu())
-        else:
-            pixels = as_pixels(self.held_out.images, np.arange(256))
-            model = in_pixel_axes(self.model.cpu(), pixels)
-            model.register_to_config(scaling_factor=round(1 / float(model.encode(pixels).latent_dist.mean.std()), 4))
+        pixels = as_pixels(self.held_out.images, np.arange(256))
+        model = self.model.cpu()
+        model = without_spread(model) if self.keep_axes else in_pixel_axes(model, pixels)
+        model.register_to_config(scaling_factor=round(1 / float(model.encode(pixels).latent_dist.mean.std()), 4))
         model.to(torch.float16).save_pretrained(folder / "vae")
 
     def load(self, folder: Path) -> None:

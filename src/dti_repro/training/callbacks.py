@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from dti_repro.artifacts.image_grid import Grid
 from dti_repro.errors import DivergedError, StoppedError
+from dti_repro.methods.word_files import learned_word, save_word
 
 if TYPE_CHECKING:
     from dti_repro.artifacts.tracking import Tracker
@@ -73,7 +74,9 @@ class ConceptCheckpoint(Callback):
     def _save_embedding(self, pl_module: InversionModule, c: int, path: Any, **header: str) -> None:
         """Write the embedding after the adapter: it says that the adapter is there, too."""
         header |= pl_module.adapter.save(path)
-        pl_module.states[c].save_embedding(path, pl_module.method.export(c), **header)
+        state = pl_module.states[c]
+        placeholder = state.dataset.concept.placeholder
+        save_word(path, placeholder, pl_module.method, c, pl_module.method_config, {**state.header, **header})
 
 
 class Previews(Callback):
@@ -90,8 +93,8 @@ class Previews(Callback):
             if state.step % pl_module.settings.preview_every == 0:
                 placeholder = state.dataset.concept.placeholder
                 prompts = [template.replace("{}", placeholder) for template in pl_module.settings.preview_prompts]
-                vectors = {placeholder: pl_module.method.export(c)}
-                images = pl_module.backbone.generate(prompts, vectors, [0] * len(prompts), steps=20, guidance=5.0)
+                words = {placeholder: learned_word(pl_module.method, c)}
+                images = pl_module.backbone.generate(prompts, words, [0] * len(prompts), steps=20, guidance=5.0)
                 grid = Grid(columns=prompts, rows={f"step {state.step}": images})
                 path = grid.save(state.folder.previews / f"step_{state.step:06d}.png")
                 self._tracker.images(f"{state.name}/previews", {"preview": path}, state.step)

@@ -6,14 +6,12 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dti_repro.artifacts.embedding import save_embeddings
 from dti_repro.artifacts.files import atomic_write, writing
 from dti_repro.artifacts.run_dir import ConceptFolder, is_whole
 from dti_repro.errors import InputError
@@ -41,10 +39,6 @@ class ConceptState:
     @property
     def name(self) -> str:
         return self.dataset.concept.name
-
-    def save_embedding(self, path: Path, vectors: Mapping[str, Tensor], **header: str) -> None:
-        """Write text encoder -> (vectors, dim), one file per text encoder."""
-        save_embeddings(path, self.dataset.concept.placeholder, vectors, {**self.header, **header})
 
     def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes without an adapter) to this step,

@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     t: Tensor  # (n,) timesteps
     latent_noise: Tensor  # (n, channels, height, width), for sampling the VAE's posterior
     noise: Tensor  # the same shape, what the denoiser has to predict
+    chance: Tensor  # (n,) uniform numbers in [0, 1), for what a method draws at random
+    extra: Tensor  # (n,) indices of the method's extra prompts
 
     def part(self, samples: slice) -> Batch:
         """Return some of the samples."""
@@ -45,6 +47,8 @@ class ConceptDataset(Dataset[Batch]):
     initializer: InitializerEmbedding
     tokens: Tokens  # one row per template
     class_tokens: Tokens  # the same with the class word
+    extra_tokens: Tokens  # the method's extra prompts
+    extra_class_tokens: Tokens
     latents: LatentDistribution
     seed: int
     samples: int  # of one optimizer step
@@ -52,30 +56,52 @@ class ConceptDataset(Dataset[Batch]):
 
     @classmethod
     def encode(
-        cls, backbone: Backbone, concept: Concept, templates: Sequence[str], seed: int, samples: int, cache: LatentCache
+        cls,
+        backbone: Backbone,
+        concept: Concept,
+        initializer: InitializerEmbedding,
+        templates: Sequence[str],
+        extra_prompts: Sequence[str],
+        seed: int,
+        samples: int,
+        cache: LatentCache,
     ) -> ConceptDataset:
-        """Tokenize the templates and encode the photos. InputError for a photo that cannot be read."""
-        initializer = backbone.embed_initializer(concept.name, concept.initializer, seed)
-        prompts = [template.replace("{}", concept.placeholder) for template in templates]
-        class_prompts = [template.replace("{}", concept.class_word) for template in templates]
+        """Tokenize the templates and extra prompts, and encode the photos. InputError for a photo that is damaged."""
         size = backbone.spec.resolution
         photos = [np.asarray(centre_crop(load_photo(path), size)) for path in concept.images]
         pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = cache.encode(backbone, pixels)
-        tokens = backbone.tokenize(prompts, {concept.placeholder: initializer.positions}).to(backbone.device)
-        class_tokens = backbone.tokenize(class_prompts, {}).to(backbone.device)
-        return cls(concept, initializer, tokens, class_tokens, latents, seed, samples, backbone.spec.timesteps)
+        words = {concept.placeholder: {concept.placeholder: initializer.positions}, concept.class_word: {}}
+        tokens, class_tokens, extra_tokens, extra_class_tokens = (
+            backbone.tokenize([text.replace("{}", word) for text in texts], placeholders).to(backbone.device)
+            for texts in (templates, extra_prompts or templates[:1])
+            for word, placeholders in words.items()
+        )
+        return cls(
+            concept,
+            initializer,
+            tokens,
+            class_tokens,
+            extra_tokens,
+            extra_class_tokens,
+            latents,
+            seed,
+            samples,
+            backbone.spec.timesteps,
+        )
 
     def __getitem__(self, step: int) -> Batch:
         random = generator(self.seed, self.concept.name, "step", step)
         shape = (self.samples, *self.latents.mean.shape[1:])
-        templates = len(next(iter(self.tokens.ids.values())))
+        templates, extra = (len(next(iter(tokens.ids.values()))) for tokens in (self.tokens, self.extra_tokens))
         return Batch(
             image=torch.tensor([self._photo(step * self.samples + i) for i in range(self.samples)]),
             template=torch.randint(templates, (self.samples,), generator=random),
             t=torch.randint(self.timesteps, (self.samples,), generator=random),
             latent_noise=torch.randn(shape, generator=random),
             noise=torch.randn(shape, generator=random),
+            chance=torch.rand(self.samples, generator=random),
+            extra=torch.randint(extra, (self.samples,), generator=random),
         )
 
     def _photo(self, sample: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from dti_repro.adapters.base import Adapter
-from dti_repro.backbones.base import Backbone, Conditioning, Tokens
+from dti_repro.backbones.base import Backbone, Conditioning, Tokens, TokenVectors
 from dti_repro.errors import DivergedError
-from dti_repro.methods.base import TokenMethod
+from dti_repro.methods.base import SharedVectors, StepContext, TokenMethod
 from dti_repro.optim.sphere import angle
 from dti_repro.training.concept_state import COLUMNS, ConceptState
 from dti_repro.training.datamodule import Batch
@@ -36,9 +38,11 @@ class InversionModule(pl.LightningModule):
         optimizer: Callable[..., Optimizer],
         adapter: Adapter,
         settings: DictConfig,
+        method_config: Mapping[str, Any],
     ) -> None:
         """states: of the method's concepts, in their order. optimizer(params=groups) makes the configured optimizer.
-        adapter: attached to the backbone. settings: as in conf/trainer."""
+        adapter: attached to the backbone. settings: as in conf/trainer. method_config: what the method was built from.
+        """
         super().__init__()
         # Manual optimization: a step has a backward pass for each concept (or one for all) and each accumulated part,
         # and its numbers are checked before the optimizer steps.
@@ -48,8 +52,10 @@ class InversionModule(pl.LightningModule):
         self.states = list(states)
         self.adapter = adapter
         self.settings = settings
+        self.method_config = method_config
         self.last_loss = math.nan  # mean over the concepts
         self._optimizer = optimizer
+        self._produced: list[tuple[Tensor, TokenVectors]] = []  # of this step, where the parameters are no vectors
         self._fuse = backbone.device.type != "cpu" if settings.fuse == "auto" else settings.fuse
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -68,6 +74,7 @@ class InversionModule(pl.LightningModule):
         for optimizer in optimizers:
             optimizer.zero_grad()
         losses = torch.zeros(len(self.states), device=self.device)
+        self._produced.clear()
         groups = [list(batch)] if self._fuse else [[c] for c in batch]
         size, parts = self.settings.batch, self.settings.accumulate
         for k in range(parts):
@@ -85,6 +92,7 @@ class InversionModule(pl.LightningModule):
             self._check(self.states[c], loss, gradient)
         for optimizer in optimizers:
             optimizer.step()
+        self.method.after_step(list(batch), optimizers[0].param_groups[0]["lr"])
         after = torch.stack([self._norm_and_angle(c) for c in batch]).tolist()
         for c, (loss, gradient), (norm, turned) in zip(batch, before, after, strict=True):
             self._add_row(self.states[c], loss, norm, turned, gradient)
@@ -93,35 +101,80 @@ class InversionModule(pl.LightningModule):
     def _losses(self, pack: dict[int, Batch]) -> tuple[Tensor, Tensor]:
         """Return each concept's mean loss, and its objective, which is minimised: (concepts,) both."""
         data = {c: self.states[c].dataset for c in pack}
+        samples = torch.tensor(list(pack)).repeat_interleave(self.settings.batch)
         latents = torch.cat([data[c].latents.sample(batch.image, batch.latent_noise) for c, batch in pack.items()])
         noise = torch.cat([batch.noise for batch in pack.values()])
         t = torch.cat([batch.t for batch in pack.values()])
+        chance = torch.cat([batch.chance for batch in pack.values()])
+        tokens, class_tokens = (
+            Tokens.concat([getattr(data[c], kind)[batch.template] for c, batch in pack.items()])
+            for kind in ("tokens", "class_tokens")
+        )
 
-        def encoded(class_word: bool) -> Conditioning:
-            rows = {c: dataset.class_tokens if class_word else dataset.tokens for c, dataset in data.items()}
-            tokens = Tokens.concat([rows[c][batch.template] for c, batch in pack.items()])
+        def encoded(tokens: Tokens, class_word: bool) -> Conditioning:
             if class_word:
                 return self.backbone.encode_text(tokens)
-            concept = torch.tensor(list(pack)).repeat_interleave(self.settings.batch)
-            return self.backbone.encode_text(tokens, self.method(concept, t))
+            vectors = self.method(samples, t, chance)
+            if not isinstance(self.method, SharedVectors):
+                for rows in vectors.values():
+                    rows.retain_grad()
+                self._produced.append((samples, vectors))
+            return self.backbone.encode_text(tokens, vectors)
 
         def mean_loss(class_word: bool) -> Tensor:
-            loss = self.backbone.loss(latents, noise, t, encoded(class_word))
-            return loss.view(len(pack), self.settings.batch).mean(dim=1)
+            conditioning = encoded(class_tokens if class_word else tokens, class_word)
+            return self._mean_loss(pack, latents, noise, t, conditioning)
 
-        loss = mean_loss(class_word=False)
-        return loss, self.adapter.objective(loss, mean_loss)
+        def class_attention() -> list[Tensor]:
+            with torch.no_grad(), self.backbone.attention_maps() as maps:
+                mean_loss(class_word=True)
+            return maps
+
+        def encode_extra(class_word: bool) -> tuple[Tokens, Conditioning]:
+            kind = "extra_class_tokens" if class_word else "extra_tokens"
+            extra = Tokens.concat([getattr(data[c], kind)[batch.extra] for c, batch in pack.items()])
+            with torch.set_grad_enabled(not class_word):
+                return extra, encoded(extra, class_word)
+
+        def encode_class() -> Conditioning:
+            with torch.no_grad():
+                return encoded(class_tokens, class_word=True)
+
+        recorded = self.backbone.attention_maps() if "attention" in self.method.needs else nullcontext([])
+        conditioning = encoded(tokens, class_word=False)
+        with recorded as attention:
+            loss = self._mean_loss(pack, latents, noise, t, conditioning)
+        objective = self.adapter.objective(loss, mean_loss)
+        context = StepContext(
+            list(pack), tokens, class_tokens, conditioning, attention, encode_class, class_attention, encode_extra
+        )
+        regularizer = self.method.regularizer(context)
+        return loss, objective if regularizer is None else objective + regularizer
+
+    def _mean_loss(
+        self, pack: dict[int, Batch], latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        loss = self.backbone.loss(latents, noise, t, conditioning)
+        return loss.view(len(pack), self.settings.batch).mean(dim=1)
 
     def _gradient_norm(self, c: int) -> Tensor:
-        """Return the norm of the gradient of each vector, mean over the vectors."""
-        rows = [p.grad for p in self.method.concepts[c].parameters() if p.ndim > 1]
-        return torch.cat([torch.linalg.vector_norm(g, dim=-1) for g in rows]).mean()
+        """Return the norm of the gradient of each vector, mean over the vectors: of the parameter where the parameters
+        are vectors, else of what one vector in the place of all that the method made in this step would get."""
+        if isinstance(self.method, SharedVectors):
+            rows = [p.grad for p in self.method.concepts[c].parameters() if p.ndim > 1]
+        else:
+            width = {name: row.shape[-1] for name, row in self.method.initializer(c).items()}
+            rows = [
+                sum(vectors[name].grad[samples == c].sum(dim=(0, 1)) for samples, vectors in self._produced)[:, :dim]
+                for name, dim in width.items()
+            ]
+        return torch.cat([torch.linalg.vector_norm(g, dim=-1).flatten() for g in rows]).mean()
 
     def _norm_and_angle(self, c: int) -> Tensor:
         """Return the vectors' norm and angle to the initializer, means over the vectors: (2,)."""
-        vectors, initializer = self.method.export(c), self.method.initializer(c)
-        norm = torch.cat([rows.norm(dim=-1) for rows in vectors.values()]).mean()
-        turned = torch.cat([angle(rows, initializer[name]) for name, rows in vectors.items()]).mean()
+        vectors, initializer = self.method.vectors(c), self.method.initializer(c)
+        norm = torch.cat([rows.norm(dim=-1).flatten() for rows in vectors.values()]).mean()
+        turned = torch.cat([angle(rows, initializer[name]).flatten() for name, rows in vectors.items()]).mean()
         return torch.stack([norm.double(), turned.double()])
 
     def _check(self, state: ConceptState, loss: float, gradient: float) -> None:

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.adapters.folder import has_own_adapter
 from dti_repro.artifacts.files import read_json, sha256
-from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash, has_content, is_whole
+from dti_repro.artifacts.run_dir import (
+    ConceptFolder,
+    RunFolder,
+    check_name,
+    config_hash,
+    embedding_files,
+    embedding_sha256,
+    has_content,
+    is_whole,
+    parse,
+)
 from dti_repro.backbones.checkpoint import fingerprint, locate
+from dti_repro.config.values import Init
 from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
 
@@ -43,7 +54,7 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
     below the hash, and packing, threads and device (which change rounding only), loggers, launchers and paths."""
     backbone = {k: v for k, v in _plain(cfg.backbone).items() if k not in NOT_HASHED}
     return {
-        "method": _plain(cfg.method),
+        "method": _without_null(_plain(cfg.method)),
         "optim": _plain(cfg.optim),
         "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))},
         "templates": _plain(cfg.templates)["prompts"],
@@ -55,6 +66,30 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
 def _has_adapter(cfg: DictConfig) -> bool:
     """Return whether an adapter is trained. The one without settings is `none`."""
     return len(cfg.adapter) > 1
+
+
+def _without_null(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the node without keys that are null at any depth: a method's optional keys, of which new ones may come."""
+    plain = {key: _without_null(value) if isinstance(value, Mapping) else value for key, value in node.items()}
+    return {key: value for key, value in plain.items() if value is not None}
+
+
+def start_of(cfg: DictConfig, concept: Concept) -> Path | None:
+    """Return the embedding that the concept's vectors start from, where `method.init` is the path of one or of a run
+    that has the concept. InputError if it is not there."""
+    init = cfg.method.get("init")
+    if init in (None, *get_args(get_args(Init)[0])):
+        return None
+    path = Path(init).expanduser()
+    if path.is_dir():
+        found = {folder.name: folder.embedding for folder in parse(path)}
+        if len(found) > 1 and concept.name not in found:
+            raise InputError(f"method.init {init} has no concept '{concept.name}' (there are: {', '.join(found)})")
+        return found.get(concept.name, next(iter(found.values())))
+    if not embedding_files(path):
+        names = ", ".join(get_args(get_args(Init)[0]))
+        raise InputError(f"method.init '{init}' is none of {names}, and no embedding or run lies there")
+    return path
 
 
 def check_pack(cfg: DictConfig, concepts: int) -> None:
@@ -75,13 +110,15 @@ def is_complete(cfg: DictConfig, folder: ConceptFolder) -> bool:
     return whole and (not _has_adapter(cfg) or all(map(has_own_adapter, embeddings)))
 
 
-def concept_metadata(concept: Concept) -> dict[str, Any]:
-    """Return the content of concept.json: all of a concept that can change its vectors, and what its prompts need."""
-    return {**_trained_on(concept), "class_word": concept.class_word, "live": concept.live}
+def concept_metadata(concept: Concept, start: Path | None = None) -> dict[str, Any]:
+    """Return the content of concept.json: all of a concept that can change its vectors, and what its prompts need.
+    start: as of start_of."""
+    return {**_trained_on(concept, start), "class_word": concept.class_word, "live": concept.live}
 
 
-def _trained_on(concept: Concept) -> dict[str, Any]:
+def _trained_on(concept: Concept, start: Path | None) -> dict[str, Any]:
     return {
+        **({} if start is None else {"start": embedding_sha256(start)}),
         "name": concept.name,
         "placeholder": concept.placeholder,
         "initializer": concept.initializer,
@@ -90,11 +127,12 @@ def _trained_on(concept: Concept) -> dict[str, Any]:
     }
 
 
-def check_metadata(folder: ConceptFolder, concept: Concept) -> None:
-    """Raise InputError if the folder was trained with other photos or another word than the concept has now."""
+def check_metadata(folder: ConceptFolder, concept: Concept, start: Path | None) -> None:
+    """Raise InputError if the folder was trained with other photos, another word or another start than the concept has
+    now."""
     if not folder.metadata.is_file():
         return
-    before, now = read_json(folder.metadata, "remove that folder to train again"), _trained_on(concept)
+    before, now = read_json(folder.metadata, "remove that folder to train again"), _trained_on(concept, start)
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise InputError(

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dti_repro.artifacts.lock import BusyError, locked
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, has_content
 from dti_repro.artifacts.tracking import joined, tracking
-from dti_repro.backbones.base import Backbone
+from dti_repro.backbones.base import Backbone, InitializerEmbedding
 from dti_repro.backbones.checkpoint import check_words, commit, locate
 from dti_repro.backbones.load import load_backbone
 from dti_repro.config import build, target
@@ -34,12 +35,13 @@ from dti_repro.data.latent_cache import LatentCache, make_private_folder
 from dti_repro.data.randomness import generator
 from dti_repro.errors import InputError, OutOfMemoryError, StoppedError, is_out_of_memory
 from dti_repro.methods.base import DerivedMethod, TokenMethod
+from dti_repro.methods.initializers import resized
 from dti_repro.optim.spherical_sgd import SphereOptimizer
 from dti_repro.training.callbacks import ConceptCheckpoint, Previews, Signals, StepBar
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.datamodule import ConceptDataset, PackDataModule
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import concept_metadata, hashed, is_complete, run_folder, source_config
+from dti_repro.training.runs import concept_metadata, hashed, is_complete, run_folder, source_config, start_of
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -51,6 +53,7 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
     others are trained, if another process trains some of them.
     """
     method = build(cfg.method, TokenMethod | DerivedMethod)
+    _check_support(cfg, method if isinstance(method, TokenMethod) else method.source)
     build(cfg.adapter, Adapter)
     checkpoint = locate(cfg.backbone.path, cfg.backbone.revision)
     for concept in concepts:
@@ -70,6 +73,21 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
         more = f" (and {len(busy) - 1} more of these concepts)" if len(busy) > 1 else ""
         raise BusyError(f"{busy[0]}{more}")
     return trained
+
+
+def _check_support(cfg: DictConfig, method: TokenMethod) -> None:
+    """Raise InputError for a method that asks for more than the backbone has."""
+    asked = {
+        "layer": "vectors for each cross-attention layer of a UNet",
+        "timestep": "other vectors at each timestep",
+        "attention": "the attention maps of a UNet",
+    }
+    supported = target(cfg.backbone._target_, Backbone).SUPPORTS
+    if missing := sorted((method.depends_on | method.needs) - supported):
+        raise InputError(
+            f"method '{cfg.method.name}' needs {asked[missing[0]]}, and backbone '{cfg.backbone.name}' has none: use a "
+            "Stable Diffusion backbone, or another method"
+        )
 
 
 def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
@@ -104,7 +122,7 @@ def _lock_pending(
             folder = run.concept(concept.name)
             if not folder.metadata.is_file():  # nobody can say on which photos its checkpoint was trained
                 folder.checkpoint.unlink(missing_ok=True)
-            write_json(folder.metadata, concept_metadata(concept))
+            write_json(folder.metadata, concept_metadata(concept, start_of(cfg, concept)))
         yield pending
 
 
@@ -126,36 +144,57 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
     )
     random = generator(run.seed, *(concept.name for concept in concepts), "adapter")
     with _enough_memory("training", advice), adapter.attached(backbone, random):
-        states = _prepare(cfg, run, concepts, backbone)
         method = build(cfg.method, TokenMethod)
+        states = _prepare(cfg, run, concepts, backbone, method)
         method.initialise([state.dataset.initializer for state in states], backbone.spec)
         for c, state in enumerate(states):
-            _check_vectors(method.export(c), state)
+            _check_vectors(method.vectors(c), state)
         optimizer = partial(build, cfg.optim, Optimizer)
-        module = InversionModule(backbone, method, states, optimizer, adapter, cfg.trainer)
+        config = OmegaConf.to_container(cfg.method, resolve=True)
+        module = InversionModule(backbone, method, states, optimizer, adapter, cfg.trainer, config)
         _fit(cfg, run, module, ConceptCheckpoint(complete))
 
 
-def _prepare(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], backbone: Backbone) -> list[ConceptState]:
+def _prepare(
+    cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], backbone: Backbone, method: TokenMethod
+) -> list[ConceptState]:
     encoder = {"device": backbone.device.type, "threads": cfg.trainer.threads, **hashed(cfg)["backbone"]}
     cache = LatentCache(Path(cfg.trainer.latents) if cfg.trainer.latents else None, encoder)
     samples = cfg.trainer.batch * cfg.trainer.accumulate
     states = []
     for concept in concepts:
-        dataset = ConceptDataset.encode(backbone, concept, cfg.templates.prompts, run.seed, samples, cache)
+        initializer = _initializer(cfg, concept, backbone)
+        texts = cfg.templates.prompts, method.extra_prompts
+        dataset = ConceptDataset.encode(backbone, concept, initializer, *texts, run.seed, samples, cache)
         states.append(ConceptState(dataset, run.concept(concept.name), _header(run, concept, backbone)))
     return states
+
+
+def _initializer(cfg: DictConfig, concept: Concept, backbone: Backbone) -> InitializerEmbedding:
+    """Return what the concept's vectors start from: `method.vectors` of them, by default one for each token of the
+    initializer, or of the embedding that `method.init` names."""
+    initializer = backbone.embed_initializer(concept.name, concept.initializer, cfg.seed)
+    path, wanted = start_of(cfg, concept), cfg.method.get("vectors")
+    found, source = initializer.positions, f"the initializer '{concept.initializer}'"
+    if path is not None:
+        start = for_encoders(load_embeddings(path), backbone.spec, path)
+        found, source = len(next(iter(start.values()))), str(path)
+        initializer = replace(resized(initializer, found), start=start)
+    if wanted is None or wanted == found:
+        return initializer
+    if wanted < found:
+        print(f"{concept.name}: method.vectors={wanted} takes the first of the {found} vectors of {source}")
+    return resized(initializer, wanted)
 
 
 def _check_vectors(vectors: dict[str, torch.Tensor], state: ConceptState) -> None:
     """Raise InputError unless each text encoder has as many vectors as a prompt reads: others would not be trained."""
     positions = state.dataset.initializer.positions
     for encoder, rows in vectors.items():
-        if len(rows) != positions:
+        if rows.shape[-2] != positions:
             raise InputError(
-                f"method: it has {len(rows)} vectors for concept '{state.name}' in {encoder}, and a prompt "
-                f"reads {positions}, as many as the initializer '{state.dataset.concept.initializer}' has tokens: give "
-                f"an initializer of {len(rows)} tokens, or another method"
+                f"method: it has {rows.shape[-2]} vectors for concept '{state.name}' in {encoder}, and a prompt reads "
+                f"{positions}: a method makes one vector for each row of its initializer"
             )
 
 
