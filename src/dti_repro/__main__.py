@@ -11,7 +11,7 @@ from pathlib import Path
 from dti_repro.launch.failures import did_you_mean
 
 COMMANDS = (
-    *("train", "generate", "evaluate", "benchmark", "report", "plan", "demo"),
+    *("train", "generate", "evaluate", "table", "benchmark", "report", "plan", "demo"),
     *("interpolate", "mechanism", "export", "import_embedding", "download"),
 )
 

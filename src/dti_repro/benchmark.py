@@ -7,26 +7,32 @@ seconds.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import validate
 from dti_repro.data.masks import check_masks
 from dti_repro.experiments.runner import (
+    RowResult,
     check_rows,
     choose_rows,
     generate_rows,
     group_into_sweeps,
     list_score_files,
     load_run,
+    means_of,
     searched_file,
     train_rows,
     with_dependencies,
 )
 from dti_repro.experiments.search import mismatched_files
+from dti_repro.experiments.spec import Experiment
 from dti_repro.experiments.training_columns import start_norms
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
@@ -74,8 +80,23 @@ def benchmark(cfg: DictConfig) -> int:
         comparison(run, results).save(folder / "grid.png")
         write_provenance(folder, experiment, results, clock, cfg.accelerator)
         write_page(folder, report, run, results)
+        _track(cfg, experiment, results, folder)
         print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'} and report.html")
     return sum(result.trained for result in trained) + generated + computed
+
+
+def _track(cfg: DictConfig, experiment: Experiment, results: Sequence[RowResult], folder: Path) -> None:
+    """Show the means of the table, the table and its pictures in the logger."""
+    with tracking(cfg, "benchmark", experiment.name) as tracker:
+        rows = []
+        for result in results if tracker.logger else ():
+            means = means_of(result.score_files, experiment.metrics)
+            of = {metric: fmean(by_subject.values()) for metric, by_subject in means.items()}
+            tracker.numbers({f"{result.spec.name}/{Path(metric).stem}": mean for metric, mean in of.items()})
+            rows.append([result.spec.label, *map(of.get, experiment.metrics)])
+        text = (folder / "table.md").read_text(encoding="utf-8")
+        tracker.table("table", ["row", *experiment.metrics.values()], rows, text)
+        tracker.images("pictures", {path.stem: path for path in sorted(folder.glob("*.png"))})
 
 
 def stages(line: CommandLine) -> list[CommandLine]:

@@ -158,6 +158,7 @@ def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     assert "2 subjects (rex, tom), 2 prompts (`prompts`), 1 training seed (42), 2 image seeds" in text
     assert "Paired differences from DTI" in text
     assert f"Made by `python -m dti_repro.benchmark --config-dir={table.parents[1]}/conf experiment=tiny " in text
+    assert f" searched={table.parents[1]}/searched.yaml`" in text  # whatever was given, but where results lie
     assert "| DTI > TI | me     | text" in text
     assert "| too few subjects |" in text
     assert Image.open(table / "front.png").width > 300
@@ -190,6 +191,23 @@ def test_report_writes_a_result_again_without_computing(world: Path, table: Path
     assert nothing.returncode == 2
     assert nothing.stderr.startswith(f"error: 6 rows have no whole runs in {world}/runs_nothing (class, description, ")
     assert nothing.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_logger_shows_the_table_and_its_pictures_and_changes_nothing(world: Path, table: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    before = (table / "table.md").read_bytes()
+    result = run(world, "tiny", overrides=("logger=tensorboard",))
+    assert result.returncode == 0, result.stderr
+    assert (table / "table.md").read_bytes() == before  # its command neither
+    events = accumulator.EventAccumulator(str(world / "runs/.tensorboard/benchmark_tiny"))
+    events.Reload()
+    assert events.Tags()["images"] == ["pictures/front", "pictures/grid"]
+    with (table / "table.csv").open(newline="") as file:
+        means = {row["row"]: float(row[str(world / "image.yaml")]) for row in csv.DictReader(file)}
+    assert events.Scalars("dti/image")[0].value == pytest.approx(means["dti"], rel=1e-5)
+    shown = events.Tensors("table/text_summary")[0].tensor_proto.string_val[0]
+    assert shown == before
 
 
 @pytest.mark.slow

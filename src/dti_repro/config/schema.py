@@ -38,6 +38,7 @@ Texts = Annotated[list[str], Field(min_length=1)]
 Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
 PROMPTS = Annotated[str | list[Any], Field(description="the name of a set, a list of templates or a file")]
 Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a text with one {} for the word,")]
+GENERATION = Annotated[str | float | None, Field(description="one generation's id, or null for all,")]
 METRICS = Field(description="a metric's name, a list of names or a set")
 
 BACKBONE = {
@@ -119,7 +120,8 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "evaluate": {
         **SCORE,
         "run": FolderPath,
-        "generation": Annotated[str | float | None, Field(description="one generation's id, or null for all,")],
+        "runs": FolderPath,
+        "generation": GENERATION,
         "metrics": Annotated[str | Texts, METRICS],
         "sets": dict[str, list[str]],
     },
@@ -132,6 +134,13 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "property": Property,
         "magnitude": Magnitude | None,
         "runs": FolderPath,
+    },
+    "table": {
+        "runs": Annotated[FolderPath | Texts, Field(description="the path of a run's folder, or a list of them,")],
+        "labels": list[Word] | None,
+        "metrics": Texts | None,
+        "generation": GENERATION,
+        "out": FolderPath,
     },
     "demo": {**EXPERIMENT, "out": FolderPath, "accelerator": Accelerator},
     "benchmark": {**EXPERIMENT, **SUBSET, **SCORE, "out": FolderPath},

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
-
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dti_repro.config.plugins import plugins
 from dti_repro.experiments.runner import ExperimentRun
 from dti_repro.experiments.spec import Experiment
 from dti_repro.experiments.statistics import MIN_SUBJECTS
 from dti_repro.inference.image_folder import PROMPT_KEYS
-from dti_repro.launch.command_line import CommandLine
+from dti_repro.launch.command_line import running_command
 
-NOT_IN_TABLE = ("runs", "out", "rows", "accelerator", "devices")  # keys that change no number of a table
+NOT_IN_TABLE = ("runs", "out", "rows", "accelerator", "devices", "logger")  # keys that change no number of a table
 MASKED = "black outside of their masks"
 VERDICTS = (
     "holds: the paired 95% t interval over subjects lies wholly on the claimed side, and the sign-flip test gives "
@@ -61,13 +56,7 @@ DEVIATIONS = {
 
 def table_command() -> str:
     """Return the command that makes the table of the running command again, without keys that change no number."""
-    hydra = HydraConfig.get()
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    here = f"{Path.cwd()}/"
-    options = [f"--config-dir={path.removeprefix('file://').removeprefix(here)}" for path in folders]
-    named = [f"plugins=[{','.join(plugins())}]"] if plugins() else []
-    line = CommandLine("benchmark", tuple(hydra.overrides.task)).without(*NOT_IN_TABLE)
-    return shlex.join(["python", "-m", "dti_repro.benchmark", *options, *named, *line.overrides])
+    return running_command("benchmark", *NOT_IN_TABLE)
 
 
 def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
