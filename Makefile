@@ -9,7 +9,7 @@ N ?= 50
 SLURM := slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core slurm-wlm-mysql-plugin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint benchmark ablation speed soak slurm-test
+.PHONY: help demo test test-all browser-test lint benchmark ablation speed soak slurm-test
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -27,6 +27,11 @@ test: $(STAMP) ## run the tests
 
 test-all: $(STAMP) ## run the tests, the slow ones included
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(TEST_ARGS) -m "slow or not slow"
+
+browser-test: $(STAMP) ## read the report page in a real browser, wide and narrow (on Debian, apt installs Chromium)
+	command -v chromium chromium-browser google-chrome >/dev/null || \
+		(apt-get update -q && apt-get install -q -y --no-install-recommends chromium)
+	SCREENSHOTS=outputs/browser OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser -rs
 
 lint: $(STAMP) ## check style, formatting and which package imports which
 	$(PY) -m ruff check .

@@ -120,7 +120,7 @@ def test_the_summary_says_means_numbers_and_files(tmp_path: Path) -> None:
     write_scores(files[0].csv, [*rows, ScoreRow("f", "t", "t", 0, "rex", "other", 1.0)])
     write_scores(files[1].csv, [ScoreRow("f", "t", "t", 0, "tom", "text", 1.0)])
     assert summary(files, ["image", "text"]).split("\n") == [
-        "generation 0123456789, mean (number of images):",
+        "generation 0123456789, mean (number of values):",
         "",
         "| concept | image     | text      |",
         "| ------- | --------- | --------- |",

@@ -18,7 +18,8 @@ from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.artifacts.scores import ScoreRow, read_scores, subject_means, write_scores
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.experiments.report import DEVIATIONS, write_report
+from dti_repro.experiments.notes import DEVIATIONS
+from dti_repro.experiments.report import make_report, write_tables
 from dti_repro.experiments.runner import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.tables import (
@@ -155,7 +156,8 @@ def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(t
     def table(masked: bool, *setup: str) -> str:
         concepts = dict.fromkeys(SUBJECTS)
         run = ExperimentRun(experiment, "runs", setup, generate=("prompts=simple", "seeds=[0,1]"), concepts=concepts)
-        write_report(tmp_path, run, [both], ["norm"], [], "python -m dti_repro.benchmark experiment=x", masked)
+        command = "python -m dti_repro.benchmark experiment=x"
+        write_tables(tmp_path, make_report(run, [both], ["norm"], command, masked))
         return (tmp_path / "table.md").read_text(encoding="utf-8")
 
     toybox = table(True)

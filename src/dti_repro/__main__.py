@@ -11,8 +11,8 @@ from pathlib import Path
 from dti_repro.launch.failures import did_you_mean
 
 COMMANDS = (
-    *("train", "generate", "evaluate", "benchmark", "plan", "demo"),
-    *("interpolate", "export", "import_embedding", "download"),
+    *("train", "generate", "evaluate", "table", "benchmark", "report", "plan", "demo"),
+    *("interpolate", "mechanism", "export", "import_embedding", "download"),
 )
 
 

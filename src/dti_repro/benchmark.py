@@ -6,38 +6,40 @@ seconds.
 
 from __future__ import annotations
 
-import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dti_repro.artifacts.files import user_path
+from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import validate
-from dti_repro.config.plugins import plugins
 from dti_repro.data.masks import check_masks
 from dti_repro.experiments.runner import (
+    RowResult,
     check_rows,
     choose_rows,
     generate_rows,
     group_into_sweeps,
     list_score_files,
     load_run,
+    means_of,
     searched_file,
     train_rows,
     with_dependencies,
 )
 from dti_repro.experiments.search import mismatched_files
+from dti_repro.experiments.spec import Experiment
 from dti_repro.experiments.training_columns import start_norms
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.sweep import as_choices
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import score
-
-NOT_IN_TABLE = ("runs", "out", "rows", "accelerator", "devices")  # keys that change no number of a table
 
 
 def benchmark(cfg: DictConfig) -> int:
@@ -68,24 +70,34 @@ def benchmark(cfg: DictConfig) -> int:
         start_norms(run, result)  # in a job too: the process that writes the table loads no model
     clock.append(time.time())
     if cfg.rows is None:
-        from dti_repro.experiments.report import tabulate, write_provenance  # which load pandas and scipy
+        from dti_repro.experiments.figures import comparison  # pandas and scipy load with these
+        from dti_repro.experiments.notes import table_command
+        from dti_repro.experiments.page.write import write_page
+        from dti_repro.experiments.report import tabulate, write_provenance, write_tables
 
         folder = Path(cfg.out) / experiment.name
-        tabulate(folder, run, results, _command(), masks is not None, searched_file(cfg))
+        report = tabulate(run, results, table_command(), masks is not None, searched_file(cfg))
+        write_tables(folder, report)
+        comparison(run, results).save(folder / "grid.png")
         write_provenance(folder, experiment, results, clock, cfg.accelerator)
-        print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'}")
+        write_page(folder, report, run, results)
+        _track(cfg, experiment, results, folder)
+        print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'} and report.html")
     return sum(result.trained for result in trained) + generated + computed
 
 
-def _command() -> str:
-    """Return the command that makes this table again, without the keys that change no number of it."""
-    hydra = HydraConfig.get()
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    here = f"{Path.cwd()}/"
-    options = [f"--config-dir={path.removeprefix('file://').removeprefix(here)}" for path in folders]
-    named = [f"plugins=[{','.join(plugins())}]"] if plugins() else []
-    line = CommandLine("benchmark", tuple(hydra.overrides.task)).without(*NOT_IN_TABLE)
-    return shlex.join(["python", "-m", "dti_repro.benchmark", *options, *named, *line.overrides])
+def _track(cfg: DictConfig, experiment: Experiment, results: Sequence[RowResult], folder: Path) -> None:
+    """Show the means of the table, the table and its pictures in the logger."""
+    with tracking(cfg, "benchmark", experiment.name) as tracker:
+        rows = []
+        for result in results if tracker.logger else ():
+            means = means_of(result.score_files, experiment.metrics)
+            of = {metric: fmean(by_subject.values()) for metric, by_subject in means.items()}
+            tracker.numbers({f"{result.spec.name}/{Path(metric).stem}": mean for metric, mean in of.items()})
+            rows.append([result.spec.label, *map(of.get, experiment.metrics)])
+        text = (folder / "table.md").read_text(encoding="utf-8")
+        tracker.table("table", ["row", *experiment.metrics.values()], rows, text)
+        tracker.images("pictures", {path.stem: path for path in sorted(folder.glob("*.png"))})
 
 
 def stages(line: CommandLine) -> list[CommandLine]:

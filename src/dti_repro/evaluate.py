@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ from dti_repro.artifacts.lock import BusyError
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.artifacts.scores import read_scores
+from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import build
 from dti_repro.data.concept import ConceptSet
 from dti_repro.errors import InputError
@@ -59,29 +60,55 @@ def evaluate(cfg: DictConfig) -> int:
         print(summary(files, list(configs)))
         raise
     print(summary(files, list(configs)))
+    _track(cfg, files, list(configs))
     print(f"{len(files)} score files, {computed} columns computed, the rest were computed before")
     return computed
 
 
 def summary(files: Sequence[ScoreFile], metrics: Sequence[str]) -> str:
-    """Return a table for each generation, concept by metric: the mean over its images, their number, and the score
-    files."""
-    from dti_repro.experiments.tables import markdown  # which loads scipy
-
+    """Return a table for each generation, concept by metric: the mean over its images (or its one value for all of
+    them), their number, and the score files."""
     parts = []
+    for generation, (paths, values) in _by_generation(files).items():
+        table = _markdown(values, metrics)
+        listed = "".join(f"  {path}\n" for path in paths)
+        parts.append(f"generation {generation}, mean (number of values):\n\n{table}\nscore files:\n{listed}")
+    return "\n".join(parts)
+
+
+Values = Mapping[str, Mapping[str, list[float]]]  # concept -> metric -> its values
+
+
+def _by_generation(files: Sequence[ScoreFile]) -> dict[str, tuple[list[Path], Values]]:
+    """Return generation -> its score files that are there, and what they hold."""
+    found = {}
     for generation in dict.fromkeys(file.csv.stem for file in files):
         paths = [file.csv for file in files if file.csv.stem == generation and file.csv.is_file()]
         values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in (row for path in paths for row in read_scores(path)):
             values[row.concept][row.metric].append(row.value)
-        lines = [
-            [concept, *(f"{fmean(found[m]):.3f} ({len(found[m])})" if found[m] else "" for m in metrics)]
-            for concept, found in sorted(values.items())
-        ]
-        table = markdown([["concept", *metrics], *lines])
-        listed = "".join(f"  {path}\n" for path in paths)
-        parts.append(f"generation {generation}, mean (number of images):\n\n{table}\nscore files:\n{listed}")
-    return "\n".join(parts)
+        found[generation] = (paths, values)
+    return found
+
+
+def _markdown(values: Values, metrics: Sequence[str]) -> str:
+    from dti_repro.experiments.tables import markdown  # which loads scipy
+
+    lines = [
+        [concept, *(f"{fmean(of[m]):.3f} ({len(of[m])})" if of.get(m) else "" for m in metrics)]
+        for concept, of in sorted(values.items())
+    ]
+    return markdown([["concept", *metrics], *lines])
+
+
+def _track(cfg: DictConfig, files: Sequence[ScoreFile], metrics: Sequence[str]) -> None:
+    """Show the means of each generation in the logger, as numbers and as a table."""
+    with tracking(cfg, "evaluate", *Path(cfg.run).resolve().parts[-3:]) as tracker:
+        for generation, (_, values) in _by_generation(files).items() if tracker.logger else ():
+            means = {concept: {m: fmean(of[m]) for m in metrics if of.get(m)} for concept, of in sorted(values.items())}
+            tracker.numbers({f"{generation}/{c}/{m}": mean for c, of in means.items() for m, mean in of.items()})
+            rows = [[concept, *map(of.get, metrics)] for concept, of in means.items()]
+            tracker.table(generation, ["concept", *metrics], rows, _markdown(values, metrics))
 
 
 @command("evaluate")

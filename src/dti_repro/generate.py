@@ -6,16 +6,18 @@ image folder has a manifest with the prompt and the seed of each image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.run_dir import parse
+from dti_repro.artifacts.tracking import joined, tracking
 from dti_repro.config import validate
 from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.generator import draw
-from dti_repro.inference.image_folder import GenerationConfig
+from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text, image_seeds
 from dti_repro.launch.command import command
 
@@ -33,11 +35,28 @@ def generate(cfg: DictConfig) -> list[Path]:
     else:
         image_folders = image_folders_of_run(folders, cfg, prompts, seeds, settings)
     drawn = draw(image_folders, cfg, settings)
+    if image_folders:
+        _track(cfg, prompts.name, image_folders)
     total = sum(len(image_folder.manifest.images) for image_folder in image_folders)
     print(f"{drawn} images drawn, {total - drawn} were drawn before:")
     for image_folder in image_folders:
         print(f"  {image_folder.path}")
     return [image_folder.path for image_folder in image_folders]
+
+
+def _track(cfg: DictConfig, prompts: str, image_folders: Sequence[ImageFolder]) -> None:
+    """Show the images of each concept in the logger."""
+    concepts = list(dict.fromkeys(image_folder.path.parents[1].name for image_folder in image_folders))
+    first = image_folders[0].path  # <method>/<hash>/<seed>/<concept>/images/<id>, or text_class/<concept>/images/<id>
+    of = [f"text_{cfg.text}"] if cfg.text else [first.parents[4].name, first.parents[3].name]
+    with tracking(cfg, "generate", *of, prompts, joined(concepts), first.name) as tracker:
+        for image_folder in image_folders:
+            key = "/".join(image_folder.path.parts[-4:-2])
+            images = image_folder.manifest.images
+            tracker.images(
+                key, {f"{image.prompt}, seed {image.seed}": image_folder.path / image.file for image in images}
+            )
+            tracker.numbers({f"{key}/images": len(images)})
 
 
 @command("generate")

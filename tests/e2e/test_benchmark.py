@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -91,11 +92,17 @@ def write_experiments(root: Path, checkpoint: Path) -> None:
 
 
 def run(
-    root: Path, experiment: str, *options: str, into: str = "", overrides: tuple[str, ...] = ()
+    root: Path,
+    experiment: str,
+    *options: str,
+    into: str = "",
+    overrides: tuple[str, ...] = (),
+    command: str = "benchmark",
 ) -> subprocess.CompletedProcess:
-    paths = [f"runs={root}/runs{into}", f"out={root}/out{into}", f"searched={root}/searched.yaml", "accelerator=cpu"]
-    command = [sys.executable, *options, "-m", "dti_repro.benchmark", "--config-dir", str(root / "conf")]
-    return subprocess.run([*command, f"experiment={experiment}", *paths, *overrides], capture_output=True, text=True)
+    paths = [f"runs={root}/runs{into}", f"out={root}/out{into}", f"searched={root}/searched.yaml"]
+    paths += ["accelerator=cpu"] if command == "benchmark" else []
+    line = [sys.executable, *options, "-m", f"dti_repro.{command}", "--config-dir", str(root / "conf")]
+    return subprocess.run([*line, f"experiment={experiment}", *paths, *overrides], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +158,56 @@ def test_the_report_names_subjects_prompts_and_verdicts(table: Path) -> None:
     assert "2 subjects (rex, tom), 2 prompts (`prompts`), 1 training seed (42), 2 image seeds" in text
     assert "Paired differences from DTI" in text
     assert f"Made by `python -m dti_repro.benchmark --config-dir={table.parents[1]}/conf experiment=tiny " in text
+    assert f" searched={table.parents[1]}/searched.yaml`" in text  # whatever was given, but where results lie
     assert "| DTI > TI | me     | text" in text
     assert "| too few subjects |" in text
     assert Image.open(table / "front.png").width > 300
     assert Image.open(table / "grid.png").height > (1 + 5) * CELL  # its references, and the five rows with images
     page = (table / "report.html").read_text(encoding="utf-8")
-    assert page.count("a {} on a beach</th>") == page.count("<summary>") == 2  # a subject each, with every prompt
-    assert page.count('src="data:image/webp') == 2 * (2 + 2 * 5)  # two photos; two prompts in all rows but the photos'
-    assert all(cell in page for cell in ("<th>image</th>", "<td>DTI</td>", "Paired differences from DTI"))
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])
+    assert [subject["names"] for subject in data["subjects"]] == [["rex"], ["tom"]]
+    assert data["prompts"] == ["a {} on a beach", "a {} in the sky"]
+    assert len(data["pictures"]) == 2 * 2 * 2 * 5  # subjects, prompts, seeds, rows but the photos'
+    assert all(None not in picture[4] for picture in data["pictures"]), "every picture has its scores"
+    assert all(cell in page for cell in (">image</th>", ">DTI</th>", "Paired differences from DTI"))
+
+
+def test_report_writes_a_result_again_without_computing(world: Path, table: Path) -> None:
+    """From the runs it is the same to the byte; without runs it is made of the stored tables, which stay the same."""
+    before = {path.name: path.read_bytes() for path in table.iterdir()}
+    for path in (table / "table.md", table / "report.html"):
+        path.unlink()
+    again = run(world, "tiny", "-X", "importtime", command="report")
+    assert again.returncode == 0, again.stderr
+    assert {path.name: path.read_bytes() for path in table.iterdir()} == before
+    assert "torch" not in {line.rsplit("|", 1)[-1].strip() for line in again.stderr.splitlines()}
+    shutil.copytree(table, world / "out_clone" / "tiny")
+    (world / "runs_clone").mkdir()
+    clone = run(world, "tiny", into="_clone", command="report")
+    assert clone.returncode == 0, clone.stderr
+    after = {path.name: path.read_bytes() for path in (world / "out_clone" / "tiny").iterdir()}
+    assert {name for name in before if after[name] != before[name]} == {"report.html"}
+    nothing = run(world, "tiny", into="_nothing", command="report")
+    assert nothing.returncode == 2
+    assert nothing.stderr.startswith(f"error: 6 rows have no whole runs in {world}/runs_nothing (class, description, ")
+    assert nothing.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_logger_shows_the_table_and_its_pictures_and_changes_nothing(world: Path, table: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    before = (table / "table.md").read_bytes()
+    result = run(world, "tiny", overrides=("logger=tensorboard",))
+    assert result.returncode == 0, result.stderr
+    assert (table / "table.md").read_bytes() == before  # its command neither
+    events = accumulator.EventAccumulator(str(world / "runs/.tensorboard/benchmark_tiny"))
+    events.Reload()
+    assert events.Tags()["images"] == ["pictures/front", "pictures/grid"]
+    with (table / "table.csv").open(newline="") as file:
+        means = {row["row"]: float(row[str(world / "image.yaml")]) for row in csv.DictReader(file)}
+    assert events.Scalars("dti/image")[0].value == pytest.approx(means["dti"], rel=1e-5)
+    shown = events.Tensors("table/text_summary")[0].tensor_proto.string_val[0]
+    assert shown == before
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from dti_repro.losses.objectives import Objective
 from dti_repro.losses.priors import Prior
 from dti_repro.methods.base import DerivedMethod, TokenMethod
 from dti_repro.methods.norm_controls import NormControl
-from dti_repro.metrics.base import ImageMetric
+from dti_repro.metrics.base import ScoreMetric
 from dti_repro.toybox.training import Stage
 from dti_repro.training import concept_state as concept_state
 from dti_repro.training.runs import run_folder
@@ -125,7 +125,7 @@ GROUPS = {
     "logger": Logger,
     "method": TokenMethod | DerivedMethod,
     "norm_control": NormControl,
-    "metric": ImageMetric,
+    "metric": ScoreMetric,
     "optim": Optimizer,
     "prior": Prior,
     "source": Source,

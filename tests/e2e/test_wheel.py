@@ -36,12 +36,12 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 def test_it_is_the_installed_package_that_answers(installed: Path, tmp_path: Path) -> None:
     done = run(installed, tmp_path, "-c", "import dti_repro; print(dti_repro.__file__)")
     assert Path(done.stdout.strip()).is_relative_to(installed)
-    assert (installed / "dti_repro" / "experiments" / "report.html").is_file()
+    assert (installed / "dti_repro" / "experiments" / "page" / "page.html").is_file()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "interpolate", "benchmark", "demo"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "interpolate", "benchmark", "report", "demo"])
 def test_every_command_finds_its_configuration(installed: Path, tmp_path: Path, command: str) -> None:
-    more = ["experiment=main_table"] if command == "benchmark" else []
+    more = ["experiment=main_table"] if command in ("benchmark", "report") else []
     done = run(installed, tmp_path, "-m", f"dti_repro.{command}", *more, "--cfg", "job")
     assert done.returncode == 0, done.stderr
     assert "runs" in done.stdout or "run:" in done.stdout

@@ -278,7 +278,7 @@ def test_every_metric_yaml_has_exactly_its_constructors_keys(name: str) -> None:
         assert set(node) == {"_target_", *signature.parameters}
     weights = config.get("encoder", config)
     assert weights["checkpoint"]
-    if weights["preprocess"] is not None:
+    if weights.get("preprocess") is not None:
         preprocessing(weights["preprocess"])
 
 

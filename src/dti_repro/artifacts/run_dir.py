@@ -198,7 +198,7 @@ def final_norm(folders: Sequence[ConceptFolder]) -> float:
     means = []
     for folder in folders:
         if "vectors" in read_header(folder.embedding):
-            means.append(_log_column(folder.log, "norm")[-1])
+            means.append(log_column(folder.log, "norm")[-1])
             continue
         rows = [rows for file in embedding_files(folder.embedding).values() for rows in load_file(file).values()]
         means.append(np.concatenate([np.linalg.norm(r.astype(np.float64), axis=-1) for r in rows]).mean())
@@ -213,10 +213,10 @@ def gradient_norm(folders: Sequence[ConceptFolder]) -> float | None:
     logs = [folder.log for folder in folders]
     if not all(log.is_file() for log in logs):
         return None
-    return statistics.fmean(statistics.median(_log_column(log, "grad_norm")) for log in logs)
+    return statistics.fmean(statistics.median(log_column(log, "grad_norm")) for log in logs)
 
 
-def _log_column(log: Path, column: str) -> list[float]:
+def log_column(log: Path, column: str) -> list[float]:
     """Return the numbers of a column of log.csv, one a step. InputError if there are none."""
     try:
         with log.open(newline="") as file:

@@ -1,4 +1,4 @@
-"""Score rows: one per image and metric, as CSV, and their means per subject. Imports no torch."""
+"""Score rows, one per image (or set of images) and metric, as CSV, and their means per subject. Imports no torch."""
 
 import csv
 from collections import defaultdict
@@ -19,7 +19,10 @@ Name = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """The value that one metric gives one image. The types are checked, as a score file may come from elsewhere."""
+    """The value that one metric gives one image, or all images of a concept: these rows have no file and no prompt.
+
+    The types are checked, as a score file may come from elsewhere.
+    """
 
     file: str
     template: str  # the prompt with {}
@@ -60,7 +63,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
 
 
 def subject_means(rows: Iterable[ScoreRow]) -> dict[str, dict[str, float]]:
-    """Return metric -> subject -> mean over that subject's images (every image counts once)."""
+    """Return metric -> subject -> mean over that subject's values (every image counts once)."""
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         values[row.metric][row.concept].append(row.value)

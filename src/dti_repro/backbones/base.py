@@ -28,6 +28,11 @@ Support = Literal["layer", "timestep", "attention"]
 """What a method may ask of a backbone: vectors for each layer or timestep, and attention maps."""
 
 
+def row_norms(table: Tensor) -> Tensor:
+    """Return the norms (vocabulary,) of an embedding table's rows in float64, computed in chunks."""
+    return torch.cat([rows.double().norm(dim=-1) for rows in table.detach().split(CHUNK)])
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
     """The width of a text encoder, and statistics of its vocabulary without the all-zero rows, which belong to no
@@ -44,10 +49,9 @@ class EncoderSpec:
         words as a whole takes 17 GB. A table on the meta device has no statistics."""
         if table.is_meta:
             return cls(table.shape[1], {}, 0.0, table[0])
-        chunks = (rows.double() for rows in table.detach().split(CHUNK))
-        norms, sums = zip(*((rows.norm(dim=-1), rows.sum(dim=0)) for rows in chunks), strict=True)
-        norms = torch.cat(norms)
+        norms = row_norms(table)
         norms = norms[norms > 0]
+        sums = (rows.double().sum(dim=0) for rows in table.detach().split(CHUNK))
         statistics = {"mean": norms.mean(), "min": norms.min(), "max": norms.max(), "median": norms.quantile(0.5)}
         numbers = {name: value.item() for name, value in statistics.items()}
         mean_row = sum(sums) / len(norms)

@@ -32,6 +32,11 @@ def located(backbone: Mapping[str, Any]) -> Path:
     return folder
 
 
+def found(backbone: Mapping[str, Any]) -> Path | None:
+    """Return the folder of a configuration's `backbone` node as `find`."""
+    return find(*(backbone.get(key, default) for key, default in KEYS.items()))
+
+
 def locate(path: str | None, revision: str = "main", variant: str | None = None, config: str | None = None) -> Path:
     """Return a checkpoint's folder in diffusers' format. InputError if it is not whole.
 

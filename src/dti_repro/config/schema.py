@@ -36,6 +36,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Word = Annotated[str | float, Field(description="text")]
 Texts = Annotated[list[str], Field(min_length=1)]
 Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
+PROMPTS = Annotated[str | list[Any], Field(description="the name of a set, a list of templates or a file")]
+Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a text with one {} for the word,")]
+GENERATION = Annotated[str | float | None, Field(description="one generation's id, or null for all,")]
 METRICS = Field(description="a metric's name, a list of names or a set")
 
 BACKBONE = {
@@ -83,7 +86,7 @@ DRAW = {
     **BACKBONE,
     "sampler.scheduler": str,
     "sampler.options": dict[str, Any],
-    "prompts": Annotated[str | list[Any], Field(description="the name of a set, a list of templates or a file")],
+    "prompts": PROMPTS,
     "seeds": Seed | Annotated[list[Seed], Field(min_length=1)],
     "guidance": NonNegativeFloat,
     "negative_prompt": str,
@@ -100,6 +103,10 @@ DRAW = {
 EXPERIMENT = {"runs": FolderPath, "setup": Overrides, "train": Overrides, "generate": Overrides}
 SUBSET = {"searched": FolderPath | None, "subjects": PositiveInt | None}
 SCORE = {"masks": FolderPath | None, "accelerator": Accelerator, "devices": PositiveInt}
+MechanismPart = Literal[
+    *("vocabulary_norms", "positions", "residual_updates", "neighbours"),
+    *("attention", "norm_by_step", "text_score_by_norm"),
+]
 COMMANDS: dict[str, dict[str, Any]] = {
     "train": TRAIN,
     "generate": {
@@ -121,7 +128,8 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "evaluate": {
         **SCORE,
         "run": FolderPath,
-        "generation": Annotated[str | float | None, Field(description="one generation's id, or null for all,")],
+        "runs": FolderPath,
+        "generation": GENERATION,
         "metrics": Annotated[str | Texts, METRICS],
         "sets": dict[str, list[str]],
     },
@@ -135,14 +143,47 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "magnitude": Magnitude | None,
         "runs": FolderPath,
     },
+    "table": {
+        "runs": Annotated[FolderPath | Texts, Field(description="the path of a run's folder, or a list of them,")],
+        "labels": list[Word] | None,
+        "metrics": Texts | None,
+        "generation": GENERATION,
+        "out": FolderPath,
+    },
     "demo": {**EXPERIMENT, "out": FolderPath, "accelerator": Accelerator},
     "benchmark": {**EXPERIMENT, **SUBSET, **SCORE, "out": FolderPath},
+    "report": {**EXPERIMENT, **SUBSET, "out": FolderPath, "masks": FolderPath | None},
     "plan": {
         **{key: kind for key, kind in {**TRAIN, **EXPERIMENT}.items() if key != "runs"},
         **SUBSET,
         "metrics": Annotated[str | list[str], METRICS],
         "png_bytes_per_pixel": Annotated[float, Field(gt=0, lt=100)],
         "out": Annotated[str, Field(pattern=r"\.json$", description="the name of a .json file")] | None,
+    },
+    "mechanism": {
+        **BACKBONE,
+        "runs": list[str],
+        "words": list[str],
+        "parts": list[MechanismPart],
+        "norms": Annotated[list[PositiveFloat], Field(min_length=1)],
+        "seeds": Annotated[list[Seed], Field(min_length=1)],
+        "factors": list[PositiveFloat],
+        "prompt": Template,
+        "attention_prompt": Template,
+        "neighbours": Annotated[int, Field(gt=0, le=100)],
+        "rates": list[PositiveFloat],
+        "steps": Steps,
+        "picture.norms": list[PositiveFloat],
+        "picture.metrics": Texts,
+        "picture.prompts": PROMPTS,
+        "picture.seeds": Annotated[list[Seed], Field(min_length=1)],
+        "picture.steps": PositiveInt,
+        "picture.guidance": NonNegativeFloat,
+        "picture.batch": PositiveInt,
+        "picture.accelerator": Accelerator,
+        "picture.progress": bool,
+        "threads": Processes,
+        "out": FolderPath,
     },
     "download": {"root": FolderPath, "progress": bool},
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
+from zipfile import is_zipfile
 
 import requests
 from PIL import Image
@@ -21,7 +23,7 @@ from requests.exceptions import ConnectionError, RequestException
 from rich.console import Console
 from rich.progress import track
 
-from dti_repro.artifacts.files import atomic_write, sha256
+from dti_repro.artifacts.files import atomic_write, sha256, write_json
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.data.photos import check_photos, list_photos
 from dti_repro.data.published_prompts import PromptReader
@@ -159,6 +161,43 @@ class Pictures(Source):
             raise InputError(f"{part}: {error}; or save the photo by hand in {photos}/") from error
         with atomic_write(photos / f"00{suffix}") as temporary:
             temporary.write_bytes(content)
+        return True
+
+
+class HubArchive(Source):
+    """One zip of a data set on Hugging Face's hub, fetched through its client.
+
+    revision: a commit, or a branch; which commit came is written to commit.json beside the zip. sha256: of the zip,
+    None where no hash is published. A zip that was saved by hand counts.
+    """
+
+    def __init__(self, repository: str, revision: str, file: str, sha256: str | None, prompts: PromptReader) -> None:
+        if Path(file).name != file:
+            raise InputError(f"source.file: {file!r} is outside of the set's folder")
+        self.repository, self.revision, self.sha256 = repository, revision, sha256
+        self.parts, self.prompts = (file,), prompts
+
+    def fetch_part(self, part: str, folder: Path, client: Client) -> bool:
+        path = folder / part
+        if is_zipfile(path) and self.sha256 in (None, sha256(path)):
+            return False
+        from huggingface_hub import hf_hub_download
+
+        source = f"{self.repository}, {part} at {self.revision}"
+        try:
+            cached = Path(hf_hub_download(self.repository, part, repo_type="dataset", revision=self.revision))
+        except (OSError, RuntimeError, ValueError) as error:  # its own errors are OSErrors
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            page = f"https://huggingface.co/datasets/{self.repository}"
+            raise InputError(f"{source}: {reason}; or save the file of {page} by hand as {path}") from error
+        found = sha256(cached)
+        if self.sha256 not in (None, found) or not is_zipfile(cached):
+            raise InputError(f"{source} is not the published file: its SHA-256 hash is {found}")
+        commit = cached.parent.name  # of the client's cache: snapshots/<commit>/<file>
+        write_json(folder / "commit.json", {"repository": self.repository, "commit": commit, "sha256": found})
+        with atomic_write(path) as temporary:
+            shutil.copyfile(cached, temporary)
+        print(f"{self.repository} at commit {commit}, {part} with SHA-256 {found}")
         return True
 
 

@@ -6,6 +6,7 @@ import ast
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import yaml
 
@@ -13,6 +14,9 @@ from dti_repro.artifacts.files import atomic_write
 from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 
+MAX_SHOWN = 8  # sets that are printed by name
+MAX_CAPTIONS = 1 << 16  # bytes of a subject's captions
+MAX_PHOTO = 64 << 20
 DTI_KEYS = {"prompts": "object_prompts", "live": "live_prompts"}
 
 
@@ -26,19 +30,20 @@ class PromptReader(ABC):
         """Write a yaml for each set into the folder, for `prompts=<yaml>`. InputError if the file has another form."""
         source = folder / self.file
         try:
-            sets = self.read(source.read_text(encoding="utf-8"))
-        except (AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError) as error:
+            sets = self.read(source)
+        except (AttributeError, BadZipFile, LookupError, RecursionError, SyntaxError, TypeError, ValueError) as error:
             raise InputError(f"{source} does not have the published form ({error!r})") from error
         for name, content in sets.items():
             path = folder / f"{name}.yaml"
             with atomic_write(path) as temporary:
                 temporary.write_text(yaml.safe_dump({"name": name, **content}, sort_keys=False, allow_unicode=True))
             load_prompts(str(path))
-            print(f"prompts={path}")
+        shown = sets if len(sets) <= MAX_SHOWN else (f"<one of {len(sets)}>",)
+        print(*(f"prompts={folder / name}.yaml" for name in shown), sep="\n")
 
     @abstractmethod
-    def read(self, text: str) -> dict[str, dict[str, list[str]]]:
-        """Return the sets: name -> {"prompts": templates with {}, optionally "live": others}. Any exception if the text
+    def read(self, source: Path) -> dict[str, dict[str, list[str]]]:
+        """Return the sets: name -> {"prompts": templates with {}, optionally "live": others}. Any exception if the file
         has another form."""
 
 
@@ -46,8 +51,8 @@ class DreamBoothPrompts(PromptReader):
     """The two lists of DreamBooth's prompts_and_classes.txt: 25 prompts for objects (one is listed twice and counts
     once) and 25 for live subjects. `{0} {1}`, a unique token and the class, becomes `{}`."""
 
-    def read(self, text: str) -> dict[str, dict[str, list[str]]]:
-        objects, live = text.split("\nLive Subject Prompts\n")
+    def read(self, source: Path) -> dict[str, dict[str, list[str]]]:
+        objects, live = source.read_text(encoding="utf-8").split("\nLive Subject Prompts\n")
         lists = {}
         for key, part in (("prompts", objects), ("live", live)):
             templates = re.findall(r"^'(.*\{0\} \{1\}.*)'\.format\(", part, re.MULTILINE)
@@ -59,10 +64,10 @@ class DTIPrompts(PromptReader):
     """The prompt sets of Kim et al. 2025: `ALL_PROMPT_SETS` and the assignments that it refers to, in
     src/dti/metrics/prompts.py. A set is a call with object_prompts and live_prompts, or with one list."""
 
-    def read(self, text: str) -> dict[str, dict[str, list[str]]]:
+    def read(self, source: Path) -> dict[str, dict[str, list[str]]]:
         assigned = {
             target.id: statement.value
-            for statement in ast.parse(text).body
+            for statement in ast.parse(source.read_text(encoding="utf-8")).body
             if isinstance(statement, ast.Assign)
             for target in statement.targets
             if isinstance(target, ast.Name)
@@ -82,3 +87,70 @@ class DTIPrompts(PromptReader):
                 if argument in arguments
             }
         return sets
+
+
+class DreamBenchPlusPrompts(PromptReader):
+    """DreamBench++ (Peng et al. 2025): in a zip, `captions/<category>/<number>.txt` has a subject's class in its first
+    line and nine prompts in the others; `images/<category>/<number>.jpg` is its photo.
+
+    The set of a subject, <category>_<number>, has `{}` for the class; the set `dreambench_plus` has the prompts of all
+    subjects with their names. A prompt that does not name its class is left out. `write` also takes out the photos, to
+    <name>/00.jpg, and lists the subjects in concepts.yaml, for concepts=collection.
+    """
+
+    def read(self, source: Path) -> dict[str, dict[str, list[str]]]:
+        sets: dict[str, dict[str, list[str]]] = {"dreambench_plus": {"prompts": []}}
+        left_out = 0
+        for name, (class_word, captions) in _captions(source).items():
+            parts = [re.split(rf"\b{re.escape(class_word)}\b", line, maxsplit=1, flags=re.I) for line in captions]
+            whole = [part for part in parts if len(part) == 2]
+            left_out += len(parts) - len(whole)
+            if whole:
+                sets[name] = {"prompts": [f"{before}{{}}{after}" for before, after in whole]}
+            sets["dreambench_plus"]["prompts"] += [f"{before}{{{name}}}{after}" for before, after in whole]
+        if not sets["dreambench_plus"]["prompts"]:
+            raise ValueError("no captions/<category>/<number>.txt names its class")
+        if left_out:
+            print(f"{left_out} prompts do not name their class and are left out")
+        return sets
+
+    def write(self, folder: Path) -> None:
+        super().write(folder)
+        source = folder / self.file
+        entries = {name: {"class": word, "live": "live" in name} for name, (word, _) in _captions(source).items()}
+        with ZipFile(source) as archive:
+            photos = {_subject(info): info for info in archive.infolist() if _subject(info, "images", "jpg")}
+            for name in entries:
+                if name in photos:
+                    with atomic_write(folder / name / "00.jpg") as temporary:
+                        temporary.write_bytes(_content(archive, photos[name], MAX_PHOTO))
+        with atomic_write(folder / "concepts.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(entries, allow_unicode=True), encoding="utf-8")
+        print(f"concepts=collection concepts.index={folder / 'concepts.yaml'} concepts.root={folder}")
+
+
+def _captions(source: Path) -> dict[str, tuple[str, list[str]]]:
+    """Return subject -> its class and its prompts, sorted by name."""
+    found = {}
+    with ZipFile(source) as archive:
+        for info in archive.infolist():
+            if name := _subject(info, "captions", "txt"):
+                lines = _content(archive, info, MAX_CAPTIONS).decode("utf-8-sig").splitlines()
+                class_word, *captions = [line.strip() for line in lines if line.strip()]
+                found[name] = (class_word, captions)
+    return dict(sorted(found.items()))
+
+
+def _subject(info: ZipInfo, kind: str = "images", suffix: str = "jpg") -> str | None:
+    """Return <category>_<number> of a file of this kind, None for any other. Such a name is safe as a file's."""
+    found = re.fullmatch(rf"(?:.*/)?{kind}/((?:[a-z_]+/)+)(\d+)\.{suffix}", info.filename)
+    return found[1].replace("/", "_") + found[2] if found else None
+
+
+def _content(archive: ZipFile, info: ZipInfo, limit: int) -> bytes:
+    """Return a file of the zip. ValueError for a larger one: a zip can promise little and hold much."""
+    with archive.open(info) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{info.filename} is larger than {limit} bytes")
+    return content

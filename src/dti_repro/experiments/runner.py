@@ -31,7 +31,7 @@ from dti_repro.inference.selection import image_folders_of_run, image_folders_of
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
 from dti_repro.metrics.evaluator import ScoreFile, generated, real_references
-from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config
+from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config, start_of
 from dti_repro.training.train_missing import train_missing
 
 
@@ -91,17 +91,21 @@ class ExperimentRun:
 def load_run(cfg: DictConfig, name: str, subjects: int | None) -> ExperimentRun:
     """Return the experiment of this name in the configuration of benchmark or demo, with at most so many concepts.
     InputError for a wrong experiment."""
-    content = OmegaConf.to_container(cfg.experiment, resolve=True)
-    experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
-    overrides = (tuple(cfg[key]) for key in ("setup", "train", "generate"))
-    run = ExperimentRun(experiment, cfg.runs, *overrides).choose_concepts(subjects)
+    run = parse_run(cfg, name).choose_concepts(subjects)
     single = [concept.name for concept in run.concepts.values() if len(concept.images) < 2]
-    if experiment.search and single:
+    if run.experiment.search and single:
         raise InputError(
             f"experiment '{name}': concept '{single[0]}' has one photo only: a search scales image scores by those of "
             "photos compared with each other, and needs two of each concept"
         )
     return run
+
+
+def parse_run(cfg: DictConfig, name: str) -> ExperimentRun:
+    """Return the experiment of this name as load_run, but before its concepts and their photos are looked for."""
+    content = OmegaConf.to_container(cfg.experiment, resolve=True)
+    experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
+    return ExperimentRun(experiment, cfg.runs, *(tuple(cfg[key]) for key in ("setup", "train", "generate")))
 
 
 def searched_file(cfg: DictConfig) -> Path:
@@ -152,33 +156,62 @@ def train_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[RowResult]:
     """Train what is missing, row by row. A relative kappa becomes a number when its other row is trained."""
     results: dict[str, RowResult] = {}
     for row in rows:
-        if row.bound is None and row.kappa is not None:
-            gradient = gradient_norm(results[row.kappa.of].folders)
-            if gradient is None:
-                raise InputError(f"row '{row.name}' takes kappa of '{row.kappa.of}', which has no training log")
-            row = replace(row, overrides=(*row.overrides, row.kappa.override(gradient)))
+        row = with_kappa(row, results)
         results[row.name] = RowResult(row) if row.bound else _train_row(run, row)
     return list(results.values())
+
+
+def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:
+    """Return the row with its relative kappa as a number, from the row that it is relative to."""
+    if row.bound is not None or row.kappa is None:
+        return row
+    gradient = gradient_norm(results[row.kappa.of].folders)
+    if gradient is None:
+        raise InputError(f"row '{row.name}' takes kappa of '{row.kappa.of}', which has no training log")
+    return replace(row, overrides=(*row.overrides, row.kappa.override(gradient)))
 
 
 def _train_row(run: ExperimentRun, row: RowSpec) -> RowResult:
     result = RowResult(row, run.train_configs(row))
     for cfg in result.cfgs:
-        seed_folder = run_folder(cfg)
-        folders = [seed_folder.concept(name) for name in run.concepts]
-        if all(is_complete(cfg, folder) for folder in folders):
-            for folder in folders:
-                check_metadata(folder, run.concepts[folder.name])
-        else:
-            print(f"train {row.label}: {seed_folder.path}", flush=True)
+        if not is_trained(run, cfg):
+            print(f"train {row.label}: {run_folder(cfg).path}", flush=True)
             result.trained += train_missing(cfg)[1]
-        result.folders += folders
+        result.folders += concept_folders(run, cfg)
     return result
+
+
+def is_trained(run: ExperimentRun, cfg: DictConfig) -> bool:
+    """Return whether all concepts of a training are there. InputError for one that was trained with other photos,
+    another word or another start."""
+    folders = concept_folders(run, cfg)
+    if not all(is_complete(cfg, folder) for folder in folders):
+        return False
+    for folder in folders:
+        concept = run.concepts[folder.name]
+        check_metadata(folder, concept, start_of(cfg, concept))
+    return True
+
+
+def concept_folders(run: ExperimentRun, cfg: DictConfig) -> list[ConceptFolder]:
+    return [run_folder(cfg).concept(name) for name in run.concepts]
 
 
 def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
     """Generate the missing images of all rows with one model, fill in their image folders, and return the number of
     generated images."""
+    list_image_folders(run, results)
+    image_folders = [image_folder for result in results for image_folder in result.image_folders]
+    missing = sum(len(image_folder.missing()) for image_folder in image_folders)
+    if not missing:
+        return 0
+    print(f"generate: {missing} images", flush=True)
+    cfg = run.generate_config()
+    return draw(image_folders, cfg, GenerationConfig.of(cfg))
+
+
+def list_image_folders(run: ExperimentRun, results: Sequence[RowResult]) -> None:
+    """Fill in the image folders of trained rows and of bounds, whether their images are drawn or not."""
     prompts, seeds, cfg = run.prompts(), run.seeds(), run.generate_config()
     config = GenerationConfig.of(cfg)
     for result in results:
@@ -189,12 +222,6 @@ def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
         elif result.spec.bound != "references":
             row_cfg.text = result.spec.bound
             result.image_folders = image_folders_of_text(row_cfg, prompts, seeds, config)
-    image_folders = [image_folder for result in results for image_folder in result.image_folders]
-    missing = sum(len(image_folder.missing()) for image_folder in image_folders)
-    if not missing:
-        return 0
-    print(f"generate: {missing} images", flush=True)
-    return draw(image_folders, cfg, config)
 
 
 def list_score_files(run: ExperimentRun, results: Sequence[RowResult]) -> list[ScoreFile]:

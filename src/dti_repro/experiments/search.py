@@ -57,8 +57,9 @@ def mismatched_files(results: Sequence[RowResult]) -> list[ScoreFile]:
     return [mismatched(file) for result in results if result.spec.bound == "class" for file in result.score_files]
 
 
-def search(experiment: Experiment, results: Sequence[RowResult], path: Path) -> dict[str, dict[str, str]]:
-    """Write each method's best row to a yaml, and return the cells of COLUMNS for each row that is no bound."""
+def search(experiment: Experiment, results: Sequence[RowResult], path: Path | None) -> dict[str, dict[str, str]]:
+    """Return the cells of COLUMNS for each row that is no bound, and write each method's best row to a yaml if `path`
+    names one."""
     bounds = {r.spec.bound: means_of(r.score_files, experiment.metrics) for r in results if r.spec.bound is not None}
     bounds["mismatched"] = means_of(mismatched_files(results), experiment.metrics)
     settings = {result.spec.name: result for result in results if result.spec.bound is None}
@@ -66,21 +67,29 @@ def search(experiment: Experiment, results: Sequence[RowResult], path: Path) -> 
         name: quality(experiment.image, experiment.text, means_of(result.score_files, experiment.metrics), bounds)
         for name, result in settings.items()
     }
-    chosen = write_searched(path, [result.spec for result in settings.values()], found)
+    rows = [result.spec for result in settings.values()]
     cells = {name: dict(zip(COLUMNS, map(number, scores.values()), strict=True)) for name, scores in found.items()}
-    for method, row in chosen.items():
-        cells[row]["criterion"] += " (chosen)"
-        print(f"searched {method}: {row}, written to {path}")
+    for row in best_rows(rows, found).values():
+        cells[row.name]["criterion"] += " (chosen)"
+    if path is not None:
+        for method, name in write_searched(path, rows, found).items():
+            print(f"searched {method}: {name}, written to {path}")
     return cells
 
 
-def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """Write each method's best row and return method -> row name. In a tie, the row that is listed first wins. found:
-    row name -> what `quality` returns."""
+def best_rows(rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]]) -> dict[str, RowSpec]:
+    """Return method -> its row with the highest criterion; in a tie, the row that is listed first. found: row name ->
+    what `quality` returns."""
     best: dict[str, RowSpec] = {}
     for row in rows:
         if row.method not in best or found[row.name]["criterion"] > found[best[row.method].name]["criterion"]:
             best[row.method] = row
+    return best
+
+
+def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Write each method's best row and return method -> row name. found: row name -> what `quality` returns."""
+    best = best_rows(rows, found)
     content = {
         method: {
             "row": row.name,

@@ -6,7 +6,9 @@ something only next to the norm that AdamW gives a vector on random gradients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -53,12 +55,26 @@ def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, float]:
     The norms are kept in the row's seed folder, because the start needs the text encoder. The file is named after the
     concepts, so that no two jobs write the same one.
     """
-    if not result.cfgs or "source" in result.cfgs[0].method:
+    if not _starts(result):
         return {}
-    file = result.folders[0].seed_folder / f"start_{config_hash({'concepts': list(run.concepts)})}.json"
+    file = _start_file(run, result)
     if not file.is_file():
         write_json(file, _start_norms(result.cfgs[0], list(run.concepts.values())))
     return read_json(file, "remove it")
+
+
+def has_start_norms(run: ExperimentRun, result: RowResult) -> bool:
+    """Return whether `start_norms` has nothing to compute."""
+    return not _starts(result) or _start_file(run, result).is_file()
+
+
+def _starts(result: RowResult) -> bool:
+    """Return whether a row has a training of its own."""
+    return bool(result.cfgs) and "source" not in result.cfgs[0].method
+
+
+def _start_file(run: ExperimentRun, result: RowResult) -> Path:
+    return result.folders[0].seed_folder / f"start_{config_hash({'concepts': list(run.concepts)})}.json"
 
 
 def _start_norms(cfg: DictConfig, concepts: Sequence[Concept]) -> dict[str, float]:
@@ -78,8 +94,14 @@ def _start_norms(cfg: DictConfig, concepts: Sequence[Concept]) -> dict[str, floa
 
 
 def norm_on_noise(optim: DictConfig, start: float, dim: int, steps: int) -> float:
-    """Return the mean final norm of `dim`-wide vectors that start in random directions with norm `start`, and get
-    standard normal gradients. optim: a node with the settings of the optimizer, such as conf/optim/adamw.yaml."""
+    """Return the last of `norms_on_noise`."""
+    return norms_on_noise(optim, start, dim, steps)[-1]
+
+
+def norms_on_noise(optim: DictConfig | Mapping[str, Any], start: float, dim: int, steps: int) -> list[float]:
+    """Return the mean norm, at the start and after each step, of `dim`-wide vectors that start in random directions
+    with norm `start`, and get standard normal gradients. optim: a node with the settings of the optimizer, such as
+    conf/optim/adamw.yaml."""
     import torch
 
     from dti_repro.optim.schedule import split
@@ -90,8 +112,10 @@ def norm_on_noise(optim: DictConfig, start: float, dim: int, steps: int) -> floa
     settings, schedule = split(optim, steps)
     groups = schedule.groups([{"params": [vectors]}], [torch.nn.ParameterList([vectors])])
     optimizer = build(settings, torch.optim.Optimizer, "optim", params=groups)
+    norms = [float(vectors.detach().norm(dim=-1).mean())]
     for step in range(steps):
         schedule.apply(optimizer, [step])
         vectors.grad = torch.randn(VECTORS, dim, generator=generator)
         optimizer.step()
-    return float(vectors.detach().norm(dim=-1).mean())
+        norms.append(float(vectors.detach().norm(dim=-1).mean()))
+    return norms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,12 +12,13 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dti_repro.config import CONF
-from dti_repro.config.plugins import VARIABLE, conf_folders
+from dti_repro.config.plugins import VARIABLE, conf_folders, plugins
 from dti_repro.errors import InputError
 
 PARSED = ("overrides", "multirun", "config_dir")
@@ -106,6 +108,18 @@ def compose(config_name: str, overrides: Sequence[str], folder: Path | None = No
             )
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def running_command(config_name: str, *left_out: str) -> str:
+    """Return the command that runs, for a shell: its options and overrides, without the keys `left_out`, which change
+    no number of its result. A folder of configurations below this one is given by its path from here."""
+    running = HydraConfig.get()
+    folders = [source.path for source in running.runtime.config_sources if source.provider == "command-line"]
+    here = f"{Path.cwd()}/"
+    options = [f"--config-dir={path.removeprefix('file://').removeprefix(here)}" for path in folders]
+    named = [f"plugins=[{','.join(plugins())}]"] if plugins() else []
+    line = CommandLine(config_name, tuple(running.overrides.task)).without(*left_out)
+    return shlex.join(["python", "-m", f"dti_repro.{config_name}", *options, *named, *line.overrides])
 
 
 def _search_path(folder: Path | None) -> list[str]:

@@ -1,14 +1,17 @@
 """The metrics that exist (one yaml each in `conf/metric`) and the weights that they name. Imports no torch.
 
-Weights are a name on a hub, `local-dir:<folder>`, or `toybox:<name>` for those that the toybox ships.
+Weights are a name on a hub, `local-dir:<folder>`, or `toybox:<name>` for those that the toybox ships. A single file, as
+open_clip takes, is a path or `hub:<owner>/<name>/<file>`.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from dti_repro.artifacts.files import read_yaml, sha256
@@ -17,6 +20,7 @@ from dti_repro.errors import InputError
 
 LOCAL = "local-dir:"
 TOYBOX = "toybox:"
+HUB = "hub:"
 TOYBOX_WEIGHTS = Path(__file__).parents[1] / "toybox" / "weights"
 
 
@@ -43,8 +47,10 @@ def metric_config(name: str) -> dict[str, Any]:
 
 def metric_identity(config: dict[str, Any]) -> str:
     """Return what a stored score must have to be this metric's: a digest of its configuration and its weights."""
-    weights = weights_fingerprint(_checkpoint(config))
-    return hashlib.sha256(json.dumps([config, weights], sort_keys=True).encode()).hexdigest()[:16]
+    weights = [weights_fingerprint(_checkpoint(config))]
+    named = [config.get("encoder", config).get(key) for key in ("checkpoint", "pretrained")]
+    weights += [sha256(Path(name)) for name in named if isinstance(name, str) and Path(name).is_file()]
+    return hashlib.sha256(json.dumps([config, *weights], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _checkpoint(config: dict[str, Any]) -> Any:
@@ -63,6 +69,19 @@ def resolve_weights(checkpoint: str) -> str:
     if checkpoint.startswith(LOCAL) and not Path(checkpoint.removeprefix(LOCAL)).is_dir():
         raise InputError(f"evaluator weights: there is no folder {checkpoint.removeprefix(LOCAL)}")
     return checkpoint
+
+
+def weights_file(name: str | None) -> str | None:
+    """Return the path of `hub:<owner>/<name>/<file>`, which is fetched once, and any other name as it is. InputError
+    for another form."""
+    if name is None or not name.startswith(HUB):
+        return name
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+/[\w./-]+", name.removeprefix(HUB)):
+        raise InputError(f"evaluator weights {name}: hub:<owner>/<name>/<file> is needed")
+    from huggingface_hub import hf_hub_download
+
+    owner, repository, file = name.removeprefix(HUB).split("/", maxsplit=2)
+    return hf_hub_download(f"{owner}/{repository}", file)
 
 
 def weights_folder(checkpoint: str) -> Path | None:
@@ -95,6 +114,10 @@ def loading_weights(checkpoint: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except UnpicklingError as error:
+        raise InputError(
+            f"evaluator weights '{checkpoint}': the file holds more than tensors and is not read"
+        ) from error
     except (OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(

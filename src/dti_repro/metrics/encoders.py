@@ -10,7 +10,8 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from dti_repro.errors import InputError
-from dti_repro.metrics.catalogue import loading_weights, resolve_weights, weights_folder
+from dti_repro.metrics.catalogue import loading_weights, resolve_weights, weights_file, weights_folder
 
 BATCH = 64  # images of one forward pass: bounds memory, changes nothing else
 
@@ -141,12 +142,13 @@ class ClipEncoder(ImageEncoder):
 
     @_cached
     def load(cls, checkpoint: str, preprocess: Mapping | None = None, pretrained: str | None = None) -> ClipEncoder:
-        """Load an open_clip architecture and tag (`ViT-B-32-quickgelu`, `openai`), or one folder as TimmEncoder."""
+        """Load an open_clip architecture and its weights, a tag or a file (`ViT-B-32-quickgelu`, `openai`), or one
+        folder as TimmEncoder."""
         import open_clip
 
-        with loading_weights(checkpoint):
-            name = resolve_weights(checkpoint)
-            network, default = open_clip.create_model_from_pretrained(name, pretrained=pretrained, precision="fp32")
+        with loading_weights(f"{checkpoint} {pretrained or ''}".strip()):
+            name, weights = resolve_weights(checkpoint), weights_file(pretrained)
+            network, default = open_clip.create_model_from_pretrained(name, pretrained=weights, precision="fp32")
             tokenizer = open_clip.get_tokenizer(name)
         return cls(network, default if preprocess is None else preprocessing(preprocess), tokenizer)
 
@@ -186,6 +188,33 @@ class SiglipEncoder(ImageEncoder):
     def scale_and_bias(self) -> tuple[float, float]:
         """The learned temperature (already exponentiated) and bias of the sigmoid loss."""
         return float(self.network.logit_scale.exp()), float(self.network.logit_bias)
+
+
+class DreamSimEncoder(ImageEncoder):
+    """DreamSim's embedding (Fu et al. 2023), of unit norm and mean 0: its distance is 1 - cosine."""
+
+    @_cached
+    def load(cls, checkpoint: str, variant: Literal["open_clip_vitb32", "clip_vitb32"]) -> DreamSimEncoder:
+        """Load the published zip by its address, through the dreamsim package, or local-dir:<folder> with its content.
+
+        The variants with DINO run code that torch.hub fetches, and that with SynCLR a pickle: neither is offered.
+        """
+        with loading_weights(checkpoint):
+            from dreamsim import dreamsim
+            from dreamsim.config import dreamsim_weights
+
+            folder = weights_folder(checkpoint)
+            if folder is None and checkpoint != dreamsim_weights[variant]:
+                raise InputError(f"checkpoint {checkpoint}: give {dreamsim_weights[variant]}, or local-dir:<folder>")
+            cache = folder or Path(torch.hub.get_dir()) / "dreamsim"
+            cache.mkdir(parents=True, exist_ok=True)
+            network, preprocess = dreamsim(device="cpu", cache_dir=str(cache), dreamsim_type=variant)
+        return cls(network, lambda image: preprocess(image)[0])
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        for extractor in self.network.extractor_list:
+            extractor.device = self.device  # where the package puts its projection
+        return self.network.embed(pixels)
 
 
 def reader_heads(checkpoint: str) -> dict[str, list[str]]:

@@ -30,7 +30,7 @@ from dti_repro.launch.devices import run_on_devices
 from dti_repro.metrics.catalogue import metric_identity
 
 if TYPE_CHECKING:
-    from dti_repro.metrics.base import ImageMetric
+    from dti_repro.metrics.base import ScoreMetric
 
 BATCH = 64  # images held in memory at once
 Configs = Mapping[str, Mapping[str, Any]]  # metric name -> its yaml
@@ -181,10 +181,10 @@ def score(
 def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: Sequence[ScoreFile]) -> int:
     """Compute what is missing of these files, without those that another process has; return how many columns."""
     from dti_repro.backbones.load import device_of
-    from dti_repro.metrics.base import ImageMetric
+    from dti_repro.metrics.base import ScoreMetric
 
     device = device_of(accelerator)
-    metrics = {name: build(config, ImageMetric, f"metric {name}").to(device) for name, config in configs.items()}
+    metrics = {name: build(config, ScoreMetric, f"metric {name}").to(device) for name, config in configs.items()}
     computed = 0
     for file in files:
         with suppress(BusyError), locked(file.lock, f"{file.csv} is being computed"):
@@ -196,7 +196,7 @@ def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: 
 
 
 def _score_file(
-    file: ScoreFile, metrics: Mapping[str, ImageMetric], configs: Configs, masks: Path | None, device: str
+    file: ScoreFile, metrics: Mapping[str, ScoreMetric], configs: Configs, masks: Path | None, device: str
 ) -> None:
     """Compute these metrics and write them with the rows that the file has of others, where these still hold."""
     began = time.time()
@@ -206,25 +206,18 @@ def _score_file(
             photos = [load_photo(p) if masks is None else masked_photo(masks, concept, p) for p in references]
             for metric in new:
                 metric.set_references(key, photos)
-    values, inputs = _values(file.items, metrics), file.inputs(masks)
+    computed, inputs = _computed_rows(file.items, metrics, masks is not None), file.inputs(masks)
     kept = {name: r for name, r in file.records().items() if name not in metrics and r["inputs"] == inputs}
     rows = [row for row in (read_scores(file.csv) if kept else []) if row.metric in kept]
-    for name, metric in metrics.items():
-        masked = masks is not None and metric.reads_references
-        rows += [
-            ScoreRow(i.path.name, i.template, i.text, i.seed, i.concept, name, value, masked)
-            for i, value in zip(file.items, values[name], strict=True)
-            if not math.isnan(value)
-        ]
-    write_scores(file.csv, sorted(rows, key=lambda row: row.metric))
+    write_scores(file.csv, sorted([*rows, *computed], key=lambda row: row.metric))
     about = {**provenance(began, device), "inputs": inputs, "masks": str(masks) if masks else None}
     added = {n: {**about, "identity": metric_identity(configs[n]), "config": configs[n]} for n in metrics}
     write_json(file.provenance, {"csv_sha256": _digest(file.csv), "metrics": {**kept, **added}})
 
 
-def _values(items: Sequence[Item], metrics: Mapping[str, ImageMetric]) -> dict[str, list[float]]:
-    """Return metric -> the value of each item."""
-    from dti_repro.metrics.base import Sample
+def _computed_rows(items: Sequence[Item], metrics: Mapping[str, ScoreMetric], masked: bool) -> list[ScoreRow]:
+    """Return a row for each item and image metric, and for each concept and set metric, where there is a value."""
+    from dti_repro.metrics.base import Sample, SetMetric
 
     for begin in range(0, len(items), BATCH):
         batch = items[begin : begin + BATCH]
@@ -232,10 +225,18 @@ def _values(items: Sequence[Item], metrics: Mapping[str, ImageMetric]) -> dict[s
         samples = [Sample(_key(item.references), item.text, dict(item.expect)) for item in batch]
         for metric in metrics.values():
             metric.update(images, samples)
-    values = {name: metric.compute().flatten().tolist() for name, metric in metrics.items()}
-    for metric in metrics.values():
+    concepts = {_key(item.references): item.concept for item in items}
+    rows = []
+    for name, metric in metrics.items():
+        values, of_masked = metric.compute(), masked and metric.reads_references
         metric.reset()
-    return values
+        if isinstance(metric, SetMetric):
+            found = [(("", "", "", 0, concepts[key]), value) for key, value in values.items()]
+        else:
+            of_items = [(i.path.name, i.template, i.text, i.seed, i.concept) for i in items]
+            found = list(zip(of_items, values.flatten().tolist(), strict=True))
+        rows += [ScoreRow(*about, name, value, of_masked) for about, value in found if not math.isnan(value)]
+    return rows
 
 
 def _key(references: tuple[Path, ...]) -> str:

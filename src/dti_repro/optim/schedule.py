@@ -57,8 +57,8 @@ class Schedule:
         return group.get("initial_lr", group["lr"]) * self.factor(step)
 
 
-def split(optim: DictConfig, steps: int) -> tuple[dict[str, Any], Schedule]:
+def split(optim: DictConfig | Mapping[str, Any], steps: int) -> tuple[dict[str, Any], Schedule]:
     """Return the settings of the optimizer, and the schedule that its node asks for. steps: of the training."""
-    settings = OmegaConf.to_container(optim, resolve=True)
+    settings = OmegaConf.to_container(optim, resolve=True) if OmegaConf.is_config(optim) else dict(optim)
     kind, warmup = settings.pop("schedule", "constant"), settings.pop("warmup", 0)
     return settings, Schedule(kind, warmup, steps)

@@ -45,29 +45,24 @@ def scale(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, An
     """Return the norms of the rows, what each layer adds to a token's state, and where its position can be read."""
     import torch
 
-    from dti_repro.toybox.probe import position_accuracy, residual_updates
+    from dti_repro.backbones.base import row_norms
+    from dti_repro.experiments.mechanism.states import read_word
+    from dti_repro.toybox.probe import ENCODER, PROMPT, position_accuracy, residual_updates
     from dti_repro.toybox.scene import CLASSES
 
-    table = model.embedding.table.weight
-    row_norms = table[table.any(dim=-1)].norm(dim=-1)
-    tokens = model.tokenize([f"a photo of a {WORD} on the beach"], {WORD: 1})
-    slots = tokens.slots["text_encoder"]
-    place = int((slots[0] >= 0).nonzero()[0])
-    rows = {word: model.embed_initializer(word, word, 0).rows["text_encoder"] for word in CLASSES}
-    paths = []
-    for row in rows.values():
-        with torch.no_grad(), model.embedding.reading(slots, row[None]):
-            states = model.text_encoder(tokens.ids["text_encoder"], output_hidden_states=True).hidden_states
-        paths.append(torch.stack([state[0, place] for state in states]))
-    path = torch.stack(paths)
+    encoder = model.text_encoders[ENCODER]
+    norms_of_rows = row_norms(encoder.table)
+    norms_of_rows = norms_of_rows[norms_of_rows > 0]
+    rows = {word: encoder.rows(word) for word in CLASSES}
+    path = read_word(encoder, PROMPT, torch.cat(list(rows.values()))).states
     return {
-        "rows": len(row_norms),
-        "row_norm_mean": round(float(row_norms.mean()), 4),
-        "row_norm_spread": round(float(row_norms.std() / row_norms.mean()), 4),
+        "rows": len(norms_of_rows),
+        "row_norm_mean": round(float(norms_of_rows.mean()), 4),
+        "row_norm_spread": round(float(norms_of_rows.std() / norms_of_rows.mean()), 4),
         "state_norms": [round(float(v), 3) for v in path.norm(dim=-1).mean(0)],
         "update_norms": [round(float(v), 3) for v in path.diff(dim=1).norm(dim=-1).mean(0)],
-        "relative_updates": {f"x{factor}": residual_updates(model, rows, factor) for factor in (1, 10, 20, 50)},
-        "position_read": position_accuracy(model, norms, seed),
+        "relative_updates": {f"x{factor}": residual_updates(encoder, rows, factor) for factor in (1, 10, 20, 50)},
+        "position_read": position_accuracy(encoder, norms, seed),
     }
 
 

@@ -14,11 +14,13 @@ from omegaconf import DictConfig
 from dti_repro.launch.command import command
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from dti_repro.backbones.stable_diffusion import StableDiffusion
+    from dti_repro.backbones.text_encoder import TextEncoder
 
-WORD = "<word>"
+ENCODER = "text_encoder"
+PROMPT = "a photo of a {} on the beach"
 
 
 @command("toybox_probe")
@@ -32,9 +34,10 @@ def main(cfg: DictConfig) -> None:
 
     torch.set_num_threads(cfg.threads)
     model = StableDiffusion("toybox", cfg.weights, None)
-    positions = position_accuracy(model, cfg.norms, cfg.seed)
-    rows = {word: model.embed_initializer(word, word, 0).rows["text_encoder"] for word in CLASSES}
-    updates = {float(f): residual_updates(model, rows, float(f)) for f in cfg.factors}
+    encoder = model.text_encoders[ENCODER]
+    positions = position_accuracy(encoder, cfg.norms, cfg.seed)
+    rows = {word: encoder.rows(word) for word in CLASSES}
+    updates = {float(f): residual_updates(encoder, rows, float(f)) for f in cfg.factors}
     scores = {float(f): _pictures(model, rows, float(f), cfg) for f in track(cfg.factors, "drawing")}
     norm = float(torch.cat(list(rows.values())).norm(dim=-1).mean())
     out = Path(cfg.out)
@@ -47,94 +50,45 @@ def main(cfg: DictConfig) -> None:
     print((out / "probe.md").read_text(encoding="utf-8"))
 
 
-def position_accuracy(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, dict[str, float]]:
-    """Return the share of positions that a two-layer perceptron reads from LayerNorm1(token + position), by the token's
-    norm: over "all positions", and at "position 0", the only one that the published probe reads.
-
-    ``place``: tested at this position alone, as the published figures are at 0; None: at all.
-
-    As in the paper's positional analysis (dim-dim-positions, ReLU): it is trained on four fifths of the vocabulary at
-    its own norms, at all positions, and tested on the others, rescaled. "vocabulary": at their own norms.
-    """
-    import torch
+def position_accuracy(encoder: TextEncoder, norms: list[float], seed: int) -> dict[str, dict[str, float]]:
+    """Return the share of positions that the probe reads, by the token's norm: over "all positions", and at "position
+    0", the only one that the published probe reads. "vocabulary": held-out words at their own norms."""
     import torch.nn.functional as F
-    from torch import nn
 
-    table = model.embedding.table.weight
-    table = table[table.any(dim=-1)]
-    places = _text_model(model).embeddings.position_embedding.weight
-    normalise = _text_model(model).encoder.layers[0].layer_norm1
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(table), generator=generator)
-    held_out, seen = table[order[: len(table) // 5]], table[order[len(table) // 5 :]]
-    target = torch.arange(len(places))
+    from dti_repro.experiments.mechanism.position_probe import PositionProbe
 
-    def states(tokens: Tensor) -> tuple[Tensor, Tensor]:
-        summed = tokens[:, None] + places[None]
-        return normalise(summed).flatten(0, 1).detach(), target.repeat(len(tokens))
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        width = table.shape[1]
-        network = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(places)))
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    inputs, labels = states(seen)
-    for _ in range(300):
-        optimizer.zero_grad()
-        F.cross_entropy(network(inputs), labels).backward()
-        optimizer.step()
-
+    probe = PositionProbe(encoder, seed)
+    scaled = {f"{norm:g}": F.normalize(probe.held_out, dim=-1) * norm for norm in norms}
     result: dict[str, dict[str, float]] = {"all positions": {}, "position 0": {}}
-    scaled = {f"{norm:g}": F.normalize(held_out, dim=-1) * norm for norm in norms}
-    for name, tokens in {"vocabulary": held_out, **scaled}.items():
-        inputs, labels = states(tokens)
-        right = (network(inputs).argmax(1) == labels).float()
-        result["all positions"][name] = round(float(right.mean()), 4)
-        result["position 0"][name] = round(float(right[labels == 0].mean()), 4)
+    for name, tokens in {"vocabulary": probe.held_out, **scaled}.items():
+        shares = probe.accuracy(tokens)
+        result["all positions"][name] = round(float(shares.mean()), 4)
+        result["position 0"][name] = round(float(shares[0]), 4)
     return result
 
 
-def residual_updates(model: StableDiffusion, rows: dict[str, Tensor], factor: float) -> list[float]:
+def residual_updates(encoder: TextEncoder, rows: dict[str, Tensor], factor: float) -> list[float]:
     """How much each layer changes the scaled word's state, relative to it: one ratio a layer, mean over words."""
     import torch
 
-    ratios = []
-    for row in rows.values():
-        tokens = model.tokenize([f"a photo of a {WORD} on the beach"], {WORD: 1})
-        slots = tokens.slots["text_encoder"]
-        place = int((slots[0] >= 0).nonzero()[0])
-        with torch.no_grad(), model.embedding.reading(slots, factor * row[None]):
-            states = model.text_encoder(tokens.ids["text_encoder"], output_hidden_states=True).hidden_states
-        path = torch.stack([state[0, place] for state in states])
-        ratios.append(path.diff(dim=0).norm(dim=-1) / path[:-1].norm(dim=-1))
-    return [round(float(value), 4) for value in torch.stack(ratios).mean(dim=0)]
+    from dti_repro.experiments.mechanism.states import read_word
 
-
-def _text_model(model: StableDiffusion) -> nn.Module:
-    return getattr(model.text_encoder, "text_model", model.text_encoder)
+    reading = read_word(encoder, PROMPT, factor * torch.cat(list(rows.values())))
+    return [round(float(value), 4) for value in reading.relative_updates().mean(dim=0)]
 
 
 def _pictures(model: StableDiffusion, rows: dict[str, Tensor], factor: float, cfg: DictConfig) -> dict[str, float]:
     """Mean scores of the pictures drawn with the scaled words, for the validation prompts."""
-    from dti_repro.config import build
-    from dti_repro.data.prompts import load_prompts
-    from dti_repro.metrics.base import ImageMetric, Sample
-    from dti_repro.metrics.catalogue import metric_config
+    import torch
 
-    wanted = [(prompt, seed) for prompt in load_prompts(cfg.prompts).prompts for seed in cfg.image_seeds]
-    images, samples = [], []
-    for word, row in rows.items():
-        texts, seeds = [prompt.fill({"": WORD}) for prompt, _ in wanted], [seed for _, seed in wanted]
-        vectors = {WORD: {"text_encoder": factor * row}}
-        images += model.generate(texts, vectors, seeds, steps=cfg.steps, guidance=cfg.guidance)
-        for prompt, _ in wanted:
-            expect = {**(prompt.expect or {}), "class": word}
-            samples.append(Sample(concept=word, text=prompt.fill({"": word}), expect=expect))
-    scores = {}
-    for name in cfg.metrics:
-        values = build(metric_config(name), ImageMetric).score(images, samples)
-        scores[name] = round(float(values.nanmean()), 4)
-    return scores
+    from dti_repro.data.prompts import load_prompts
+    from dti_repro.experiments.mechanism.pictures import word_scores
+
+    prompts, seeds = load_prompts(cfg.prompts), cfg.image_seeds
+    settings = {"seeds": seeds, "steps": cfg.steps, "guidance": cfg.guidance, "metrics": cfg.metrics}
+    settings["batch"] = len(prompts.prompts) * len(seeds)
+    found = [word_scores(model, word, {ENCODER: factor * row}, prompts, settings) for word, row in rows.items()]
+    return {name: round(float(torch.cat([f[name] for f in found]).nanmean()), 4) for name in cfg.metrics}
 
 
 def _markdown(norm: float, positions: dict, updates: dict, scores: dict) -> str:

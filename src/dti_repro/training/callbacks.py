@@ -18,6 +18,7 @@ from dti_repro.errors import DivergedError, StoppedError
 from dti_repro.methods.word_files import learned_word, save_word
 
 if TYPE_CHECKING:
+    from dti_repro.artifacts.tracking import Tracker
     from dti_repro.training.concept_state import ConceptState
     from dti_repro.training.datamodule import Batch
     from dti_repro.training.lit_module import InversionModule
@@ -79,7 +80,10 @@ class ConceptCheckpoint(Callback):
 
 
 class Previews(Callback):
-    """Draws `preview_prompts` every `preview_every` steps, into a grid below the concept's folder."""
+    """Draws `preview_prompts` every `preview_every` steps, into a grid in the concept's folder and the tracker."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: InversionModule, outputs: Any, batch: dict[int, Batch], batch_idx: int
@@ -92,7 +96,8 @@ class Previews(Callback):
                 words = {placeholder: learned_word(pl_module.method, c)}
                 images = pl_module.backbone.generate(prompts, words, [0] * len(prompts), steps=20, guidance=5.0)
                 grid = Grid(columns=prompts, rows={f"step {state.step}": images})
-                grid.save(state.folder.previews / f"step_{state.step:06d}.png")
+                path = grid.save(state.folder.previews / f"step_{state.step:06d}.png")
+                self._tracker.images(f"{state.name}/previews", {"preview": path}, state.step)
 
 
 class Signals(Callback):

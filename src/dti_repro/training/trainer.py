@@ -14,7 +14,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.optim import Optimizer
 
@@ -25,6 +24,7 @@ from dti_repro.artifacts.files import atomic_write, user_path, write_json
 from dti_repro.artifacts.lock import BusyError, locked
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, has_content
+from dti_repro.artifacts.tracking import joined, tracking
 from dti_repro.backbones.base import Backbone, InitializerEmbedding
 from dti_repro.backbones.checkpoint import check_words
 from dti_repro.backbones.load import load_backbone
@@ -163,7 +163,7 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
         optimizer = partial(build, settings, Optimizer, "optim")
         config = OmegaConf.to_container(cfg.method, resolve=True)
         module = InversionModule(backbone, method, states, optimizer, adapter, cfg.trainer, schedule, config)
-        _fit(cfg, module, ConceptCheckpoint(complete))
+        _fit(cfg, run, module, ConceptCheckpoint(complete))
 
 
 def _prepare(
@@ -210,27 +210,29 @@ def _check_vectors(vectors: dict[str, torch.Tensor], state: ConceptState) -> Non
             )
 
 
-def _fit(cfg: DictConfig, module: InversionModule, checkpoint: ConceptCheckpoint) -> None:
+def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: ConceptCheckpoint) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     signals = Signals()
-    previews = [Previews()] if cfg.trainer.preview_every else []
     bars = [StepBar()] if cfg.trainer.progress else []
-    with warnings.catch_warnings(), signals:
+    words = (run.method, joined([state.name for state in module.states]), f"seed{run.seed}", run.config_hash)
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-        trainer = pl.Trainer(
-            accelerator="gpu" if module.backbone.device.type == "cuda" else "cpu",  # auto would take others, too
-            devices=1,
-            precision=PRECISIONS[cfg.trainer.precision],
-            max_epochs=1,
-            logger=build(cfg.logger, Logger),
-            callbacks=[*previews, checkpoint, *bars, signals],
-            plugins=[LightningEnvironment()],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            log_every_n_steps=1,
-        )
-        trainer.fit(module, datamodule=PackDataModule(module.states, cfg.trainer.steps))
+        with signals, tracking(cfg, "train", *words) as tracker:
+            previews = [Previews(tracker)] if cfg.trainer.preview_every else []
+            trainer = pl.Trainer(
+                accelerator="gpu" if module.backbone.device.type == "cuda" else "cpu",  # auto would take others, too
+                devices=1,
+                precision=PRECISIONS[cfg.trainer.precision],
+                max_epochs=1,
+                logger=tracker.logger or False,
+                callbacks=[*previews, checkpoint, *bars, signals],
+                plugins=[LightningEnvironment()],
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                enable_progress_bar=False,
+                log_every_n_steps=1,
+            )
+            trainer.fit(module, datamodule=PackDataModule(module.states, cfg.trainer.steps))
     if signals.stopped:
         step = min(state.step for state in module.states)
         names = ", ".join(state.name for state in module.states)

@@ -1,0 +1,92 @@
+"""What each layer of a text encoder does with one token of a prompt: its states, and who attends to whom.
+
+The prompt is read without its padding: text encoders are causal, or mask it, so that it reaches no token before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dti_repro.backbones.text_encoder import PlaceholderTokenizer, TextEncoder
+
+WORD = "<word>"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt as a text encoder reads it, with another vector at the placeholder in each of the batch.
+
+    states: (batch, layers + 1, dim), of the placeholder: before the first layer and after each one. attention: (batch,
+    layers, heads, tokens, tokens), row: who attends; None if it was not asked for. start, end: the places of the start
+    and of the end token, None where the tokenizer adds none.
+    """
+
+    place: int
+    start: int | None
+    end: int | None
+    states: Tensor
+    attention: Tensor | None
+
+    def relative_updates(self) -> Tensor:
+        """Return (batch, layers): the length of what each layer adds to the placeholder's state, over the state's."""
+        return self.states.diff(dim=1).norm(dim=-1) / self.states[:, :-1].norm(dim=-1)
+
+
+@torch.no_grad()
+def read_word(encoder: TextEncoder, template: str, vectors: Tensor, attention: bool = False) -> Reading:
+    """Read `template` with a placeholder at {} that has each of the vectors (batch, dim). attention: return it, which
+    needs a model with eager attention."""
+    ids, positions = encoder.tokenizer([template.format(WORD)], {WORD: 1})
+    tokens = _length(encoder.tokenizer, ids)
+    ids, positions = ids[:, :tokens].expand(len(vectors), -1), positions[:, :tokens].expand(len(vectors), -1)
+    options: dict[str, Any] = {"output_attentions": True} if attention else {}
+    place = int((positions[0] >= 0).nonzero()[0])
+    with _recording(layers_of(encoder.model), place) as states:
+        output = encoder(ids, positions, vectors[:, None], **options)
+    tokenizer = encoder.tokenizer.tokenizer
+    return Reading(
+        place,
+        0 if tokenizer.bos_token_id is not None and int(ids[0, 0]) == tokenizer.bos_token_id else None,
+        tokens - 1 if int(ids[0, -1]) == tokenizer.eos_token_id else None,
+        torch.stack(states, dim=1),
+        torch.stack(output.attentions, dim=1) if attention else None,
+    )
+
+
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    """Return the layers of a model of transformers: the outermost list with as many modules as its config says."""
+    count = model.config.num_hidden_layers
+    return next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
+
+
+@contextmanager
+def _recording(layers: nn.ModuleList, place: int) -> Iterator[list[Tensor]]:
+    """Fill a list with the states at `place` before the first layer and after each one, of the next call."""
+    states: list[Tensor] = []
+
+    def before(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        states.append((arguments[0] if arguments else named["hidden_states"])[:, place].float())
+
+    def after(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        states.append((output[0] if isinstance(output, tuple) else output)[:, place].float())
+
+    handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [layer.register_forward_hook(after) for layer in layers]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _length(tokenizer: PlaceholderTokenizer, ids: Tensor) -> int:
+    """Return the number of tokens up to the end token, which CLIP's tokenizer also pads with, or to the last one."""
+    length = int(tokenizer.mask(ids).sum())
+    ends = length < ids.shape[1] and int(ids[0, length]) == tokenizer.tokenizer.eos_token_id
+    return length + ends

@@ -1,0 +1,116 @@
+"""The norm by step of each method, beside what AdamW does to the norm on random gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from dti_repro.artifacts.files import read_yaml
+from dti_repro.artifacts.run_dir import log_column
+from dti_repro.backbones.checkpoint import encoder_dims
+from dti_repro.config import CONF
+from dti_repro.experiments.mechanism.part import Measured, Part, Row, unique, where
+from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
+from dti_repro.experiments.tables import markdown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dti_repro.experiments.mechanism.inputs import Inputs, Learned
+
+EVERY = 5  # steps between two rows of the CSV
+ADAMW = "torch.optim.AdamW"
+
+
+def measure(inputs: Inputs) -> Measured:
+    """Return the norm by step: of each method, mean over its words; of vectors that get random gradients, once for
+    each method that AdamW trains (from the norm that it had after its first step) and, without runs, for each of
+    `rates` (from the vocabulary's mean)."""
+    dims = list(encoder_dims(inputs.checkpoint).values())
+    rows: list[Row] = []
+    notes = []
+    groups: dict[str, list[Learned]] = {}
+    for word in inputs.learned:
+        groups.setdefault(word.group, []).append(word)
+    for group, words in groups.items():
+        logged = [word.run for word in words if word.run is not None and word.run.log.is_file()]
+        if not logged:
+            notes.append(f"{group}: there is no log of a training")
+            continue
+        curves = [log_column(run.log, "norm") for run in logged]
+        steps = min(map(len, curves))
+        means = [sum(curve[k] for curve in curves) / len(curves) for k in range(steps)]
+        rows += _rows("training", group, means, len(curves))
+        optim = read_yaml(logged[0].config).get("optim") if logged[0].config.is_file() else None
+        if isinstance(optim, dict) and optim.get("_target_") == ADAMW:
+            label = f"{group}, AdamW {optim.get('lr')} on noise"
+            rows += _rows("noise", label, _on_noise(optim, means[0], dims, steps - 1), 1)
+    if not rows:
+        start = sum(inputs.mean_norms.values()) / len(dims)
+        adamw = OmegaConf.to_container(OmegaConf.load(CONF / "optim" / "adamw.yaml"))
+        for rate in inputs.cfg.rates:
+            curve = _on_noise({**adamw, "lr": rate}, start, dims, inputs.cfg.steps)
+            rows += _rows("noise", f"AdamW {rate:g} on noise", curve[1:], 1)
+    return Measured(rows, notes)
+
+
+def _on_noise(optim: Mapping[str, Any], start: float, dims: Sequence[int], steps: int) -> list[float]:
+    """Return the norm at the start and after each step, mean over the widths of the text encoders."""
+    from dti_repro.experiments.training_columns import norms_on_noise
+
+    curves = [norms_on_noise(optim, start, dim, steps) for dim in dims]
+    return [sum(norms) / len(norms) for norms in zip(*curves, strict=True)]
+
+
+def _rows(kind: str, label: str, norms: Sequence[float], n: int) -> list[Row]:
+    last = len(norms)
+    kept = [step for step in range(1, last + 1) if step in (1, last) or step % EVERY == 0]
+    return [{"kind": kind, "label": label, "step": step, "norm": norms[step - 1], "n": n} for step in kept]
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    figure, ((axes,),) = panels([""], title=PART.title)
+    for kind, width in (("training", 1.8), ("noise", 1.2)):
+        for k, label in enumerate(unique(where(rows, kind=kind), "label")):
+            found = where(rows, label=label)
+            style = {
+                **line_style(k),
+                "marker": "",
+                "linewidth": width,
+                "linestyle": "-" if kind == "training" else "--",
+            }
+            if kind == "training":
+                style |= {"marker": line_style(k)["marker"], "markevery": 10}
+            axes.plot([row["step"] for row in found], [row["norm"] for row in found], **style, label=label)
+    axes.set(xlabel="step", ylabel="norm of the vector")
+    log_scale(axes.yaxis)
+    legend(figure)
+    return figure
+
+
+def section(rows: Sequence[Row]) -> str:
+    lines = [["", "n", "steps", "norm after the first step", "norm at the end"]]
+    for label in unique(rows, "label"):
+        found = where(rows, label=label)
+        n = str(found[0]["n"]) if found[0]["kind"] == "training" else ""
+        cells = [f"{row['norm']:.3f}" for row in (found[0], found[-1])]
+        lines.append([label, n, str(found[-1]["step"]), *cells])
+    return (
+        "Mean over the words of a method (n). On noise: 32 vectors get standard normal gradients, from the method's "
+        "norm after its first step (without runs: from the vocabulary's mean). AdamW divides by the gradient's size, "
+        f"so a norm means something only beside the one that it reaches on noise.\n\n{markdown(lines)}"
+    )
+
+
+PART = Part(
+    name="norm_by_step",
+    title="Norm by training step, and of AdamW on random gradients",
+    columns={"kind": str, "label": str, "step": int, "norm": float, "n": int},
+    keys=("rates", "steps"),
+    measure=measure,
+    draw=draw,
+    section=section,
+    logs=True,
+)

@@ -1,0 +1,95 @@
+"""Residual updates: how much each layer changes a token's state, relative to the state, by the token's norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dti_repro.experiments.mechanism.part import Measured, Part, Row, interval_text, mean_of, unique, where
+from dti_repro.experiments.mechanism.scaled import curves, scaled_words
+from dti_repro.experiments.mechanism.style import layer_ticks, legend, line_style, log_scale, panels
+from dti_repro.experiments.tables import markdown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dti_repro.experiments.mechanism.inputs import Inputs
+
+DEPTHS = 6  # layers in a line of the page; the CSV has all
+
+
+def measure(inputs: Inputs) -> Measured:
+    """Return the relative update of each word in each layer, counted from 0, in the prompt `prompt`."""
+    from dti_repro.experiments.mechanism.states import read_word
+
+    rows: list[Row] = []
+    for name, encoder in inputs.encoders.items():
+        for norm, words, vectors in scaled_words(inputs, name):
+            reading = read_word(encoder, inputs.cfg.prompt, vectors)
+            lengths = reading.states.norm(dim=-1)[:, :-1].tolist()
+            for word, updates, states in zip(words, reading.relative_updates().tolist(), lengths, strict=True):
+                about = {"encoder": name, "group": word.group, "word": word.name, "norm": norm}
+                rows += [
+                    {**about, "layer": k, "state": state, "update": update}
+                    for k, (state, update) in enumerate(zip(states, updates, strict=True))
+                ]
+    return Measured(rows)
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    encoders = unique(rows, "encoder")
+    figure, ((*axes_of,),) = panels(encoders, title=PART.title)
+    for encoder, axes in zip(encoders, axes_of, strict=True):
+        here = where(rows, encoder=encoder)
+        layers = unique(here, "layer")
+        for k, (group, norm, label) in enumerate(curves(here)):
+            found = where(here, group=group, norm=norm)
+            means = [mean_of(where(found, layer=layer), "update") for layer in layers]
+            axes.plot(layers, means, **line_style(k), label=label)
+        axes.set(xlabel="layer", ylabel="|what the layer adds| / |state|", xticks=layer_ticks(layers))
+        log_scale(axes.yaxis)
+    legend(figure)
+    return figure
+
+
+def section(rows: Sequence[Row]) -> str:
+    text = (
+        "The length of what a layer adds to the token's state over the length of the state, mean over words ± half of "
+        "the 95% t interval; `own` is the word's own norm, x10 ten times the vocabulary's mean.\n"
+    )
+    for encoder in unique(rows, "encoder"):
+        here = where(rows, encoder=encoder)
+        layers = _chosen(unique(here, "layer"))
+        lines = [[f"{encoder}, words", "norm", "n", *(f"layer {layer}" for layer in layers)]]
+        for group, norm in unique([{"pair": (row["group"], row["norm"])} for row in here], "pair"):
+            found = where(here, group=group, norm=norm)
+            cells = [interval_text(where(found, layer=layer), "update") for layer in layers]
+            lines.append([group, norm, str(len(where(found, layer=layers[0]))), *cells])
+        text += f"\n{markdown(lines)}"
+    return text
+
+
+def _chosen(layers: Sequence[int]) -> list[int]:
+    """Return at most DEPTHS of the layers, the first and the last included, evenly spaced."""
+    if len(layers) <= DEPTHS:
+        return list(layers)
+    return [layers[round(k * (len(layers) - 1) / (DEPTHS - 1))] for k in range(DEPTHS)]
+
+
+PART = Part(
+    name="residual_updates",
+    title="Residual updates of the token, layer by layer",
+    columns={
+        "encoder": str,
+        "group": str,
+        "word": str,
+        "norm": str,
+        "layer": int,
+        "state": float,
+        "update": float,
+    },
+    keys=("words", "factors", "prompt"),
+    measure=measure,
+    draw=draw,
+    section=section,
+)

@@ -1,0 +1,94 @@
+"""What a result says about itself: the command that makes it, what its numbers are means over, and its notes."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from dti_repro.experiments.runner import ExperimentRun
+from dti_repro.experiments.spec import Experiment
+from dti_repro.experiments.statistics import MIN_SUBJECTS
+from dti_repro.inference.image_folder import PROMPT_KEYS
+from dti_repro.launch.command_line import running_command
+
+NOT_IN_TABLE = ("runs", "out", "rows", "accelerator", "devices", "logger")  # keys that change no number of a table
+MASKED = "black outside of their masks"
+VERDICTS = (
+    "holds: the paired 95% t interval over subjects lies wholly on the claimed side, and the sign-flip test gives "
+    "p <= .05; does not: both say the opposite; undecided: anything else; too few subjects: fewer than "
+    f"{MIN_SUBJECTS}. p (Holm) is corrected over the metrics of one claim; the verdict does not use it."
+)
+DIFFERENCES = (
+    "Over the subjects that both rows have. p is the two-sided sign-flip test's, exact up to 16 subjects, and is "
+    "corrected by Holm over this table."
+)
+NOTES = (
+    "`norm` is the norm of the learned vector. `on noise` is the norm that AdamW gives a vector of this start, rate, "
+    "decay and number of steps on random gradients: a norm near it says nothing about what was learned.",
+    "`gradient` is the median norm of the gradient that the optimizer was given; kappa acts relative to it.",
+    "`minutes` is the training time of a subject; subjects are trained in packs.",
+    "front.png shows image score against text score, from table.csv. grid.png shows the first subject by name with the "
+    "first image seed and all prompts.",
+)
+# Where a run on one of the paper's models differs from the published code, by the class of the backbone. See
+# docs/deviations.md.
+_SHARED = (
+    "photos are resized with Lanczos and cropped at the centre (there: bicubic, cropped at random)",
+    "noise is drawn on the CPU (there: on the GPU)",
+)
+_VAE = "the autoencoder draws in float32 (there: in bfloat16)"
+MASK_DEVIATION = "masks are black or white, cut at 127 (there: the photo is multiplied by the grey value)"
+_SIZES = (
+    "the model is told the size of the square that it is trained on, without a crop (there: each photo's own size and "
+    "the corner of its crop)"
+)
+DEVIATIONS = {
+    "dti_repro.backbones.sdxl.StableDiffusionXL": (
+        *_SHARED,
+        _SIZES,
+        "all frozen weights have `backbone.dtype` (there: CLIP-L in float32, the others in bfloat16)",
+        "a word of several vectors stands in a prompt once (there: twice in generation)",
+    ),
+    "dti_repro.backbones.sana.Sana": (
+        *_SHARED,
+        _VAE,
+        "no prompt is padded (there: DTI's prompts begin with 0 to 15 zero vectors)",
+    ),
+    "dti_repro.backbones.wan.Wan": (*_SHARED, _VAE),
+}
+
+
+def table_command() -> str:
+    """Return the command that makes the table of the running command again, without keys that change no number."""
+    return running_command("benchmark", *NOT_IN_TABLE)
+
+
+def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
+    """Return what the numbers of a table are means over."""
+    rows = [row for row in run.experiment.rows if row.bound is None]
+    seeds = sorted({cfg.seed for row in rows for cfg in run.train_configs(row)})
+    trained = f"{len(seeds)} training seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), " if seeds else ""
+    reading = {key: " ".join(backbone[key].split()) for key in PROMPT_KEYS if key in backbone}
+    prompts = run.prompts()
+    return (
+        f"{len(run.concepts)} subjects ({', '.join(run.concepts)}), "
+        f"{len(prompts.prompts)} prompts (`{prompts.name}`), {trained}{len(run.seeds())} image seeds; "
+        f"image scores compare with references {MASKED if masked else 'as they are'}. "
+        f"{''.join(f'Prompts are read with `backbone.{key}={value}`. ' for key, value in reading.items())}"
+        "Cells: mean over subjects ± half of its 95% t interval."
+    )
+
+
+def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list[str]:
+    """Return the notes under a table: those of every table, sources, differences to the published code, its yaml's."""
+    deviations = DEVIATIONS.get(backbone._target_, ())
+    if backbone.get("sizes") == "as_published":
+        deviations = tuple(deviation for deviation in deviations if deviation != _SIZES)
+    if deviations and masked:
+        deviations = (*deviations, MASK_DEVIATION)
+    sources = sorted({row.published.source for row in experiment.rows if row.published})
+    return [
+        *NOTES,
+        *(f"Published numbers: {source}." for source in sources),
+        *(f"Differs from the published code: {deviation}. See docs/deviations.md." for deviation in deviations),
+        *experiment.notes,
+    ]

@@ -1,0 +1,177 @@
+"""The pictures of a page: what each row drew, the photos beside it, and how a word was learned."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dti_repro.artifacts.manifest import NAME, Manifest, ManifestImage
+from dti_repro.artifacts.scores import read_scores
+from dti_repro.data.photos import load_photo
+from dti_repro.experiments.runner import ExperimentRun, RowResult
+from dti_repro.inference.image_folder import ImageFolder
+
+BUDGET = 12_000_000  # characters that the pictures of a page may have
+SIDES = (512, 384, 256, 160)  # px; larger pictures are shown as thumbnails of the largest of these that fits the budget
+CHARACTERS = 0.16  # of a thumbnail, for each of its pixels
+SMALL = SIDES[-1]  # px; smaller pictures keep their size, and the page enlarges them without smoothing
+PHOTOS = 5  # of each subject
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn image. trained: the training seed of its word, if there is one; step: of a snapshot."""
+
+    row: str
+    concepts: tuple[str, ...]
+    template: str
+    trained: int | None
+    seed: int
+    path: Path
+    scores: Mapping[str, float]  # metric -> value
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Places:
+    """The lists that pictures refer to by position. seeds: (training seed, image seed); the first is None where there
+    is one training seed only, and for words that were not trained."""
+
+    rows: Sequence[str]
+    subjects: Sequence[tuple[str, ...]]
+    prompts: Sequence[str]
+    seeds: Sequence[tuple[int | None, int]]
+
+    def of(self, picture: Picture) -> tuple[int, int, int, int] | None:
+        """Return the positions of row, subject, prompt and seed; None for what is not listed."""
+        seed = (picture.trained, picture.seed)
+        if picture.concepts not in self.subjects or picture.template not in self.prompts or seed not in self.seeds:
+            return None
+        subject, prompt = self.subjects.index(picture.concepts), self.prompts.index(picture.template)
+        return self.rows.index(picture.row), subject, prompt, self.seeds.index(seed)
+
+    @property
+    def seed_names(self) -> list[str]:
+        named = [
+            (f"training seed {trained}, image seed" if trained is not None else "seed") for trained, _ in self.seeds
+        ]
+        return [f"{name} {seed}" for name, (_, seed) in zip(named, self.seeds, strict=True)]
+
+
+def gallery(run: ExperimentRun, results: Sequence[RowResult], names: Sequence[str]) -> dict[str, Any]:
+    """Return the pictures as plain content: a list for each picture, which refers to the lists beside it by position.
+
+    names: of all rows, in their order. Pictures that do not fit into BUDGET are left out: later seeds before earlier
+    ones, later prompts before earlier ones, and always those of all rows at once. InputError for an image that cannot
+    be read.
+    """
+    drawn = [picture for result in results for picture in _drawn(result)]
+    frames = [frame for result in results for frame in _frames(result)]
+    if len({picture.trained for picture in drawn} - {None}) < 2:
+        drawn, frames = ([replace(picture, trained=None) for picture in some] for some in (drawn, frames))
+    places = Places(
+        names,
+        list(dict.fromkeys(picture.concepts for picture in drawn)),
+        list(dict.fromkeys(picture.template for picture in drawn)),
+        sorted({(picture.trained, picture.seed) for picture in drawn}, key=lambda seed: (seed[0] or 0, seed[1])),
+    )
+    small = bool(drawn) and max(load_photo(drawn[0].path).size) < SMALL
+    files = [[p for name in some for p in run.concepts[name].images[:PHOTOS]] for some in places.subjects]
+    side = SMALL if small else _side(len(drawn) + len(frames) + len([*chain(*files)]))
+    photos = [[_encoded(photo, side) for photo in some] for some in files]
+    left = BUDGET - sum(map(len, chain(*photos)))
+    shown: list[list[Any]] = []
+    for group in _in_order(drawn, places):
+        content = [_encoded(picture.path, side) for picture in group]
+        left -= sum(map(len, content))
+        if left < 0:
+            break
+        for picture, encoded in zip(group, content, strict=True):
+            scores = [picture.scores.get(metric) for metric in run.experiment.metrics]
+            shown.append([*(places.of(picture) or ()), scores, encoded])
+    films: list[list[Any]] = []
+    wanted = {tuple(entry[:4]) for entry in shown}
+    for frame in sorted(frames, key=lambda frame: frame.step or 0):
+        if left > 0 and places.of(frame) in wanted:
+            films.append([*(places.of(frame) or ()), frame.step, _encoded(frame.path, side)])
+            left -= len(films[-1][-1])
+    return {
+        "subjects": [{"names": some, "photos": of} for some, of in zip(places.subjects, photos, strict=True)],
+        "prompts": places.prompts,
+        "seeds": places.seed_names,
+        "pictures": shown,
+        "films": films,
+        "small": small,
+        "left_out": len(drawn) - len(shown),
+    }
+
+
+def _in_order(drawn: Sequence[Picture], places: Places) -> list[list[Picture]]:
+    """Return the pictures of all rows with the same seed, prompt and subject together, first seeds first."""
+    groups: dict[tuple[int, ...], list[Picture]] = defaultdict(list)
+    for picture in drawn:
+        _, subject, prompt, seed = places.of(picture) or ()
+        groups[seed, prompt, subject].append(picture)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _drawn(result: RowResult) -> Iterator[Picture]:
+    for folder, file in zip(result.image_folders, result.score_files, strict=False):  # references have no folders
+        values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for row in read_scores(file.csv):
+            values[row.file, row.metric].append(row.value)  # of each of its subjects
+        means = {key: sum(of) / len(of) for key, of in values.items()}
+        for image in folder.manifest.images:
+            scores = {metric: mean for (name, metric), mean in means.items() if name == image.file}
+            yield _picture(result, folder, image, scores)
+
+
+def _frames(result: RowResult) -> Iterator[Picture]:
+    """Yield the images that `dti generate snapshot=<step>` drew of a row's words with the row's own settings."""
+    for folder in result.image_folders if result.cfgs else ():
+        wanted = _settings(folder.manifest)
+        for file in sorted(folder.path.parent.glob(f"*/{NAME}")):
+            drawn = ImageFolder(file.parent, Manifest.read(file))
+            step = drawn.manifest.generation.get("snapshot")
+            if isinstance(step, int) and _settings(drawn.manifest) == wanted:
+                for image in drawn.manifest.images:
+                    if (drawn.path / image.file).is_file():
+                        yield _picture(result, drawn, image, {}, step)
+
+
+def _picture(
+    result: RowResult, folder: ImageFolder, image: ManifestImage, scores: Mapping[str, float], step: int | None = None
+) -> Picture:
+    found = re.fullmatch(r"seed_(-?\d+)", folder.path.parents[2].name)
+    trained = int(found[1]) if found else None
+    path = folder.path / image.file
+    return Picture(result.spec.name, image.concepts, image.template, trained, image.seed, path, scores, step)
+
+
+def _settings(manifest: Manifest) -> dict[str, Any]:
+    return {key: value for key, value in manifest.generation.items() if key not in ("snapshot", "prompts", "seeds")}
+
+
+def _side(count: int) -> int:
+    """Return the largest side in px at which so many thumbnails fit."""
+    return next((side for side in SIDES if count * side * side * CHARACTERS < BUDGET), SIDES[-1])
+
+
+@cache
+def _encoded(path: Path, side: int) -> str:
+    """Return an image of at most `side` px as WebP in base64."""
+    image = load_photo(path)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=90 if max(image.size) < SMALL else 80, method=4)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

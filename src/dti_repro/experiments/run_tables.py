@@ -1,0 +1,74 @@
+"""The table of any evaluated runs, from their score files: one row for each run and generation. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dti_repro.artifacts.files import atomic_write, read_json
+from dti_repro.artifacts.score_groups import ScoreGroup
+from dti_repro.artifacts.scores import read_scores, subject_means
+from dti_repro.errors import InputError
+from dti_repro.experiments.tables import Row, markdown, means_table, numbers_table, write_csv
+
+EXTRAS = ("subjects", "training seeds", "prompts", "generation")
+CELLS = (
+    "Cells: mean over subjects ± half of its 95% t interval. The images of all training seeds and image seeds of a "
+    "subject are averaged first."
+)
+
+
+def write_table(out: Path, groups: Sequence[ScoreGroup], metrics: Sequence[str] | None, made_by: str) -> list[Path]:
+    """Write <out>.md, <out>.csv and <out>.tex, and return their paths; equal inputs give equal bytes.
+
+    metrics: the columns; None: all that are found. made_by: the command that makes the table again. InputError for a
+    metric that no run has, and for one whose scores cannot be compared.
+    """
+    rows, found = [], {}
+    for number, group in enumerate(groups):
+        scores = [score for file in group.files for score in read_scores(file)]
+        for score in scores:
+            if found.setdefault(score.metric, score.masked) != score.masked:
+                raise InputError(f"{score.metric} was computed with masks in one run, without in another: do all alike")
+        means = subject_means(scores)
+        subjects = [len(by_subject) for by_subject in means.values()]
+        cells = (_span(subjects), str(group.seeds or ""), group.prompts, group.generation)
+        rows.append(Row(f"r{number}", group.label, means, dict(zip(EXTRAS, cells, strict=True))))
+    columns = list(found) if metrics is None else list(metrics)
+    if missing := [metric for metric in columns if metric not in found]:
+        raise InputError(f"metrics: no run has {missing[0]}; there are {', '.join(found)}")
+    _check_comparable(groups, columns)
+    titles = {metric: f"{metric} (masked)" if found[metric] else metric for metric in columns}
+    shown = means_table(rows, titles, EXTRAS)
+    paths = [out.with_name(f"{out.name}{suffix}") for suffix in (".md", ".csv", ".tex")]
+    with atomic_write(paths[0]) as temporary:
+        text = markdown([shown.columns, *shown.values])
+        temporary.write_text(f"Made by `{made_by}`. {CELLS}\n\n{text}", encoding="utf-8")
+    write_csv(paths[1], numbers_table(rows, columns, EXTRAS).drop(columns="row"))
+    with atomic_write(paths[2]) as temporary:
+        style = shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+        body = style.to_latex(hrules=True, column_format="l" + "c" * len(titles) + "l" * len(EXTRAS))
+        comment = "".join(f"% {line}\n" for line in [*f"Made by {made_by}".splitlines(), CELLS])
+        temporary.write_text(comment + body.replace("±", r"$\pm$"), encoding="utf-8")
+    return paths
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """Return `12`, or `11 to 12` where metrics have different numbers of subjects."""
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    return str(high) if low == high else f"{low} to {high}"
+
+
+def _check_comparable(groups: Sequence[ScoreGroup], metrics: Sequence[str]) -> None:
+    """Raise InputError if a metric was computed with other weights or settings in one file than in another."""
+    first: dict[str, tuple[str, Path]] = {}
+    for file in (file for group in groups for file in group.files):
+        records = read_json(file.with_suffix(".json"), "evaluate again").get("metrics", {})
+        for metric in (metric for metric in metrics if metric in records):
+            identity = str(records[metric].get("identity"))
+            before, where = first.setdefault(metric, (identity, file))
+            if identity != before:
+                raise InputError(
+                    f"{metric} has other weights or settings in {file} than in {where}: evaluate both runs alike, or "
+                    "leave it out with metrics=[...]"
+                )
