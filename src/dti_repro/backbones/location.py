@@ -32,7 +32,7 @@ def located(backbone: Mapping[str, Any]) -> Path:
     return folder
 
 
-def found(backbone: Mapping[str, Any]) -> Path | None:
+def on_this_machine(backbone: Mapping[str, Any]) -> Path | None:
     """Return the folder of a configuration's `backbone` node as `find`."""
     return find(*(backbone.get(key, default) for key, default in KEYS.items()))
 

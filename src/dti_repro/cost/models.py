@@ -21,7 +21,7 @@ from dti_repro import backbones
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.backbones.base import Conditioning, TokenVectors
 from dti_repro.backbones.diffusers_base import DiffusersBackbone
-from dti_repro.backbones.location import found
+from dti_repro.backbones.location import on_this_machine
 from dti_repro.config import build
 from dti_repro.cost.counting import META, Cost, GpuMode, measure
 from dti_repro.errors import InputError
@@ -39,7 +39,7 @@ class ModelCost:
     """
 
     def __init__(self, backbone: Mapping[str, Any], precision: str | None = None) -> None:
-        folder = found(backbone)
+        folder = on_this_machine(backbone)
         if folder is not None:
             self.source = str(folder)
             model = _without_weights(backbone, folder)

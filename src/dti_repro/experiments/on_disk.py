@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dti_repro.artifacts.files import read_json
-from dti_repro.backbones.location import found
+from dti_repro.backbones.location import on_this_machine
 from dti_repro.data.masks import check_masks
 from dti_repro.errors import InputError
 from dti_repro.experiments.notes import MASKED, notes_of
@@ -38,7 +38,7 @@ def rows_on_disk(run: ExperimentRun, masks: Path | None) -> list[RowResult]:
     """Return the rows that are trained, drawn and scored whole, in the experiment's order. InputError where weights,
     prompts or masks that they need are not on this machine, or photos have changed."""
     backbone = run.generate_config().backbone
-    if found(backbone) is None:
+    if on_this_machine(backbone) is None:
         raise InputError(f"the weights {backbone.path} are not on this machine")
     for concept in run.concepts.values() if masks else ():
         check_masks(masks, concept.name, concept.images)
