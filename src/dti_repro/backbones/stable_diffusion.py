@@ -66,8 +66,8 @@ class LatentDiffusion(DiffusersBackbone):
         layers = max((rows.shape[1] for rows in vectors.values()), default=1)
         if layers not in (1, self.spec.layers):
             raise InputError(
-                f"method: it has vectors for {layers} layers, and {self.spec.name} has {self.spec.layers} cross-attention "
-                "layers: choose another method, or train the word on this backbone"
+                f"method: it has vectors for {layers} layers, and {self.spec.name} has {self.spec.layers} layers of "
+                "cross-attention: choose another method, or train the word on this backbone"
             )
         if layers > 1:
             tokens = tokens.repeat(layers)
