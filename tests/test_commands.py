@@ -27,6 +27,7 @@ from dti_repro.launch.untrusted import check_resolved, check_untrusted
 Capture = pytest.CaptureFixture[str]
 Answer = Callable[..., tuple[int, str]]
 METHODS = ", ".join(choices("method"))
+INIT = "token, random, vocab_mean or the path of an embedding or a run"
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ BAD = {
         "runs=null": "runs is null: the path of a folder is needed",
         "method.prior.kappa=x": "method.prior.kappa is x: a number of at least 0 is needed",
         "method.prior.kappa=-1": "method.prior.kappa is -1: a number of at least 0 is needed",
-        "method.init=[x]": "method.init is ['x']: token, random, vocab_mean or the path of an embedding or a run is needed",
+        "method.init=[x]": f"method.init is ['x']: {INIT} is needed",
         "optim.beta=1": "optim.beta is 1: a number of at least 0 and below 1 is needed",
         "backbone.path=3": "backbone.path is 3: text or null is needed",
         "backbone.resolution=x": "backbone.resolution is x: a whole number above 0 or null is needed",
@@ -223,7 +224,7 @@ def test_dti_lists_the_commands_without_torch() -> None:
             ["train", "method=dtii"],
             f"unknown method 'dtii': did you mean 'dti'? (choices: {METHODS})",
         ),
-        (["train", "-m", "method=dti,dtii"], f"unknown method 'dtii': did you mean 'dti'?"),
+        (["train", "-m", "method=dti,dtii"], "unknown method 'dtii': did you mean 'dti'?"),
         (
             ["train", "method.prior.kapa=1"],
             "method 'dti' has no key 'method.prior.kapa': did you mean 'method.prior.kappa'?",
