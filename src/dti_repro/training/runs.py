@@ -127,7 +127,7 @@ def _trained_on(concept: Concept, start: Path | None) -> dict[str, Any]:
     }
 
 
-def check_metadata(folder: ConceptFolder, concept: Concept, start: Path | None) -> None:
+def check_metadata(folder: ConceptFolder, concept: Concept, start: Path | None = None) -> None:
     """Raise InputError if the folder was trained with other photos, another word or another start than the concept has
     now."""
     if not folder.metadata.is_file():
