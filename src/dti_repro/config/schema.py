@@ -105,6 +105,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "run": FolderPath | None,
         "text": Literal["class", "description"] | None,
         "snapshot": PositiveInt | None,
+        "with_class": bool,
         "steps": PositiveInt,
     },
     "interpolate": {

@@ -218,9 +218,10 @@ def list_image_folders(run: ExperimentRun, results: Sequence[RowResult]) -> None
         row_cfg = deepcopy(cfg)
         if result.spec.bound is None:
             row_cfg.run = str(result.folders[0].seed_folder)
+            row_cfg.with_class |= any("{class}" in template for template in result.cfgs[0].templates.prompts)
             result.image_folders = image_folders_of_run(result.folders, row_cfg, prompts, seeds, config)
         elif result.spec.bound != "references":
-            row_cfg.text = result.spec.bound
+            row_cfg.text, row_cfg.with_class = result.spec.bound, False
             result.image_folders = image_folders_of_text(row_cfg, prompts, seeds, config)
 
 

@@ -34,10 +34,11 @@ class StepContext:
     conditioning: Conditioning  # of the prompts
     attention: Sequence[Tensor]  # (samples, heads, queries, length), for a method that needs `attention`
     encode_class: Callable[[], Conditioning]  # the prompts with the class word; no gradient
-    class_attention: Callable[[], Sequence[Tensor]]  # costs another pass through the denoiser; no gradient
     encode_extra: Callable[[bool], tuple[Tokens, Conditioning]]
     """One of the method's `extra_prompts` for each sample, with the word or, if true, with the class word and without a
     gradient."""
+    attend: Callable[[Conditioning], Sequence[Tensor]]
+    """The attention maps of the samples' noisy latents with other prompts. Costs another pass through the denoiser."""
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of values (samples,) over each concept's samples: (concepts,)."""
@@ -95,6 +96,9 @@ class TokenMethod(nn.Module, ABC):
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the state does not fit the method on {spec.name}: {reason}") from error
+
+    def check_templates(self, templates: Sequence[str]) -> None:
+        """Raise InputError for templates that the method cannot be trained with."""
 
     def prior(self) -> Tensor:
         """Return the negative log prior of each packed concept: (concepts,)."""

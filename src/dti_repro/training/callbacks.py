@@ -87,9 +87,9 @@ class Previews(Callback):
         for c in batch:
             state = pl_module.states[c]
             if state.step % pl_module.settings.preview_every == 0:
-                placeholder = state.dataset.concept.placeholder
-                prompts = [template.replace("{}", placeholder) for template in pl_module.settings.preview_prompts]
-                words = {placeholder: learned_word(pl_module.method, c)}
+                concept = state.dataset.concept
+                prompts = [concept.fill(template) for template in pl_module.settings.preview_prompts]
+                words = {concept.placeholder: learned_word(pl_module.method, c)}
                 images = pl_module.backbone.generate(prompts, words, [0] * len(prompts), steps=20, guidance=5.0)
                 grid = Grid(columns=prompts, rows={f"step {state.step}": images})
                 grid.save(state.folder.previews / f"step_{state.step:06d}.png")

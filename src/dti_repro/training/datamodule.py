@@ -71,11 +71,13 @@ class ConceptDataset(Dataset[Batch]):
         photos = [np.asarray(centre_crop(load_photo(path), size)) for path in concept.images]
         pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = cache.encode(backbone, pixels)
-        words = {concept.placeholder: {concept.placeholder: initializer.positions}, concept.class_word: {}}
+        counts = {concept.placeholder: initializer.positions}
         tokens, class_tokens, extra_tokens, extra_class_tokens = (
-            backbone.tokenize([text.replace("{}", word) for text in texts], placeholders).to(backbone.device)
+            backbone.tokenize([concept.fill(text, class_word) for text in texts], {} if class_word else counts).to(
+                backbone.device
+            )
             for texts in (templates, extra_prompts or templates[:1])
-            for word, placeholders in words.items()
+            for class_word in (False, True)
         )
         return cls(
             concept,

@@ -125,9 +125,9 @@ class InversionModule(pl.LightningModule):
             conditioning = encoded(class_tokens if class_word else tokens, class_word)
             return self._mean_loss(pack, latents, noise, t, conditioning)
 
-        def class_attention() -> list[Tensor]:
-            with torch.no_grad(), self.backbone.attention_maps() as maps:
-                mean_loss(class_word=True)
+        def attend(conditioning: Conditioning) -> list[Tensor]:
+            with self.backbone.attention_maps() as maps:
+                self._mean_loss(pack, latents, noise, t, conditioning)
             return maps
 
         def encode_extra(class_word: bool) -> tuple[Tokens, Conditioning]:
@@ -146,7 +146,7 @@ class InversionModule(pl.LightningModule):
             loss = self._mean_loss(pack, latents, noise, t, conditioning)
         objective = self.adapter.objective(loss, mean_loss)
         context = StepContext(
-            list(pack), tokens, class_tokens, conditioning, attention, encode_class, class_attention, encode_extra
+            list(pack), tokens, class_tokens, conditioning, attention, encode_class, encode_extra, attend
         )
         regularizer = self.method.regularizer(context)
         return loss, objective if regularizer is None else objective + regularizer

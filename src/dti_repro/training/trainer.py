@@ -60,6 +60,7 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
         check_words(checkpoint, concept.initializer, concept.placeholder)
     if not isinstance(method, DerivedMethod):
         _check_optimizer(cfg, method)
+        method.check_templates(cfg.templates.prompts)
         if cfg.trainer.latents:
             make_private_folder(Path(cfg.trainer.latents))
     trained = 0
