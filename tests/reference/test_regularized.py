@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,21 +14,26 @@ from torch import Tensor
 
 from dti_repro.backbones.base import Tokens
 from dti_repro.backbones.load import load_backbone
+from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.config import build
+from dti_repro.data.prompts import SETS, load_prompts
 from dti_repro.errors import InputError
 from dti_repro.methods.attn_dreambooth import AttnDreamBooth
 from dti_repro.methods.base import StepContext, TokenMethod
+from dti_repro.methods.core import CoRe
+from dti_repro.toybox.language import WORDS
 from dti_repro.training import trainer
 from dti_repro.training.train_missing import train
+from tests.crash import assert_same, stop_after
 
 Training = Callable[..., DictConfig]
 LENGTH = 12
 
 
-def random_maps(samples: int, layers: int = 3) -> list[Tensor]:
-    """Attention maps of layers with other numbers of heads and queries: each sums to 1 over the prompt."""
-    random = torch.Generator().manual_seed(0)
-    return [torch.randn(samples, 2 + k, 4, LENGTH, generator=random).softmax(dim=-1) for k in range(layers)]
+def random_maps(samples: int, length: int = LENGTH, seed: int = 0) -> list[Tensor]:
+    """Attention maps of three layers with other numbers of heads: each sums to 1 over the prompt."""
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randn(samples, 2 + k, 4, length, generator=random).softmax(dim=-1) for k in range(3)]
 
 
 def word_at(starts: list[int], vectors: int) -> Tokens:
@@ -73,3 +81,87 @@ def test_a_method_refuses_templates_before_a_model_is_loaded(
     monkeypatch.setattr(trainer, "load_backbone", lambda *_: pytest.fail("a model is loaded"))
     with pytest.raises(InputError, match=r"'a photo of a \{\}' has no '\{\} \{class\}'.*templates=with_class"):
         train(training("method=attn_dreambooth", "templates=toybox"))
+
+
+def test_core_is_the_papers_sum_over_the_other_tokens(training: Training, checkpoint: Path) -> None:
+    """A word of one vector beside a class word of two tokens; of the attention, the code's sum over a batch of 6."""
+    backbone = StableDiffusion("toybox", str(checkpoint), None)
+    method = build(training("method=core", "method.lambda_emb=0.5").method, TokenMethod)
+    method.initialise([backbone.embed_initializer("ann", "cat", 0)], backbone.spec)
+    texts = ["a {} on the grass", "in the snow , a {}", "the {} left of a ball"] * 2
+    tokens = backbone.tokenize([text.format("<ann>") for text in texts], {"<ann>": 1})
+    class_tokens = backbone.tokenize([text.format("red car") for text in texts], {})
+    learned = backbone.encode_text(tokens, method(torch.zeros(6, dtype=torch.long)))
+    reference = backbone.encode_text(class_tokens)
+    length = learned.hidden.shape[1]
+    maps = {id(learned): random_maps(6, length=length), id(reference): random_maps(6, length=length, seed=1)}
+    cosine, attention = [], 0.0
+    for k, text in enumerate(texts):
+        before = 1 + len(text.split("{}")[0].split())  # with the start token
+        behind = 1 + len(text.split("{}")[1].split())  # with the end token
+        pairs = [(i, i) for i in range(before)] + [(before + 1 + i, before + 2 + i) for i in range(behind)]
+        states = [(learned.hidden[k, i], reference.hidden[k, j]) for i, j in pairs]
+        cosine.append(sum(1 - a @ b / (a.norm() * b.norm()) for a, b in states) / len(pairs))
+        for mine, other in zip(maps[id(learned)], maps[id(reference)], strict=True):
+            a, b = mine[k].mean(dim=(0, 1)), other[k].mean(dim=(0, 1))
+            attention += 0.05 * sum((a[i] - b[j]) ** 2 for i, j in pairs) / len(pairs) / len(maps[id(learned)])
+    context = StepContext(
+        [0],
+        tokens=tokens,
+        class_tokens=class_tokens,
+        conditioning=learned,
+        attention=[],
+        encode_class=lambda: reference,
+        encode_extra=lambda class_word: (class_tokens, reference) if class_word else (tokens, learned),
+        attend=lambda conditioning: maps[id(conditioning)],
+    )
+    expected = 0.5 * sum(cosine) / 6 + attention
+    torch.testing.assert_close(method.regularizer(context), expected[None], rtol=1e-4, atol=0)
+
+
+def test_core_costs_a_word_nothing_that_is_the_class_word(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Tensor] = []
+    regularizer = CoRe.regularizer
+    spy = lambda self, context: (found.append(regularizer(self, context)), found[-1])[1]  # noqa: E731
+    monkeypatch.setattr(CoRe, "regularizer", spy)
+    train(training("method=core", "trainer.steps=2", "method.lambda_emb=100", "method.lambda_attn=1e6"))
+    assert found[0].item() == pytest.approx(0, abs=1e-4)
+    assert found[1].item() > 1e-3
+
+
+def test_core_keeps_the_norm_between_two_steps(training: Training, tmp_path: Path, monkeypatch: Any) -> None:
+    """Also where the training stops between them."""
+    keys = ["method=core", "method.rescale=[2,5]", "trainer.checkpoint_every=3"]
+    whole = train(training(*keys, f"runs={tmp_path / 'whole'}"))[0]
+    norms = [float(row["norm"]) for row in csv.DictReader(whole.log.open())]
+    assert norms[1:5] == pytest.approx([norms[1]] * 4, rel=1e-6)
+    assert abs(norms[0] / norms[1] - 1) > 1e-5 < abs(norms[5] / norms[1] - 1)
+    stop_after(monkeypatch, step=4)
+    with pytest.raises(MemoryError):
+        train(training(*keys))
+    monkeypatch.undo()
+    assert_same(train(training(*keys))[0], whole)
+
+
+def test_core_has_a_hundred_prompts_of_a_kind_that_no_table_asks(training: Training) -> None:
+    asked = {
+        prompt.template
+        for file in SETS.glob("*.yaml")
+        for kind in (load_prompts(file.stem).prompts, load_prompts(file.stem).live)
+        for prompt in kind
+    }
+    toybox = build(training("method=core").method, TokenMethod)
+    general = build(training("method=core", "templates=object").method, TokenMethod)
+    assert general.extra_prompts(live=True) != general.extra_prompts(live=False)
+    for prompts in (toybox.prompts, general.prompts, general.live_prompts):
+        assert len(set(prompts)) == 100
+        assert not asked & set(prompts)
+    assert {word for prompt in toybox.extra_prompts(live=True) for word in prompt.replace("{}", "").split()} <= {*WORDS}
+    with pytest.raises(InputError, match=r"method\.prompts is null: a list of prompts"):
+        train(training("method=core", "templates=style"))
+
+
+@pytest.mark.parametrize("method", ["attn_dreambooth", "core"])
+def test_attention_maps_need_a_backbone_that_keeps_them(method: str, training: Training) -> None:
+    with pytest.raises(InputError, match=r"backbone\.checkpointing=false"):
+        train(training(f"method={method}", "backbone.checkpointing=true"))

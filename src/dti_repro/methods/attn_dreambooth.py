@@ -27,6 +27,7 @@ class AttnDreamBooth(TextualInversion):
     """
 
     needs: ClassVar[frozenset[Support]] = frozenset({"attention"})
+    records_attention: ClassVar[bool] = True
 
     def __init__(self, init: Init, weight: NonNegativeFloat) -> None:
         super().__init__(init, norm_control=None)

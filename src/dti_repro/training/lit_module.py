@@ -140,7 +140,7 @@ class InversionModule(pl.LightningModule):
             with torch.no_grad():
                 return encoded(class_tokens, class_word=True)
 
-        recorded = self.backbone.attention_maps() if "attention" in self.method.needs else nullcontext([])
+        recorded = self.backbone.attention_maps() if self.method.records_attention else nullcontext([])
         conditioning = encoded(tokens, class_word=False)
         with recorded as attention:
             loss = self._mean_loss(pack, latents, noise, t, conditioning)

@@ -89,6 +89,8 @@ def _check_support(cfg: DictConfig, method: TokenMethod) -> None:
             f"method '{cfg.method.name}' needs {asked[missing[0]]}, and backbone '{cfg.backbone.name}' has none: use a "
             "Stable Diffusion backbone, or another method"
         )
+    if "attention" in method.needs and cfg.backbone.checkpointing:  # maps of a pass that is computed twice
+        raise InputError(f"method '{cfg.method.name}' reads attention maps: it needs backbone.checkpointing=false")
 
 
 def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
@@ -165,7 +167,7 @@ def _prepare(
     states = []
     for concept in concepts:
         initializer = _initializer(cfg, concept, backbone)
-        texts = cfg.templates.prompts, method.extra_prompts
+        texts = cfg.templates.prompts, method.extra_prompts(concept.live)
         dataset = ConceptDataset.encode(backbone, concept, initializer, *texts, run.seed, samples, cache)
         states.append(ConceptState(dataset, run.concept(concept.name), _header(run, concept, backbone)))
     return states
