@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from dti_repro.artifacts.image_grid import Grid
 from dti_repro.errors import DivergedError, StoppedError
 from dti_repro.methods.word_files import learned_word, save_word
+from dti_repro.optim.spherical_sgd import SphereOptimizer
 
 if TYPE_CHECKING:
     from dti_repro.training.concept_state import ConceptState
@@ -75,7 +77,14 @@ class ConceptCheckpoint(Callback):
         header |= pl_module.adapter.save(path)
         state = pl_module.states[c]
         placeholder = state.dataset.concept.placeholder
-        save_word(path, placeholder, pl_module.method, c, pl_module.method_config, {**state.header, **header})
+        with _as_saved(pl_module):
+            save_word(path, placeholder, pl_module.method, c, pl_module.method_config, {**state.header, **header})
+
+
+def _as_saved(pl_module: InversionModule) -> AbstractContextManager[None]:
+    """Give the vectors their saved values, while the context is open."""
+    optimizer = pl_module.trainer.optimizers[0]
+    return optimizer.as_saved() if isinstance(optimizer, SphereOptimizer) else nullcontext()
 
 
 class Previews(Callback):
@@ -90,7 +99,8 @@ class Previews(Callback):
                 concept = state.dataset.concept
                 prompts = [concept.fill(template) for template in pl_module.settings.preview_prompts]
                 words = {concept.placeholder: learned_word(pl_module.method, c)}
-                images = pl_module.backbone.generate(prompts, words, [0] * len(prompts), steps=20, guidance=5.0)
+                with _as_saved(pl_module):
+                    images = pl_module.backbone.generate(prompts, words, [0] * len(prompts), steps=20, guidance=5.0)
                 grid = Grid(columns=prompts, rows={f"step {state.step}": images})
                 grid.save(state.folder.previews / f"step_{state.step:06d}.png")
 

@@ -55,7 +55,7 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
     backbone = {k: v for k, v in _plain(cfg.backbone).items() if k not in NOT_HASHED}
     return {
         "method": _without_null(_plain(cfg.method)),
-        "optim": _plain(cfg.optim),
+        "optim": _without_null(_plain(cfg.optim)),
         "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))},
         "templates": _plain(cfg.templates)["prompts"],
         "trainer": {key: cfg.trainer[key] for key in HASHED_TRAINER},
@@ -69,7 +69,7 @@ def _has_adapter(cfg: DictConfig) -> bool:
 
 
 def _without_null(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the node without keys that are null at any depth: a method's optional keys, of which new ones may come."""
+    """Return the node without keys that are null at any depth: optional keys, of which new ones may come."""
     plain = {key: _without_null(value) if isinstance(value, Mapping) else value for key, value in node.items()}
     return {key: value for key, value in plain.items() if value is not None}
 
