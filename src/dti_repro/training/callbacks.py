@@ -38,7 +38,7 @@ class ConceptCheckpoint(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         for c, state in enumerate(pl_module.states):
             state.resume(pl_module.learned(c), trainer.optimizers, pl_module.settings.snapshots)
-            if state.step == pl_module.settings.steps:  # a process died between its last checkpoint and the embedding
+            if state.finished:  # a process died between its last checkpoint and the embedding
                 self._finish(pl_module, c)
 
     def on_train_batch_end(
@@ -49,10 +49,12 @@ class ConceptCheckpoint(Callback):
             state = pl_module.states[c]
             if state.step in settings.snapshots:
                 self._save_embedding(pl_module, c, state.folder.snapshot(state.step), step=str(state.step))
-            if state.step == settings.steps or state.step % settings.checkpoint_every == 0:
+            if state.finished or state.step % settings.checkpoint_every == 0:
                 state.save(pl_module.learned(c), trainer.optimizers)
-            if state.step == settings.steps:
+            if state.finished:
                 self._finish(pl_module, c)
+        if settings.stop and all(state.finished for state in pl_module.states):
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         self._save_unfinished(trainer, pl_module)
@@ -63,7 +65,7 @@ class ConceptCheckpoint(Callback):
 
     def _save_unfinished(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         for c, state in enumerate(pl_module.states):
-            if state.step < pl_module.settings.steps:
+            if not state.finished:
                 state.save(pl_module.learned(c), trainer.optimizers)
 
     def _finish(self, pl_module: InversionModule, c: int) -> None:
@@ -139,7 +141,7 @@ class Signals(Callback):
             signal.signal(signal.SIGTERM, self._sigterm)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: InversionModule, *_: Any) -> None:
-        trainer.should_stop = self.stopped
+        trainer.should_stop |= self.stopped
 
 
 class StepBar(Callback):

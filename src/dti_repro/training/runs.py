@@ -22,14 +22,17 @@ from dti_repro.artifacts.run_dir import (
     embedding_sha256,
     has_content,
     is_whole,
+    log_column,
     parse,
 )
 from dti_repro.backbones.checkpoint import fingerprint, locate
 from dti_repro.config.values import Init
 from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
+from dti_repro.training.stop_rule import EVALUATED, stop_rule
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
+HASHED_STOP = ("stop", "stop_window", "stop_eps", "stop_batch")
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
 NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
 
@@ -58,7 +61,10 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
         "optim": _without_null(_plain(cfg.optim)),
         "backbone": {**backbone, "weights": fingerprint(locate(cfg.backbone.path, cfg.backbone.revision))},
         "templates": _plain(cfg.templates)["prompts"],
-        "trainer": {key: cfg.trainer[key] for key in HASHED_TRAINER},
+        "trainer": {
+            **{key: cfg.trainer[key] for key in HASHED_TRAINER},
+            **({key: cfg.trainer[key] for key in HASHED_STOP} if cfg.trainer.stop else {}),
+        },
         **({"adapter": _plain(cfg.adapter)} if _has_adapter(cfg) else {}),
     }
 
@@ -104,10 +110,27 @@ def check_pack(cfg: DictConfig, concepts: int) -> None:
 def is_complete(cfg: DictConfig, folder: ConceptFolder) -> bool:
     """Return whether the concept is trained, with every snapshot that this configuration asks for, and all files of a
     run are there. provenance.json may be missing: only times are lost with it."""
-    embeddings = [folder.embedding, *(folder.snapshot(step) for step in cfg.trainer.snapshots)]
-    logged = "source" in cfg.method or folder.logged() == cfg.trainer.steps
-    whole = folder.metadata.is_file() and has_content(folder.config) and logged and all(map(is_whole, embeddings))
+    embeddings = [folder.embedding, *map(folder.snapshot, snapshot_steps(cfg, folder))]
+    whole = folder.metadata.is_file() and has_content(folder.config) and all(map(is_whole, embeddings))
+    whole = whole and ("source" in cfg.method or _has_ended(cfg, folder))
     return whole and (not _has_adapter(cfg) or all(map(has_own_adapter, embeddings)))
+
+
+def snapshot_steps(cfg: DictConfig, folder: ConceptFolder) -> list[int]:
+    """Return the steps of `trainer.snapshots` that a concept's training has reached, where it may stop early; else
+    all."""
+    if not cfg.trainer.stop:
+        return list(cfg.trainer.snapshots)
+    trained = run_folder(source_config(cfg)).concept(folder.name) if "source" in cfg.method else folder
+    return [step for step in cfg.trainer.snapshots if step <= trained.logged()]
+
+
+def _has_ended(cfg: DictConfig, folder: ConceptFolder) -> bool:
+    """Return whether the log goes to the last step, or to the one at which the training stopped."""
+    rule = stop_rule(cfg.trainer)
+    return folder.logged() == cfg.trainer.steps or (
+        rule is not None and folder.log.is_file() and rule(log_column(folder.log, EVALUATED))
+    )
 
 
 def concept_metadata(concept: Concept, start: Path | None = None) -> dict[str, Any]:
