@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 from torch import Tensor
 
 from dti_repro.backbones.base import Tokens
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.config import build
+from dti_repro.data.concept import Folder
 from dti_repro.data.prompts import SETS, load_prompts
 from dti_repro.errors import InputError
 from dti_repro.methods.attn_dreambooth import AttnDreamBooth
@@ -23,7 +25,7 @@ from dti_repro.methods.base import StepContext, TokenMethod
 from dti_repro.methods.core import CoRe
 from dti_repro.toybox.language import WORDS
 from dti_repro.training import trainer
-from dti_repro.training.train_missing import train
+from dti_repro.training.train_missing import train, train_missing
 from tests.crash import assert_same, stop_after
 
 Training = Callable[..., DictConfig]
@@ -165,3 +167,32 @@ def test_core_has_a_hundred_prompts_of_a_kind_that_no_table_asks(training: Train
 def test_attention_maps_need_a_backbone_that_keeps_them(method: str, training: Training) -> None:
     with pytest.raises(InputError, match=r"backbone\.checkpointing=false"):
         train(training(f"method={method}", "backbone.checkpointing=true"))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["method=attn_dreambooth"],
+        ["method=core"],
+        ["adapter=lora", "adapter/objective=dco", "adapter.objective.prompt=class", "trainer.pack=1"],
+    ],
+    ids=" ".join,
+)
+def test_a_training_with_another_class_word_is_another_training(
+    keys: list[str], training: Training, tmp_path: Path
+) -> None:
+    """Where the class word is read in training; else it is for prompts only, and can be corrected afterwards."""
+    photos = tmp_path / "rex"
+    photos.mkdir()
+    Image.new("RGB", (16, 16), "red").save(photos / "0.png")
+
+    def trained(word: str, *more: str) -> int:
+        return train_missing(
+            training("trainer.steps=1", *more), Folder(str(photos), None, "dog", class_word=word).load()
+        )[1]
+
+    assert trained("dog", *keys) == 1
+    with pytest.raises(InputError, match=r"changed: class_word"):
+        trained("cat", *keys)
+    assert trained("dog", "method=ti") == 1
+    assert trained("cat", "method=ti") == 0

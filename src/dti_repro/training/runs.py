@@ -5,7 +5,7 @@ No torch is imported here: what is wrong with the input, or already done, is sai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,6 +33,8 @@ from dti_repro.training.stop_rule import EVALUATED, stop_rule
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
 HASHED_STOP = ("stop", "stop_window", "stop_eps", "stop_batch")
+FOR_PROMPTS = ("class_word", "live")
+"""Keys of concept.json that most trainings do not read, and that can be corrected after them."""
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
 NOT_HASHED = ("path", "revision", "generation", "checkpointing", "compile")
 
@@ -136,10 +138,6 @@ def _has_ended(cfg: DictConfig, folder: ConceptFolder) -> bool:
 def concept_metadata(concept: Concept, start: Path | None = None) -> dict[str, Any]:
     """Return the content of concept.json: all of a concept that can change its vectors, and what its prompts need.
     start: as of start_of."""
-    return {**_trained_on(concept, start), "class_word": concept.class_word, "live": concept.live}
-
-
-def _trained_on(concept: Concept, start: Path | None) -> dict[str, Any]:
     return {
         **({} if start is None else {"start": embedding_sha256(start)}),
         "name": concept.name,
@@ -147,16 +145,31 @@ def _trained_on(concept: Concept, start: Path | None) -> dict[str, Any]:
         "initializer": concept.initializer,
         "property": concept.property,
         "images": [{"file": path.name, "sha256": sha256(path)} for path in concept.images],
+        "class_word": concept.class_word,
+        "live": concept.live,
     }
 
 
-def check_metadata(folder: ConceptFolder, concept: Concept, start: Path | None = None) -> None:
+def read_in_training(cfg: DictConfig) -> tuple[str, ...]:
+    """Return what this training reads of FOR_PROMPTS. A method with regularization prompts reads both: its prompts
+    differ for people and animals."""
+    if cfg.method.get("prompts") is not None:
+        return FOR_PROMPTS
+    in_templates = any("{class}" in template for template in cfg.templates.prompts)
+    in_objective = OmegaConf.select(cfg, "adapter.objective.prompt") == "class"
+    return ("class_word",) if in_templates or in_objective else ()
+
+
+def check_metadata(
+    folder: ConceptFolder, concept: Concept, start: Path | None = None, also: Sequence[str] = ()
+) -> None:
     """Raise InputError if the folder was trained with other photos, another word or another start than the concept has
-    now."""
+    now. also: as of read_in_training."""
     if not folder.metadata.is_file():
         return
-    before, now = read_json(folder.metadata, "remove that folder to train again"), _trained_on(concept, start)
-    changed = [key for key in now if before.get(key) != now[key]]
+    before, now = read_json(folder.metadata, "remove that folder to train again"), concept_metadata(concept, start)
+    free = {*FOR_PROMPTS} - {*also}
+    changed = [key for key in now if key not in free and before.get(key) != now[key]]
     if changed:
         raise InputError(
             f"concept '{concept.name}' is not the one that {folder.path} was trained with "
