@@ -258,7 +258,7 @@ def test_the_shell_completes_commands_groups_and_keys(tmp_path: Path) -> None:
     program.write_text(f"#!{sys.executable}\nfrom dti_repro.__main__ import main\nmain()\n")
     program.chmod(0o755)
     script = [f'PATH={tmp_path}:$PATH; eval "$(dti -sc install=bash)"']
-    for words in ("gen", "train method=d", "train trainer.st"):
+    for words in ("gen", "train method=d", "train trainer.ste"):
         script.append(
             f'COMP_LINE="dti {words}"; COMP_CWORD={len(words.split())}; hydra_bash_completion; echo ${{COMPREPLY[@]}}'
         )

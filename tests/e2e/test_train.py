@@ -29,7 +29,7 @@ from dti_repro.losses.priors import L2ToInitial
 from dti_repro.methods.textual_inversion import TextualInversion
 from dti_repro.training.concept_state import COLUMNS
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import run_folder
+from dti_repro.training.runs import hashed, run_folder
 from dti_repro.training.train_missing import train
 
 Training = Callable[..., DictConfig]
@@ -128,6 +128,22 @@ def test_ti_rescaled_is_tis_vector_at_the_vocabularys_norm(training: Training) -
 )
 def test_knobs_train(keys: tuple[str, ...], training: Training) -> None:
     assert bool(torch.isfinite(vectors(train(training(*keys, "trainer.steps=3"))[0])).all())
+
+
+def test_vectors_that_are_normalised_at_the_end_run_free_until_then(training: Training, tmp_path: Path) -> None:
+    """A snapshot on the way is normalised, too, and changes nothing behind it. The other kind has the old run."""
+    keys = ["method=dti", "optim=adamw_projected", "optim.normalise=at_end", "trainer.checkpoint_every=2"]
+    plain = train(training(*keys, f"runs={tmp_path / 'plain'}"))[0]
+    folder = train(training(*keys, "trainer.snapshots=[3]"))[0]
+    magnitude = log(train(training("method=dti"))[0])[0]["norm"]
+    assert abs(log(folder)[2]["norm"] / magnitude - 1) > 0.01
+    for path in (folder.snapshot(3), folder.embedding):
+        assert load_embedding(path)[1].norm(dim=-1).item() == pytest.approx(magnitude, rel=1e-6)
+    assert folder.embedding.read_bytes() == plain.embedding.read_bytes()
+    assert folder.checkpoint.read_bytes() == plain.checkpoint.read_bytes()
+    each_step = training("method=dti", "optim=adamw_projected")
+    assert "normalise" not in hashed(each_step)["optim"]
+    assert run_folder(each_step) != run_folder(training(*keys))
 
 
 def test_a_learned_magnitude_moves_and_stays_positive(training: Training) -> None:

@@ -37,6 +37,9 @@ class Batch(NamedTuple):
         """Return some of the samples."""
         return Batch(*(tensor[samples] for tensor in self))
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device) for tensor in self))
+
 
 @dataclass(frozen=True)
 class ConceptDataset(Dataset[Batch]):
@@ -71,11 +74,13 @@ class ConceptDataset(Dataset[Batch]):
         photos = [np.asarray(centre_crop(load_photo(path), size)) for path in concept.images]
         pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = cache.encode(backbone, pixels)
-        words = {concept.placeholder: {concept.placeholder: initializer.positions}, concept.class_word: {}}
+        counts = {concept.placeholder: initializer.positions}
         tokens, class_tokens, extra_tokens, extra_class_tokens = (
-            backbone.tokenize([text.replace("{}", word) for text in texts], placeholders).to(backbone.device)
+            backbone.tokenize([concept.fill(text, class_word) for text in texts], {} if class_word else counts).to(
+                backbone.device
+            )
             for texts in (templates, extra_prompts or templates[:1])
-            for word, placeholders in words.items()
+            for class_word in (False, True)
         )
         return cls(
             concept,
@@ -104,6 +109,20 @@ class ConceptDataset(Dataset[Batch]):
             extra=torch.randint(extra, (self.samples,), generator=random),
         )
 
+    def evaluation(self, samples: int) -> Batch:
+        """Return a batch that is the same at every step."""
+        random = generator(self.seed, self.concept.name, "evaluation")
+        shape = (samples, *self.latents.mean.shape[1:])
+        return Batch(
+            image=torch.randint(len(self.latents.mean), (samples,), generator=random),
+            template=torch.randint(len(next(iter(self.tokens.ids.values()))), (samples,), generator=random),
+            t=torch.randperm(self.timesteps, generator=random)[:samples],
+            latent_noise=torch.randn(shape, generator=random),
+            noise=torch.randn(shape, generator=random),
+            chance=torch.zeros(samples),
+            extra=torch.zeros(samples, dtype=torch.long),
+        )
+
     def _photo(self, sample: int) -> int:
         """Return the photo of the training's n-th sample: each is shown equally often."""
         photos = len(self.latents.mean)
@@ -116,24 +135,24 @@ class PackDataset(Dataset[dict[int, Batch]]):
     """Item k: the batches of the k-th step from now on, by the concept's place in the pack, of all concepts that are
     not finished by then."""
 
-    def __init__(self, states: Sequence[ConceptState], steps: int) -> None:
-        self._remaining = [(state.dataset, range(state.step, steps)) for state in states]
+    def __init__(self, states: Sequence[ConceptState]) -> None:
+        ends = (state.step if state.finished else state.steps for state in states)
+        self._remaining = [(state, range(state.step, end)) for state, end in zip(states, ends, strict=True)]
 
     def __len__(self) -> int:
         return max(len(steps) for _, steps in self._remaining)
 
     def __getitem__(self, k: int) -> dict[int, Batch]:
         pack = enumerate(self._remaining)
-        return {c: dataset[steps[k]] for c, (dataset, steps) in pack if k < len(steps)}
+        return {c: state.dataset[steps[k]] for c, (state, steps) in pack if k < len(steps) and not state.finished}
 
 
 class PackDataModule(pl.LightningDataModule):
     """Shows each concept of a pack its batches, from the step on that it has reached."""
 
-    def __init__(self, states: Sequence[ConceptState], steps: int) -> None:
+    def __init__(self, states: Sequence[ConceptState]) -> None:
         super().__init__()
         self._states = states
-        self._steps = steps
 
     def train_dataloader(self) -> DataLoader[dict[int, Batch]]:
-        return DataLoader(PackDataset(self._states, self._steps), batch_size=None)
+        return DataLoader(PackDataset(self._states), batch_size=None)
