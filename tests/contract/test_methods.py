@@ -114,6 +114,8 @@ SENSITIVE = {
     "crossinit": ["method.prior.weight=0.001", "optim.eps=0.001"],
     "ti": ["optim.eps=0.1"],
     "ti_rescaled": ["optim.eps=0.1"],
+    "attn_dreambooth": ["optim.eps=0.1", "optim.lr=0.02", "method.weight=1000"],
+    "core": ["optim.eps=0.1", "optim.lr=0.02", "method.lambda_emb=1", "method.lambda_attn=1000"],
 }
 """Settings with which the size of each term of the loss decides the step: priors as strong as the loss, and for AdamW
 an eps that is not small beside the gradient, as it would else divide the gradient's scale out."""

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from dti_repro.errors import DivergedError, InputError
-from dti_repro.training.concept_state import ConceptState
+from dti_repro.training.callbacks import ConceptCheckpoint
 from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.runs import run_folder
 from dti_repro.training.train_missing import train, train_missing
@@ -88,7 +88,7 @@ def test_what_is_missing_of_a_run_is_made_again(training: Training) -> None:
 
 
 def test_a_kill_before_the_embedding_leaves_its_provenance(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConceptState, "save_embedding", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(ConceptCheckpoint, "_save_embedding", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         train(training())
     monkeypatch.undo()

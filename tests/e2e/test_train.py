@@ -29,7 +29,7 @@ from dti_repro.losses.priors import L2ToInitial
 from dti_repro.methods.textual_inversion import TextualInversion
 from dti_repro.training.concept_state import COLUMNS
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import run_folder
+from dti_repro.training.runs import hashed, run_folder
 from dti_repro.training.train_missing import train
 
 Training = Callable[..., DictConfig]
@@ -130,6 +130,22 @@ def test_knobs_train(keys: tuple[str, ...], training: Training) -> None:
     assert bool(torch.isfinite(vectors(train(training(*keys, "trainer.steps=3"))[0])).all())
 
 
+def test_vectors_that_are_normalised_at_the_end_run_free_until_then(training: Training, tmp_path: Path) -> None:
+    """A snapshot on the way is normalised, too, and changes nothing behind it. The other kind has the old run."""
+    keys = ["method=dti", "optim=adamw_projected", "optim.normalise=at_end", "trainer.checkpoint_every=2"]
+    plain = train(training(*keys, f"runs={tmp_path / 'plain'}"))[0]
+    folder = train(training(*keys, "trainer.snapshots=[3]"))[0]
+    magnitude = log(train(training("method=dti"))[0])[0]["norm"]
+    assert abs(log(folder)[2]["norm"] / magnitude - 1) > 0.01
+    for path in (folder.snapshot(3), folder.embedding):
+        assert load_embedding(path)[1].norm(dim=-1).item() == pytest.approx(magnitude, rel=1e-6)
+    assert folder.embedding.read_bytes() == plain.embedding.read_bytes()
+    assert folder.checkpoint.read_bytes() == plain.checkpoint.read_bytes()
+    each_step = training("method=dti", "optim=adamw_projected")
+    assert "normalise" not in hashed(each_step)["optim"]
+    assert run_folder(each_step) != run_folder(training(*keys))
+
+
 def test_a_learned_magnitude_moves_and_stays_positive(training: Training) -> None:
     rows = log(train(training("method.learn_magnitude=true", "method.magnitude_lr=0.5"))[0])
     assert len({row["norm"] for row in rows}) == len(rows)
@@ -159,7 +175,7 @@ def test_a_fit_moves_nothing_of_the_backbone(training: Training, monkeypatch: py
     assert not set(backbone.modules()) & set(moved)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [1, 99])
 def test_vectors_that_would_not_be_trained_are_refused(
     layers: int, training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,9 +186,9 @@ def test_vectors_that_would_not_be_trained_are_refused(
         monkeypatch.setattr(TextualInversion, "parameters_of", twice)
     else:
         monkeypatch.setattr(
-            TextualInversion, "forward", lambda *a: {k: v.repeat(1, 2, 1, 1) for k, v in forward(*a).items()}
+            TextualInversion, "forward", lambda *a: {k: v.repeat(1, layers, 1, 1) for k, v in forward(*a).items()}
         )
-    words = {1: "2 vectors for concept 'ann'.* reads 1, .*initializer of 2 tokens", 2: "each of 2 layers"}
+    words = {1: "2 vectors for concept 'ann'.* reads 1", 99: "vectors for 99 layers, and toybox has"}
     with pytest.raises(InputError, match=words[layers]):
         train(training("method=ti"))
 

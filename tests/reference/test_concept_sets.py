@@ -223,3 +223,22 @@ def test_bad_prompts_of_two_kinds(content: dict, words: str, tmp_path: Path) -> 
     with pytest.raises(InputError, match=words) as error:
         load_prompts(str(path))
     assert str(path) in str(error.value)
+
+
+def test_a_word_is_drawn_before_its_class_word_where_asked(settings: Callable, tmp_path: Path) -> None:
+    """And is then another generation; without it nothing changes."""
+    run = trained_run(tmp_path / "runs", {"rex": vectors(0)})
+    (run / "rex" / "concept.json").write_text('{"placeholder": "<rex>", "initializer": "dog", "class_word": "dog"}')
+    made = []
+    for keys in ([], ["with_class=true", "negative_prompt='a bad {}'"]):
+        cfg, config = settings(f"run='{run}'", *keys)
+        made += image_folders_of_run(parse(run), cfg, load_prompts(["a {} at night"]), [0], config)
+    plain, with_class = made
+    assert [folder.manifest.images[0].prompt for folder in made] == ["a <rex> at night", "a <rex> dog at night"]
+    assert [folder.manifest.images[0].text for folder in made] == ["a dog at night"] * 2
+    assert with_class.negative_prompt == "a bad <rex> dog"
+    assert "with_class" not in plain.manifest.generation
+    assert plain.path != with_class.path
+    cfg, config = settings("text=class", "with_class=true")
+    with pytest.raises(InputError, match="with_class=true needs run="):
+        image_folders_of_text(cfg, load_prompts(["a {}"]), [0], config)

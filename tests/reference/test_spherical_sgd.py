@@ -129,3 +129,18 @@ def test_projected_adamw_is_adamw_then_the_nearest_point_of_the_sphere() -> None
         theirs.step()
         free.data = geoopt.Sphere().projx(free.data)
     torch.testing.assert_close(v.data, free.data, atol=1e-14, rtol=0)
+
+
+def test_adamw_that_normalises_at_the_end_is_adamw_until_it_is_saved() -> None:
+    """And goes on from where it was, to the bit."""
+    v, free = torch.nn.Parameter(unit_rows()), torch.nn.Parameter(unit_rows())
+    ours = ProjectedAdamW([v], lr=0.02, weight_decay=0.01, normalise="at_end")
+    theirs = torch.optim.AdamW([free], lr=0.02, weight_decay=0.01)
+    for gradient in gradients(20, v.data):
+        v.grad, free.grad = gradient.clone(), gradient.clone()
+        ours.step()
+        theirs.step()
+        with ours.as_saved():
+            torch.testing.assert_close(v.data, geoopt.Sphere().projx(free.data), atol=1e-14, rtol=0)
+        assert torch.equal(v.data, free.data)
+    assert (v.data.norm(dim=-1) - 1).abs().min() > 0.01

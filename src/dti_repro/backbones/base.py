@@ -42,13 +42,14 @@ class EncoderSpec:
     norms: Mapping[str, float]  # mean, min, max, median of the rows' norms
     std: float  # of all numbers of the table
     mean_row: Tensor  # (dim,)
+    end: int | None = None  # the id of the token that ends a prompt
 
     @classmethod
-    def of(cls, table: Tensor) -> EncoderSpec:
+    def of(cls, table: Tensor, end: int | None = None) -> EncoderSpec:
         """Compute the statistics of an embedding table (vocabulary, dim) in float64, in chunks: a vocabulary of 256,000
         words as a whole takes 17 GB. A table on the meta device has no statistics."""
         if table.is_meta:
-            return cls(table.shape[1], {}, 0.0, table[0])
+            return cls(table.shape[1], {}, 0.0, table[0], end)
         norms = row_norms(table)
         norms = norms[norms > 0]
         sums = (rows.double().sum(dim=0) for rows in table.detach().split(CHUNK))
@@ -56,7 +57,7 @@ class EncoderSpec:
         numbers = {name: value.item() for name, value in statistics.items()}
         mean_row = sum(sums) / len(norms)
         std = (norms.square().mean() / table.shape[1] - mean_row.mean().square()).sqrt().item()
-        return cls(table.shape[1], numbers, std, mean_row.float())
+        return cls(table.shape[1], numbers, std, mean_row.float(), end)
 
 
 @dataclass(frozen=True)

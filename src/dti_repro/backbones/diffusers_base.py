@@ -98,7 +98,10 @@ class DiffusersBackbone(Backbone):
             self.denoiser.compile()
         self.spec = BackboneSpec(
             name=name,
-            encoders={encoder: EncoderSpec.of(module.table) for encoder, module in self.text_encoders.items()},
+            encoders={
+                encoder: EncoderSpec.of(module.table, module.tokenizer.tokenizer.eos_token_id)
+                for encoder, module in self.text_encoders.items()
+            },
             resolution=resolution or self._model_resolution(),
             timesteps=self.generation_scheduler.config.num_train_timesteps,
         )

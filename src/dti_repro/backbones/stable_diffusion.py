@@ -77,6 +77,11 @@ class LatentDiffusion(DiffusersBackbone):
         prompts = len(next(iter(tokens.ids.values())))
         vectors = vectors or {}
         layers = max((rows.shape[1] for rows in vectors.values()), default=1)
+        if layers not in (1, self.spec.layers):
+            raise InputError(
+                f"method: it has vectors for {layers} layers, and {self.spec.name} has {self.spec.layers} layers of "
+                "cross-attention: choose another method, or train the word on this backbone"
+            )
         if layers > 1:
             tokens = tokens.repeat(layers)
             vectors = {n: rows.expand(prompts, -1, -1, -1).flatten(0, 1)[:, None] for n, rows in vectors.items()}

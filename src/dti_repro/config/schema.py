@@ -63,6 +63,10 @@ TRAIN = {
     "trainer.batch": Size,
     "trainer.accumulate": Size,
     "trainer.precision": Literal["fp32", "bf16"],
+    "trainer.stop": Literal["dvar"] | None,
+    "trainer.stop_window": Annotated[int, Field(ge=2)],
+    "trainer.stop_eps": Annotated[float, Field(gt=0, lt=1)],
+    "trainer.stop_batch": Annotated[int, Field(gt=0, le=512)],
     "trainer.accelerator": Accelerator,
     "trainer.devices": Processes,
     "trainer.threads": Processes,
@@ -114,6 +118,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "run": FolderPath | None,
         "text": Literal["class", "description"] | None,
         "snapshot": PositiveInt | None,
+        "with_class": bool,
         "steps": PositiveInt,
     },
     "interpolate": {
@@ -230,6 +235,11 @@ def _broken_rules(values: Mapping[str, Any]) -> Iterator[str]:
         yield "trainer.masks_in_loss needs trainer.masks=<folder>, with <concept>/<photo>.png in it"
     if late := [step for step in values.get("trainer.snapshots", ()) if step > values["trainer.steps"]]:
         yield f"trainer.snapshots has {late[0]}: steps are 1 to {values['trainer.steps']}"
+    if values.get("trainer.stop") and values["trainer.stop_window"] >= values["trainer.steps"]:
+        yield (
+            f"trainer.stop_window is {values['trainer.stop_window']}: a stop needs a window below trainer.steps, "
+            f"{values['trainer.steps']}"
+        )
     if values.get("optim.lr") == 0 and len(values.get("adapter", ())) < 2:  # only the adapter `none` has no keys
         yield "optim.lr is 0: a number above 0 is needed, or an adapter that is trained alone"
     if values.get("optim.warmup", 0) >= values.get("trainer.steps", 1):

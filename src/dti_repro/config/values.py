@@ -22,6 +22,10 @@ Init = (
 """Where a vector starts."""
 Magnitude = Literal["mean", "min", "max", "median"] | PositiveFloat
 """The norm of a vector: a statistic of the vocabulary's norms, or a number."""
+Prompts = Annotated[
+    list[Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]],
+    Field(min_length=1, description="a list of prompts, each with one {} for the word,"),
+]
 Property = Literal["object", "style"]
 Targets = Annotated[
     list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*$", max_length=1000)]],

@@ -44,6 +44,14 @@ class Concept:
             raise InputError(f"concept '{self.name}': placeholder '{self.placeholder}' must be one word such as <dog>")
         object.__setattr__(self, "class_word", self.class_word or self.initializer)
 
+    def fill(self, template: str, class_word: bool = False) -> str:
+        """Return a training prompt: the template with the placeholder, or the class word alone, in {} and the class
+        word in {class}."""
+        if class_word:
+            template = template.replace("{} {class}", "{}")
+        word = self.class_word if class_word else self.placeholder
+        return template.replace("{}", word).replace("{class}", self.class_word)
+
 
 class ConceptSet(ABC):
     """Where concepts come from. Each class has a yaml in conf/concepts."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
+
 from omegaconf import DictConfig
 
-from dti_repro.experiments.runner import ExperimentRun
+from dti_repro.experiments.runner import ExperimentRun, RowResult
 from dti_repro.experiments.spec import Experiment
 from dti_repro.experiments.statistics import MIN_SUBJECTS
 from dti_repro.inference.image_folder import PROMPT_KEYS
@@ -92,3 +95,17 @@ def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list
         *(f"Differs from the published code: {deviation}. See docs/deviations.md." for deviation in deviations),
         *experiment.notes,
     ]
+
+
+def steps_used(results: Sequence[RowResult]) -> list[str]:
+    """Return a note for each row whose trainings may stop early: at which steps they did."""
+    notes = []
+    for result in results:
+        if not result.cfgs or not result.cfgs[0].trainer.stop or "source" in result.cfgs[0].method:
+            continue
+        trainer, used = result.cfgs[0].trainer, [folder.logged() for folder in result.folders]
+        notes.append(
+            f"{result.spec.label}: `trainer.stop={trainer.stop}` ended the trainings after {min(used)} to {max(used)} "
+            f"of {trainer.steps} steps (mean {fmean(used):.0f}); `on noise` is for all steps."
+        )
+    return notes

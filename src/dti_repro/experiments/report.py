@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import sub
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pandas import DataFrame
 from dti_repro.artifacts.files import atomic_write, read_json, sha256, write_json
 from dti_repro.artifacts.provenance import machines, provenance
 from dti_repro.experiments.figures import save_front
-from dti_repro.experiments.notes import DIFFERENCES, VERDICTS, about, notes_of
+from dti_repro.experiments.notes import DIFFERENCES, VERDICTS, about, notes_of, steps_used
 from dti_repro.experiments.runner import ExperimentRun, RowResult, means_of
 from dti_repro.experiments.search import COLUMNS as SEARCH_COLUMNS
 from dti_repro.experiments.search import search
@@ -95,7 +95,9 @@ def tabulate(
         extras = training_columns(run, result) | found.get(result.spec.name, {})
         scores = means_of(result.score_files, experiment.metrics)
         rows.append(Row(result.spec.name, result.spec.label, scores, extras))
-    return make_report(run, rows, (*COLUMNS, *(SEARCH_COLUMNS if experiment.search else ())), command, masked)
+    extras = (*COLUMNS, *(SEARCH_COLUMNS if experiment.search else ()))
+    report = make_report(run, rows, extras, command, masked)
+    return replace(report, notes=[*report.notes, *steps_used(results)])
 
 
 def make_report(run: ExperimentRun, rows: Sequence[Row], extras: Sequence[str], command: str, masked: bool) -> Report:

@@ -31,7 +31,15 @@ from dti_repro.inference.selection import image_folders_of_run, image_folders_of
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
 from dti_repro.metrics.evaluator import ScoreFile, generated, real_references
-from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config, start_of
+from dti_repro.training.runs import (
+    check_metadata,
+    check_pack,
+    is_complete,
+    read_in_training,
+    run_folder,
+    source_config,
+    start_of,
+)
 from dti_repro.training.train_missing import train_missing
 
 
@@ -189,7 +197,7 @@ def is_trained(run: ExperimentRun, cfg: DictConfig) -> bool:
         return False
     for folder in folders:
         concept = run.concepts[folder.name]
-        check_metadata(folder, concept, start_of(cfg, concept))
+        check_metadata(folder, concept, start_of(cfg, concept), read_in_training(cfg))
     return True
 
 
@@ -218,9 +226,10 @@ def list_image_folders(run: ExperimentRun, results: Sequence[RowResult]) -> None
         row_cfg = deepcopy(cfg)
         if result.spec.bound is None:
             row_cfg.run = str(result.folders[0].seed_folder)
+            row_cfg.with_class |= any("{class}" in template for template in result.cfgs[0].templates.prompts)
             result.image_folders = image_folders_of_run(result.folders, row_cfg, prompts, seeds, config)
         elif result.spec.bound != "references":
-            row_cfg.text = result.spec.bound
+            row_cfg.text, row_cfg.with_class = result.spec.bound, False
             result.image_folders = image_folders_of_text(row_cfg, prompts, seeds, config)
 
 

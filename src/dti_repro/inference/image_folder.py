@@ -70,6 +70,12 @@ class Subject:
     text: str  # as a text score reads it: the class word
     embedding_sha256: str | None = None
     live: bool = False  # a person or an animal
+    behind: str = ""  # what stands behind the word: the class word, for a word that was learned so
+
+    @property
+    def phrase(self) -> str:
+        """What fills the prompt's field."""
+        return f"{self.word} {self.behind}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -119,10 +125,12 @@ def build_image_folder(
     generation |= generation.pop("reading")
     if snapshot is not None:
         generation["snapshot"] = snapshot
+    if any(subject.behind for subject in subjects):
+        generation["with_class"] = True
     manifest_images = [
         ManifestImage(
             file=f"p{number:03d}_s{seed}.png",
-            prompt=prompt.fill({subject.name: subject.word for subject in subjects}),
+            prompt=prompt.fill({subject.name: subject.phrase for subject in subjects}),
             template=prompt.template,
             text=prompt.fill({subject.name: subject.text for subject in subjects}),
             seed=seed,
@@ -143,7 +151,7 @@ def build_image_folder(
 
 def _fill_negative_prompt(template: str, subjects: Sequence[Subject], others: Sequence[Subject]) -> str:
     fields = check_template(template, "negative_prompt")
-    words = {subject.name: subject.word for subject in (*subjects, *(others if any(fields) else ()))}
+    words = {subject.name: subject.phrase for subject in (*subjects, *(others if any(fields) else ()))}
     if unknown := [name for name in fields if name and name not in words]:
         known = ", ".join(words)
         raise InputError(f"negative_prompt: there is no concept '{unknown[0]}' here (there are: {known}; or {{}})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +43,8 @@ def image_folders_of_run(
     for seed_folder, group in groupby(folders, key=lambda folder: folder.seed_folder):
         files = {folder.name: _embedding(folder, cfg.snapshot) for folder in group}
         known = {name: learned_subject(ConceptFolder(seed_folder / name), file) for name, file in files.items()}
+        if cfg.with_class:
+            known = {name: replace(subject, behind=subject.text) for name, subject in known.items()}
         for names in _combinations(prompts, list(known), seed_folder):
             if (length := len("+".join(names))) > 255:  # what file systems take
                 raise InputError(f"a prompt names {len(names)} concepts: {length} letters together, at most 255 fit")
@@ -72,6 +74,8 @@ def image_folders_of_text(
     """Return the image folders of the concepts' own words, below <runs>/<backbone>/text_<class|description>/."""
     if cfg.snapshot is not None:
         raise InputError(f"snapshot={cfg.snapshot} needs run=<folder>; words have no snapshots")
+    if cfg.with_class:
+        raise InputError(f"with_class=true needs run=<folder>; text={cfg.text} draws the words by themselves")
     if any(prompt.names for prompt in prompts.prompts):
         raise InputError(f"prompts={prompts.name} names concepts, text={cfg.text} draws each by itself: use {{}}")
     root = Path(cfg.runs) / settings.backbone / f"text_{cfg.text}"

@@ -32,12 +32,13 @@ class StepContext:
     tokens: Tokens  # the prompts, (samples, length)
     class_tokens: Tokens  # the same with the class word
     conditioning: Conditioning  # of the prompts
-    attention: Sequence[Tensor]  # (samples, heads, queries, length), for a method that needs `attention`
+    attention: Sequence[Tensor]  # (samples, heads, queries, length), for a method that `records_attention`
     encode_class: Callable[[], Conditioning]  # the prompts with the class word; no gradient
-    class_attention: Callable[[], Sequence[Tensor]]  # costs another pass through the denoiser; no gradient
     encode_extra: Callable[[bool], tuple[Tokens, Conditioning]]
     """One of the method's `extra_prompts` for each sample, with the word or, if true, with the class word and without a
     gradient."""
+    attend: Callable[[Conditioning], Sequence[Tensor]]
+    """The attention maps of the samples' noisy latents with other prompts. Costs another pass through the denoiser."""
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of values (samples,) over each concept's samples: (concepts,)."""
@@ -54,8 +55,8 @@ class TokenMethod(nn.Module, ABC):
     """What its vectors depend on besides the concept."""
     needs: ClassVar[frozenset[Support]] = frozenset()
     """What it asks of a backbone besides vectors that depend on the layer or the timestep."""
-    extra_prompts: Sequence[str] = ()
-    """Prompts with {} for the word, of which the regularizer sees one for each sample."""
+    records_attention: ClassVar[bool] = False
+    """Whether its regularizer reads the attention maps of the training's own prompts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +96,14 @@ class TokenMethod(nn.Module, ABC):
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the state does not fit the method on {spec.name}: {reason}") from error
+
+    def check_templates(self, templates: Sequence[str]) -> None:
+        """Raise InputError for templates that the method cannot be trained with."""
+
+    def extra_prompts(self, live: bool) -> Sequence[str]:
+        """Return prompts with {} for the word, of which the regularizer sees one for each sample. live: of a person or
+        an animal."""
+        return ()
 
     def prior(self) -> Tensor:
         """Return the negative log prior of each packed concept: (concepts,)."""

@@ -19,7 +19,8 @@ from dti_repro.methods.magnitudes import magnitude_for
 
 
 class DTI(SharedVectors):
-    """e = m v with |v| = 1: the norm m is that of the vocabulary, only the direction v is learned.
+    """e = m v with |v| = 1: the norm m is that of the vocabulary, only the direction v is learned. (An optimizer that
+    normalises at the end lets |v| run free until the word is saved.)
 
     init: where v starts; the prior's mu is the initializer's direction in any case. learn_magnitude: log m is learned,
     too, one number per concept and text encoder, by Adam at magnitude_lr.

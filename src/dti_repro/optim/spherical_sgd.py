@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import torch
@@ -25,6 +26,11 @@ class SphereOptimizer(Optimizer):
                 raise ValueError(
                     f"rows of norm {norms.min().item():.4g} to {norms.max().item():.4g} are not on the unit sphere"
                 )
+
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """Give the parameters the values that are saved, while the context is open."""
+        yield
 
 
 class SphericalSGD(SphereOptimizer):

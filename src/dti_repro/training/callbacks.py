@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from dti_repro.artifacts.image_grid import Grid
 from dti_repro.errors import DivergedError, StoppedError
 from dti_repro.methods.word_files import learned_word, save_word
+from dti_repro.optim.spherical_sgd import SphereOptimizer
 
 if TYPE_CHECKING:
     from dti_repro.artifacts.tracking import Tracker
@@ -37,7 +39,7 @@ class ConceptCheckpoint(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         for c, state in enumerate(pl_module.states):
             state.resume(pl_module.learned(c), trainer.optimizers, pl_module.settings.snapshots)
-            if state.step == pl_module.settings.steps:  # a process died between its last checkpoint and the embedding
+            if state.finished:  # a process died between its last checkpoint and the embedding
                 self._finish(pl_module, c)
 
     def on_train_batch_end(
@@ -48,10 +50,12 @@ class ConceptCheckpoint(Callback):
             state = pl_module.states[c]
             if state.step in settings.snapshots:
                 self._save_embedding(pl_module, c, state.folder.snapshot(state.step), step=str(state.step))
-            if state.step == settings.steps or state.step % settings.checkpoint_every == 0:
+            if state.finished or state.step % settings.checkpoint_every == 0:
                 state.save(pl_module.learned(c), trainer.optimizers)
-            if state.step == settings.steps:
+            if state.finished:
                 self._finish(pl_module, c)
+        if settings.stop and all(state.finished for state in pl_module.states):
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         self._save_unfinished(trainer, pl_module)
@@ -62,7 +66,7 @@ class ConceptCheckpoint(Callback):
 
     def _save_unfinished(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         for c, state in enumerate(pl_module.states):
-            if state.step < pl_module.settings.steps:
+            if not state.finished:
                 state.save(pl_module.learned(c), trainer.optimizers)
 
     def _finish(self, pl_module: InversionModule, c: int) -> None:
@@ -76,7 +80,14 @@ class ConceptCheckpoint(Callback):
         header |= pl_module.adapter.save(path)
         state = pl_module.states[c]
         placeholder = state.dataset.concept.placeholder
-        save_word(path, placeholder, pl_module.method, c, pl_module.method_config, {**state.header, **header})
+        with _as_saved(pl_module):
+            save_word(path, placeholder, pl_module.method, c, pl_module.method_config, {**state.header, **header})
+
+
+def _as_saved(pl_module: InversionModule) -> AbstractContextManager[None]:
+    """Give the vectors their saved values, while the context is open."""
+    optimizer = pl_module.trainer.optimizers[0]
+    return optimizer.as_saved() if isinstance(optimizer, SphereOptimizer) else nullcontext()
 
 
 class Previews(Callback):
@@ -91,10 +102,11 @@ class Previews(Callback):
         for c in batch:
             state = pl_module.states[c]
             if state.step % pl_module.settings.preview_every == 0:
-                placeholder = state.dataset.concept.placeholder
-                prompts = [template.replace("{}", placeholder) for template in pl_module.settings.preview_prompts]
-                words = {placeholder: learned_word(pl_module.method, c)}
-                images = pl_module.backbone.generate(prompts, words, [0] * len(prompts), steps=20, guidance=5.0)
+                concept = state.dataset.concept
+                prompts = [concept.fill(template) for template in pl_module.settings.preview_prompts]
+                words = {concept.placeholder: learned_word(pl_module.method, c)}
+                with _as_saved(pl_module):
+                    images = pl_module.backbone.generate(prompts, words, [0] * len(prompts), steps=20, guidance=5.0)
                 grid = Grid(columns=prompts, rows={f"step {state.step}": images})
                 path = grid.save(state.folder.previews / f"step_{state.step:06d}.png")
                 self._tracker.images(f"{state.name}/previews", {"preview": path}, state.step)
@@ -134,7 +146,7 @@ class Signals(Callback):
             signal.signal(signal.SIGTERM, self._sigterm)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: InversionModule, *_: Any) -> None:
-        trainer.should_stop = self.stopped
+        trainer.should_stop |= self.stopped
 
 
 class StepBar(Callback):

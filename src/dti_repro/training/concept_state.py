@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dti_repro.artifacts.files import atomic_write, writing
-from dti_repro.artifacts.run_dir import ConceptFolder, is_whole
+from dti_repro.artifacts.run_dir import ConceptFolder, is_whole, log_column
 from dti_repro.errors import InputError
 from dti_repro.training.datamodule import ConceptDataset
+from dti_repro.training.stop_rule import EVALUATED, VarianceStop
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
 """The columns of log.csv. loss: the mean squared error, whatever an adapter's objective makes of it. Means over the
@@ -32,13 +33,32 @@ class ConceptState:
     dataset: ConceptDataset
     folder: ConceptFolder
     header: Mapping[str, str]  # of its embedding files
+    steps: int  # after which the training ends
+    stop: VarianceStop | None  # what may end it earlier
     step: int = 0  # optimizer steps done
     resumed: int = 0  # the step from which this process went on
     rows: list[tuple[float, ...]] = field(default_factory=list)  # of log.csv, not yet written
+    evaluated: list[float] = field(default_factory=list)  # the loss on the fixed batch after each step, for `stop`
 
     @property
     def name(self) -> str:
         return self.dataset.concept.name
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of log.csv."""
+        return COLUMNS if self.stop is None else (*COLUMNS, EVALUATED)
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.steps or (self.stop is not None and self.stop(self.evaluated))
+
+    def add_row(self, *row: float) -> None:
+        """Count a step, with the numbers of its row of the log."""
+        self.step += 1
+        self.rows.append((self.step, *row))
+        if self.stop is not None:
+            self.evaluated.append(row[-1])
 
     def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes without an adapter) to this step,
@@ -74,6 +94,7 @@ class ConceptState:
                     owners[parameter].state[parameter] = state
         self.step = self.resumed = step
         self._cut_log(step)
+        self.evaluated = log_column(self.folder.log, EVALUATED) if self.stop is not None and step else []
 
     def _read_checkpoint(self, parameters: int) -> dict[str, Any]:
         """Return the content of last.ckpt, {} if there is none. parameters: their size in bytes."""
@@ -90,7 +111,7 @@ class ConceptState:
         return checkpoint
 
     def _write_log(self) -> None:
-        rows = self.rows if self.folder.log.is_file() else [COLUMNS, *self.rows]
+        rows = self.rows if self.folder.log.is_file() else [self.columns, *self.rows]
         with writing(self.folder.log), self.folder.log.open("a") as file:
             file.write("".join(",".join(map(str, row)) + "\n" for row in rows))
         self.rows.clear()
@@ -98,7 +119,7 @@ class ConceptState:
     def _cut_log(self, step: int) -> None:
         """Drop rows after the checkpoint's: a process may have died between the two files, or within a row."""
         if self.folder.log.is_file():
-            lines = self.folder.log.read_text().split("\n")[: step + 1] if step else [",".join(COLUMNS)]
+            lines = self.folder.log.read_text().split("\n")[: step + 1] if step else [",".join(self.columns)]
             with atomic_write(self.folder.log) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in lines))
 

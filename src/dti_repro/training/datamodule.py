@@ -41,6 +41,9 @@ class Batch(NamedTuple):
         """Return some of the samples."""
         return Batch(*(tensor[samples] for tensor in self))
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device) for tensor in self))
+
 
 @dataclass(frozen=True)
 class ConceptDataset(Dataset[Batch]):
@@ -75,11 +78,13 @@ class ConceptDataset(Dataset[Batch]):
         photos. Print which words of captions are cut off. InputError for a photo that is damaged."""
         templates = concept.captions or templates
         latents = EncodedViews.encode(backbone, concept, cache, framing, seed)
-        words = {concept.placeholder: {concept.placeholder: initializer.positions}, concept.class_word: {}}
+        counts = {concept.placeholder: initializer.positions}
         tokens, class_tokens, extra_tokens, extra_class_tokens = (
-            backbone.tokenize([text.replace("{}", word) for text in texts], placeholders).to(backbone.device)
+            backbone.tokenize([concept.fill(text, class_word) for text in texts], {} if class_word else counts).to(
+                backbone.device
+            )
             for texts in (templates, extra_prompts or templates[:1])
-            for word, placeholders in words.items()
+            for class_word in (False, True)
         )
         if concept.captions:
             _say_what_is_cut(backbone, concept, initializer.positions)
@@ -111,6 +116,23 @@ class ConceptDataset(Dataset[Batch]):
             noise=torch.randn(shape, generator=random),
             chance=torch.rand(self.samples, generator=random),
             extra=torch.randint(extra, (self.samples,), generator=random),
+        )
+
+    def evaluation(self, samples: int) -> Batch:
+        """Return a batch that is the same at every step, of views of one shape."""
+        random = generator(self.seed, self.concept.name, "evaluation")
+        views = [view for view, bucket in enumerate(self.latents.bucket) if bucket == 0]
+        image = torch.tensor(views)[torch.randint(len(views), (samples,), generator=random)]
+        template = torch.randint(len(next(iter(self.tokens.ids.values()))), (samples,), generator=random)
+        shape = (samples, *self.latents.shape(image))
+        return Batch(
+            image=image,
+            template=torch.tensor(self.latents.photo)[image] if self.concept.captions else template,
+            t=torch.randperm(self.timesteps, generator=random)[:samples],
+            latent_noise=torch.randn(shape, generator=random),
+            noise=torch.randn(shape, generator=random),
+            chance=torch.zeros(samples),
+            extra=torch.zeros(samples, dtype=torch.long),
         )
 
     def _photos(self, step: int) -> list[int]:
@@ -145,7 +167,7 @@ class ConceptDataset(Dataset[Batch]):
 
 
 def _say_what_is_cut(backbone: Backbone, concept: Concept, vectors: int) -> None:
-    captions = [caption.replace("{}", concept.placeholder) for caption in concept.captions]
+    captions = [concept.fill(caption) for caption in concept.captions]
     cut = backbone.truncated_words(backbone.folder, [PromptGroup(captions, "", {concept.placeholder: vectors})])
     for photo, caption in zip(concept.images, captions, strict=True):
         if caption in cut:
@@ -164,24 +186,24 @@ class PackDataset(Dataset[dict[int, Batch]]):
     """Item k: the batches of the k-th step from now on, by the concept's place in the pack, of all concepts that are
     not finished by then."""
 
-    def __init__(self, states: Sequence[ConceptState], steps: int) -> None:
-        self._remaining = [(state.dataset, range(state.step, steps)) for state in states]
+    def __init__(self, states: Sequence[ConceptState]) -> None:
+        ends = (state.step if state.finished else state.steps for state in states)
+        self._remaining = [(state, range(state.step, end)) for state, end in zip(states, ends, strict=True)]
 
     def __len__(self) -> int:
         return max(len(steps) for _, steps in self._remaining)
 
     def __getitem__(self, k: int) -> dict[int, Batch]:
         pack = enumerate(self._remaining)
-        return {c: dataset[steps[k]] for c, (dataset, steps) in pack if k < len(steps)}
+        return {c: state.dataset[steps[k]] for c, (state, steps) in pack if k < len(steps) and not state.finished}
 
 
 class PackDataModule(pl.LightningDataModule):
     """Shows each concept of a pack its batches, from the step on that it has reached."""
 
-    def __init__(self, states: Sequence[ConceptState], steps: int) -> None:
+    def __init__(self, states: Sequence[ConceptState]) -> None:
         super().__init__()
         self._states = states
-        self._steps = steps
 
     def train_dataloader(self) -> DataLoader[dict[int, Batch]]:
-        return DataLoader(PackDataset(self._states, self._steps), batch_size=None)
+        return DataLoader(PackDataset(self._states), batch_size=None)

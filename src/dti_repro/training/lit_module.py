@@ -20,7 +20,7 @@ from dti_repro.errors import DivergedError
 from dti_repro.methods.base import SharedVectors, StepContext, TokenMethod
 from dti_repro.optim.schedule import Schedule
 from dti_repro.optim.sphere import angle
-from dti_repro.training.concept_state import COLUMNS, ConceptState
+from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.datamodule import Batch, by_shape
 
 
@@ -102,7 +102,8 @@ class InversionModule(pl.LightningModule):
             self.method.after_step([c], self._schedule.rate(optimizers[0], self.states[c].step))
         after = torch.stack([self._norm_and_angle(c) for c in batch]).tolist()
         for c, (loss, gradient), (norm, turned) in zip(batch, before, after, strict=True):
-            self._add_row(self.states[c], loss, norm, turned, gradient)
+            evaluated = [self._evaluate(c)] if self.settings.stop else []
+            self._add_row(self.states[c], loss, norm, turned, gradient, *evaluated)
         self.last_loss = sum(loss for loss, _ in before) / len(batch)
 
     def _losses(self, pack: dict[int, Batch]) -> tuple[Tensor, Tensor]:
@@ -132,9 +133,9 @@ class InversionModule(pl.LightningModule):
             conditioning = encoded(class_tokens if class_word else tokens, class_word)
             return self._mean_loss(pack, latents, noise, t, conditioning)
 
-        def class_attention() -> list[Tensor]:
-            with torch.no_grad(), self.backbone.attention_maps() as maps:
-                mean_loss(class_word=True)
+        def attend(conditioning: Conditioning) -> list[Tensor]:
+            with self.backbone.attention_maps() as maps:
+                self._mean_loss(pack, latents, noise, t, conditioning)
             return maps
 
         def encode_extra(class_word: bool) -> tuple[Tokens, Conditioning]:
@@ -147,13 +148,13 @@ class InversionModule(pl.LightningModule):
             with torch.no_grad():
                 return encoded(class_tokens, class_word=True)
 
-        recorded = self.backbone.attention_maps() if "attention" in self.method.needs else nullcontext([])
+        recorded = self.backbone.attention_maps() if self.method.records_attention else nullcontext([])
         conditioning = encoded(tokens, class_word=False)
         with recorded as attention:
             loss = self._mean_loss(pack, latents, noise, t, conditioning)
         objective = self.adapter.objective(loss, mean_loss)
         context = StepContext(
-            list(pack), tokens, class_tokens, conditioning, attention, encode_class, class_attention, encode_extra
+            list(pack), tokens, class_tokens, conditioning, attention, encode_class, encode_extra, attend
         )
         regularizer = self.method.regularizer(context)
         return loss, objective if regularizer is None else objective + regularizer
@@ -167,6 +168,18 @@ class InversionModule(pl.LightningModule):
         weight = None if weights[0] is None else torch.cat(weights)
         loss = self.backbone.loss(latents, noise, t, replace(conditioning, sizes=sizes), weight)
         return loss.view(len(pack), self.settings.batch).mean(dim=1)
+
+    @torch.no_grad()
+    def _evaluate(self, c: int) -> float:
+        """Return the loss of a concept on its fixed batch."""
+        data = self.states[c].dataset
+        batch = data.evaluation(self.settings.stop_batch).to(self.device)
+        vectors = self.method(torch.full((len(batch.t),), c), batch.t)
+        conditioning = self.backbone.encode_text(data.tokens[batch.template], vectors)
+        latents = data.latents.sample(batch.image, batch.latent_noise)
+        given = replace(conditioning, sizes=data.latents.sizes[batch.image])
+        weight = data.latents.weight(batch.image)
+        return self.backbone.loss(latents, batch.noise, batch.t, given, weight).mean().item()
 
     def _gradient_norm(self, c: int) -> Tensor:
         """Return the norm of the gradient of each vector, mean over the vectors: of the parameter where the parameters
@@ -199,8 +212,7 @@ class InversionModule(pl.LightningModule):
         )
 
     def _add_row(self, state: ConceptState, *row: float) -> None:
-        state.step += 1
-        state.rows.append((state.step, *row))
+        state.add_row(*row)
         if self.logger is not None:
-            metrics = {f"{state.name}/{key}": value for key, value in zip(COLUMNS[1:], row, strict=True)}
+            metrics = {f"{state.name}/{key}": value for key, value in zip(state.columns[1:], row, strict=True)}
             self.logger.log_metrics(metrics, step=state.step)

@@ -5,7 +5,7 @@ No torch is imported here: what is wrong with the input, or already done, is sai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,17 +22,23 @@ from dti_repro.artifacts.run_dir import (
     embedding_sha256,
     has_content,
     is_whole,
+    log_column,
     parse,
 )
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.location import located
 from dti_repro.config.values import Init
+from dti_repro.data.captions import CAPTIONS
 from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
+from dti_repro.training.stop_rule import EVALUATED, stop_rule
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
 LATER = {"masks_in_loss": False, "crop": "centre", "sizes": "uncropped", "schedule": "constant", "warmup": 0}
 """Keys that came later -> the value at which a run is what it was before, and keeps its hash."""
+HASHED_STOP = ("stop", "stop_window", "stop_eps", "stop_batch")
+FOR_PROMPTS = ("class_word", "live")
+"""Keys of concept.json that most trainings do not read, and that can be corrected after them."""
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
 NOT_HASHED = ("path", "revision", "variant", "config", "generation", "checkpointing", "compile")
 
@@ -58,9 +64,10 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
     backbone = {key: value for key, value in _since(cfg.backbone).items() if key not in NOT_HASHED}
     trainer = [*HASHED_TRAINER, *(key for key in LATER if key in _since(cfg.trainer))]
     trainer += ["crops"] if cfg.trainer.crop == "random" else []
+    trainer += HASHED_STOP if cfg.trainer.stop else []
     return {
         "method": _without_null(_plain(cfg.method)),
-        "optim": _since(cfg.optim),
+        "optim": _without_null(_since(cfg.optim)),
         "backbone": {**backbone, "weights": fingerprint(located(cfg.backbone))},
         "templates": _plain(cfg.templates)["prompts"],
         "trainer": {key: cfg.trainer[key] for key in trainer},
@@ -79,7 +86,7 @@ def _has_adapter(cfg: DictConfig) -> bool:
 
 
 def _without_null(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the node without keys that are null at any depth: a method's optional keys, of which new ones may come."""
+    """Return the node without keys that are null at any depth: optional keys, of which new ones may come."""
     plain = {key: _without_null(value) if isinstance(value, Mapping) else value for key, value in node.items()}
     return {key: value for key, value in plain.items() if value is not None}
 
@@ -114,19 +121,32 @@ def check_pack(cfg: DictConfig, concepts: int) -> None:
 def is_complete(cfg: DictConfig, folder: ConceptFolder) -> bool:
     """Return whether the concept is trained, with every snapshot that this configuration asks for, and all files of a
     run are there. provenance.json may be missing: only times are lost with it."""
-    embeddings = [folder.embedding, *(folder.snapshot(step) for step in cfg.trainer.snapshots)]
-    logged = "source" in cfg.method or folder.logged() == cfg.trainer.steps
-    whole = folder.metadata.is_file() and has_content(folder.config) and logged and all(map(is_whole, embeddings))
+    embeddings = [folder.embedding, *map(folder.snapshot, snapshot_steps(cfg, folder))]
+    whole = folder.metadata.is_file() and has_content(folder.config) and all(map(is_whole, embeddings))
+    whole = whole and ("source" in cfg.method or _has_ended(cfg, folder))
     return whole and (not _has_adapter(cfg) or all(map(has_own_adapter, embeddings)))
+
+
+def snapshot_steps(cfg: DictConfig, folder: ConceptFolder) -> list[int]:
+    """Return the steps of `trainer.snapshots` that a concept's training has reached, where it may stop early; else
+    all."""
+    if not cfg.trainer.stop:
+        return list(cfg.trainer.snapshots)
+    trained = run_folder(source_config(cfg)).concept(folder.name) if "source" in cfg.method else folder
+    return [step for step in cfg.trainer.snapshots if step <= trained.logged()]
+
+
+def _has_ended(cfg: DictConfig, folder: ConceptFolder) -> bool:
+    """Return whether the log goes to the last step, or to the one at which the training stopped."""
+    rule = stop_rule(cfg.trainer)
+    return folder.logged() == cfg.trainer.steps or (
+        rule is not None and folder.log.is_file() and rule(log_column(folder.log, EVALUATED))
+    )
 
 
 def concept_metadata(concept: Concept, start: Path | None = None) -> dict[str, Any]:
     """Return the content of concept.json: all of a concept that can change its vectors, and what its prompts need.
     start: as of start_of."""
-    return {**_trained_on(concept, start), "class_word": concept.class_word, "live": concept.live}
-
-
-def _trained_on(concept: Concept, start: Path | None) -> dict[str, Any]:
     return {
         **({} if start is None else {"start": embedding_sha256(start)}),
         "name": concept.name,
@@ -136,16 +156,32 @@ def _trained_on(concept: Concept, start: Path | None) -> dict[str, Any]:
         "images": [{"file": path.name, "sha256": sha256(path)} for path in concept.images],
         **({"captions": list(concept.captions)} if concept.captions else {}),
         **({"masks": [mask and sha256(mask) for mask in concept.masks]} if concept.masks else {}),
+        "class_word": concept.class_word,
+        "live": concept.live,
     }
 
 
-def check_metadata(folder: ConceptFolder, concept: Concept, start: Path | None) -> None:
+def read_in_training(cfg: DictConfig) -> tuple[str, ...]:
+    """Return what this training reads of FOR_PROMPTS. A method with regularization prompts reads both: its prompts
+    differ for people and animals."""
+    if cfg.method.get("prompts") is not None:
+        return FOR_PROMPTS
+    prompts = cfg.templates.prompts
+    in_templates = prompts == CAPTIONS or any("{class}" in template for template in prompts)  # captions may have it
+    in_objective = OmegaConf.select(cfg, "adapter.objective.prompt") == "class"
+    return ("class_word",) if in_templates or in_objective else ()
+
+
+def check_metadata(
+    folder: ConceptFolder, concept: Concept, start: Path | None = None, also: Sequence[str] = ()
+) -> None:
     """Raise InputError if the folder was trained with other photos, another word or another start than the concept has
-    now."""
+    now. also: as of read_in_training."""
     if not folder.metadata.is_file():
         return
-    before, now = read_json(folder.metadata, "remove that folder to train again"), _trained_on(concept, start)
-    changed = [key for key in now if before.get(key) != now[key]]
+    before, now = read_json(folder.metadata, "remove that folder to train again"), concept_metadata(concept, start)
+    free = {*FOR_PROMPTS} - {*also}
+    changed = [key for key in now if key not in free and before.get(key) != now[key]]
     if changed:
         raise InputError(
             f"concept '{concept.name}' is not the one that {folder.path} was trained with "

@@ -44,7 +44,16 @@ from dti_repro.training.callbacks import ConceptCheckpoint, Previews, Signals, S
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.datamodule import ConceptDataset, PackDataModule
 from dti_repro.training.lit_module import InversionModule
-from dti_repro.training.runs import concept_metadata, hashed, is_complete, run_folder, source_config, start_of
+from dti_repro.training.runs import (
+    concept_metadata,
+    hashed,
+    is_complete,
+    run_folder,
+    snapshot_steps,
+    source_config,
+    start_of,
+)
+from dti_repro.training.stop_rule import stop_rule
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -63,6 +72,8 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
         check_words(checkpoint, concept.initializer, concept.placeholder)
     if not isinstance(method, DerivedMethod):
         _check_optimizer(cfg, method)
+        for concept in concepts:
+            method.check_templates(concept.captions or cfg.templates.prompts)
         if cfg.trainer.latents:
             make_private_folder(user_path(cfg.trainer.latents))
     trained = 0
@@ -91,6 +102,8 @@ def _check_support(cfg: DictConfig, method: TokenMethod) -> None:
             f"method '{cfg.method.name}' needs {asked[missing[0]]}, and backbone '{cfg.backbone.name}' has none: use a "
             "Stable Diffusion backbone, or another method"
         )
+    if "attention" in method.needs and cfg.backbone.checkpointing:  # maps of a pass that is computed twice
+        raise InputError(f"method '{cfg.method.name}' reads attention maps: it needs backbone.checkpointing=false")
 
 
 def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
@@ -143,7 +156,7 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
 
     def complete(state: ConceptState) -> None:
         """Write provenance.json, unless a process died between it and the embedding, and no step was left to do."""
-        if state.resumed < cfg.trainer.steps or not has_content(state.folder.provenance):
+        if state.resumed < state.step or not has_content(state.folder.provenance):
             _write_provenance(cfg, state.folder, backbone, began, resumed_from_step=state.resumed)
 
     adapter = build(cfg.adapter, Adapter)
@@ -176,9 +189,10 @@ def _prepare(
     for concept in concepts:
         say_oddities(concept.name, concept.images, backbone.spec.resolution, whole=framing.crop == "none")
         initializer = _initializer(cfg, concept, backbone)
-        texts = cfg.templates.prompts, method.extra_prompts
+        texts = cfg.templates.prompts, method.extra_prompts(concept.live)
         dataset = ConceptDataset.encode(backbone, concept, initializer, *texts, run.seed, samples, cache, framing)
-        states.append(ConceptState(dataset, run.concept(concept.name), _header(run, concept, backbone)))
+        folder, header = run.concept(concept.name), _header(run, concept, backbone)
+        states.append(ConceptState(dataset, folder, header, cfg.trainer.steps, stop_rule(cfg.trainer)))
     return states
 
 
@@ -232,7 +246,7 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
                 enable_progress_bar=False,
                 log_every_n_steps=1,
             )
-            trainer.fit(module, datamodule=PackDataModule(module.states, cfg.trainer.steps))
+            trainer.fit(module, datamodule=PackDataModule(module.states))
     if signals.stopped:
         step = min(state.step for state in module.states)
         names = ", ".join(state.name for state in module.states)
@@ -249,7 +263,7 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> Non
     for concept in concepts:
         folder, origin = run.concept(concept.name), source.concept(concept.name)
         _write_provenance(cfg, folder, backbone, began, source=str(origin.path))
-        paths = [(origin.snapshot(step), folder.snapshot(step)) for step in cfg.trainer.snapshots]
+        paths = [(origin.snapshot(step), folder.snapshot(step)) for step in snapshot_steps(cfg, folder)]
         for path, derived in [*paths, (origin.embedding, folder.embedding)]:
             header = _header(run, concept, backbone) | copy_adapter(path, derived)
             vectors = for_encoders(load_embeddings(path), backbone.spec, path)
