@@ -6,13 +6,19 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from omegaconf import DictConfig
 
 from dti_repro.config import plugins as plugins_module
 from dti_repro.config.plugins import conf_folders, plugins
 from dti_repro.metrics.catalogue import metric_names
+from dti_repro.training.train_missing import train
+
+Training = Callable[..., DictConfig]
 
 FILES = {
     "__init__.py": "",
@@ -143,18 +149,6 @@ def test_a_plugin_is_trained_scored_and_tabulated(
     assert result.returncode == 0, result.stderr
     assert "1 jobs: 1 ran" in result.stdout
 
-    alone = ["train", "plugins=[my_package]", "trainer.steps=2", *small]
-    norms = {}
-    for method in (["method=ti"], ["method=ti", "+norm_control@method.norm_control=halve"], ["method=pulled"]):
-        place = f"runs={tmp_path / str(len(norms))}"
-        result = run("dti_repro", *alone, *method, "concepts.names=[ann]", place, path=package)
-        assert result.returncode == 0, result.stderr
-        (log,) = (tmp_path / str(len(norms))).rglob("log.csv")
-        norms[" ".join(method)] = [float(row["norm"]) for row in csv.DictReader(log.open())]
-    plain, halved, pulled = norms.values()
-    assert halved[0] == pytest.approx(plain[0] / 2, rel=1e-5)
-    assert pulled != plain
-
     for name, line in (
         ("other", "error: plugins: there is no package 'other': install it, or set PYTHONPATH to its folder\n"),
         (None, "error: unknown experiment 'bright' (choices: ablation, "),
@@ -173,16 +167,35 @@ def test_a_yaml_alone_names_no_package(package: Path, tmp_path: Path) -> None:
     assert "_target_ 'my_package.method.Scaled' is refused" in result.stderr
 
 
-def test_an_installed_package_is_found_by_its_entry_point(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of my_package, which declares itself by an entry point."""
     info = package / "my_package-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[dti_repro.plugins]\nmine = my_package\n")
     monkeypatch.syspath_prepend(package)
     plugins_module._installed.cache_clear()
-    try:
-        assert plugins() == ["my_package"]
-        assert conf_folders()[1:] == [package / "my_package" / "conf"]
-        assert "brightness" in metric_names()
-    finally:
-        plugins_module._installed.cache_clear()
+    yield package
+    plugins_module._installed.cache_clear()
+
+
+def test_an_installed_package_is_found_by_its_entry_point(installed: Path) -> None:
+    assert plugins() == ["my_package"]
+    assert conf_folders()[1:] == [installed / "my_package" / "conf"]
+    assert "brightness" in metric_names()
+
+
+def test_a_norm_control_and_a_regularizer_of_a_plugin_act_on_the_steps(installed: Path, training: Training) -> None:
+    norms = {}
+    for name in ("ti", "halved", "pulled"):
+        cfg = training("method=ti", "trainer.steps=2")
+        if name == "halved":
+            cfg.method.norm_control = yaml.safe_load(FILES["conf/norm_control/halve.yaml"])
+        if name == "pulled":
+            cfg.method = {"name": name, "_target_": "my_package.pulled.Pulled", "weight": 1.0}
+        (folder,) = train(cfg)
+        with folder.log.open(newline="") as file:
+            norms[name] = [float(row["norm"]) for row in csv.DictReader(file)]
+    assert norms["halved"][0] == pytest.approx(norms["ti"][0] / 2, rel=1e-5)
+    assert norms["pulled"] != norms["ti"]
