@@ -27,7 +27,7 @@ from dti_repro.launch.untrusted import check_resolved, check_untrusted
 Capture = pytest.CaptureFixture[str]
 Answer = Callable[..., tuple[int, str]]
 METHODS = ", ".join(choices("method"))
-INIT = "token, random, vocab_mean or the path of an embedding or a run"
+INIT = "token, random, vocab_mean, contextual or the path of an embedding or a run"
 
 
 @pytest.fixture

@@ -190,6 +190,13 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "threads": Processes,
         "out": FolderPath,
     },
+    "claims": {
+        "results": FolderPath,
+        "prefix": Annotated[str, Field(pattern=r"^\w*$", description="letters, digits and _,")],
+        "rules": FolderPath | None,
+        "out": FolderPath,
+    },
+    "figures": {"results": FolderPath},
     "download": {"root": FolderPath, "progress": bool},
 }
 
