@@ -229,6 +229,8 @@ def _problems(experiment: Experiment, claims: Sequence[_YamlClaim]) -> Iterator[
     for row in (*experiment.baselines, *(row for claim in claims for row in (claim.better, claim.worse))):
         if row not in rows:
             yield f"'{row}' of baselines or a claim is no row"
+    if experiment.paths and experiment.snapshots:
+        yield "paths lie between finished words: leave out paths or snapshots"
     learned = [row.name for row in experiment.rows if row.bound is None]
     for way in experiment.paths.ways if experiment.paths else ():
         if way.row not in learned:

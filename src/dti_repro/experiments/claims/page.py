@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RULES = (
-    "A part holds if the paired 95% t interval lies wholly above 0, the sign-flip test gives p <= .05, and there are at "
-    f"least {MIN_SUBJECTS} units and {MIN_SEEDS} training seeds. It does not if both tests say the opposite. A claim "
-    "holds if all of its parts hold, and does not if one does not. Anything else is undecided. The unit is the subject, "
-    "whose training seeds are averaged; claims about the text encoder alone need no training, and their unit is the word "
-    "or the probe. `smallest` is the difference that so many units, which spread as these do, show with a power of .8."
+    "A part holds if the paired 95% t interval lies wholly above 0, the sign-flip test gives p <= .05, and there are "
+    f"at least {MIN_SUBJECTS} units and {MIN_SEEDS} training seeds. It does not if both tests say the opposite. A claim "
+    "holds if all of its parts hold, and does not if one does not. Anything else is undecided. The unit is the "
+    "subject, whose training seeds are averaged; claims about the text encoder alone need no training, and their unit "
+    "is the word or the probe. `smallest` is the difference that so many units, which spread as these do, show with a "
+    "power of .8."
 )
 COLUMNS = ("claim", "verdict", "part", "part_verdict", "difference", "low", "high", "p", "units", "seeds", "smallest")
 
