@@ -87,7 +87,9 @@ def write_experiments(root: Path, checkpoint: Path) -> None:
     search = {**shared, "rows": [*bounds, *searched], "search": True}
     wrong = {**shared, "rows": [{"name": "bad", "overrides": ["method=ti", "method.prior.kappa=1"]}]}
     learned = [row for row in rows if row["name"] != "ti_rescaled"]
-    ways = [{"name": f"{row['name']}_way", "label": "", "row": row["name"], "mode": "slerp"} for row in learned]
+    ways = [
+        {"name": f"{row['name']}_way", "label": row["name"], "row": row["name"], "mode": "slerp"} for row in learned
+    ]
     paths = {"points": 4, "reader": text, "ways": ways}
     between = {**shared, "rows": learned, "paths": paths, "training_seeds": [42, 43]}
     by_step = {**shared, "rows": [bounds[0], *rows], "snapshots": [2, 4], "subjects": 2}

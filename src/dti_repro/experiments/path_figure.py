@@ -44,7 +44,7 @@ def draw(table: DataFrame) -> Figure:
                 style = {**line_style(k), "linestyle": ""}
                 axes.plot(jitter, values, **style | {"markersize": 2.5, "alpha": 0.5})
                 axes.plot(place, values.mean(), **style | {"markersize": 9, "markeredgecolor": "black"}, label=pair)
-        axes.set_xticks(range(len(ways)), [way.replace("_", ", ") for way in ways])
+        axes.set_xticks(range(len(ways)), [way.replace("_", " ") for way in ways])
     handles = dict(zip(*reversed(panes[0].get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure

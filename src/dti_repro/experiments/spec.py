@@ -89,9 +89,9 @@ class PathSpec:
     """A way from one subject's word to another's: the row that has the words, and how it goes."""
 
     name: str
-    label: str
     row: str
     mode: Literal["slerp", "lerp"]
+    label: str
 
 
 @dataclass(frozen=True, config=KEYS)

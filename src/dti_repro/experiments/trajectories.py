@@ -12,7 +12,7 @@ from pandas import DataFrame
 from dti_repro.artifacts.files import read_json, read_yaml
 from dti_repro.errors import InputError
 from dti_repro.experiments.mechanism.part import unique, where
-from dti_repro.experiments.mechanism.style import GREY, legend, line_style, panels
+from dti_repro.experiments.mechanism.style import GREY, legend, line_style, panels, ticks
 from dti_repro.experiments.tables import write_csv
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def write_trajectories(folder: Path) -> Figure:
         raise InputError(
             f"{folder / 'table.csv'} is no table of snapshots ({error}): run the benchmark again"
         ) from error
-    for curve in read_yaml(Path(__file__).with_name("published_steps.yaml")):
+    for label, curve in read_yaml(Path(__file__).with_name("published_steps.yaml")).items():
         for step, image, text in zip(curve["steps"], curve["image"], curve["text"], strict=True):
-            rows.append({"label": curve["label"], "source": "published", "step": step, "image": image, "text": text})
+            rows.append({"label": label, "source": "published", "step": step, "image": image, "text": text})
     write_csv(folder / f"{NAME}.csv", DataFrame(rows, columns=COLUMNS).astype({"step": "Int64"}))
     return draw(rows)
 
@@ -78,6 +78,7 @@ def draw(rows: Sequence[Row]) -> Figure:
         axes.set(xlabel="text", ylabel="image")
     for axes, score in ((image, "image"), (text, "text")):
         axes.set(xlabel="training step", ylabel=score)
+        ticks(axes, unique([row for row in ours if row["step"] is not None], "step"))
     legend(figure)
     return figure
 

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 RULES = (
     "A part holds if the paired 95% t interval lies wholly above 0, the sign-flip test gives p <= .05, and there are "
-    f"at least {MIN_SUBJECTS} units and {MIN_SEEDS} training seeds. It does not if both tests say the opposite. A claim "
-    "holds if all of its parts hold, and does not if one does not. Anything else is undecided. The unit is the "
+    f"at least {MIN_SUBJECTS} units and {MIN_SEEDS} training seeds. It does not if both tests say the opposite. A "
+    "claim holds if all of its parts hold, and does not if one does not. Anything else is undecided. The unit is the "
     "subject, whose training seeds are averaged; claims about the text encoder alone need no training, and their unit "
     "is the word or the probe. `smallest` is the difference that so many units, which spread as these do, show with a "
     "power of .8."
 )
+PLACES = (-30, -10, -3, -2, -1, 0, 1, 2, 3, 10, 30)  # of marks on the figure's axis
 COLUMNS = ("claim", "verdict", "part", "part_verdict", "difference", "low", "high", "p", "units", "seeds", "smallest")
 
 
@@ -113,7 +114,7 @@ def _latex(decisions: Sequence[Decision]) -> str:
 def draw(decisions: Sequence[Decision]) -> Figure:
     """Return the differences with their intervals, each in units of its own smallest difference."""
     shown = list(_shown(decisions))
-    figure, ((axes,),) = panels([""], title="Claims: difference on the claimed side, 95% interval", width=8.5)
+    figure, ((axes,),) = panels([""], title="Claims: differences, 95% intervals", width=8.5)
     figure.set_figheight(1.4 + 0.32 * len(shown))
     for k, (_, finding) in enumerate(shown):
         t, unit = finding.difference.t, finding.smallest
@@ -123,7 +124,10 @@ def draw(decisions: Sequence[Decision]) -> Figure:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(shown)), [f"{number}  {finding.part.says}" for number, finding in shown], fontsize=8)
-    axes.set(xlabel="difference / smallest difference of power .8 (circle: holds, cross: does not, diamond: undecided)")
+    axes.set_xscale("symlog", linthresh=3)
+    axes.set_xticks(PLACES, list(map(str, PLACES)))
+    axes.set_xlim(*(sign * max(4, *(abs(bound) for bound in axes.get_xlim())) for sign in (-1, 1)))
+    axes.set_xlabel("difference / smallest difference of power .8\ncircle: holds, cross: does not, diamond: undecided")
     axes.set_ylim(len(shown) - 0.5, -0.5)
     return figure
 
