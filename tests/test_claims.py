@@ -169,7 +169,7 @@ def test_the_page_the_numbers_and_the_figure_are_the_same_bytes_again(write: Wri
     rules = tmp_path / "rules.yaml"
     sides = {"more": dict(PART.more), "less": dict(PART.less)}
     parts = [{"says": "more & more", "results": ["a", "b"], **sides}, {"says": "later", "results": ["c"], **sides}]
-    rules.write_text(yaml.safe_dump({"claims": [{"name": "x", "says": "DTI | TI", "source": "me", "parts": parts}]}))
+    rules.write_text(json.dumps({"claims": [{"name": "x", "says": "DTI | TI", "source": "me", "parts": parts}]}))
     for out in ("one", "two"):
         cfg = compose("claims", [f"results={tmp_path}", f"rules={rules}", f"out={tmp_path / out}"])
         claims(cfg, "dti claims")
