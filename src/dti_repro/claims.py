@@ -26,7 +26,7 @@ def claims(cfg: DictConfig, made_by: str) -> list[Path]:
     from dti_repro.experiments.claims.decide import decide  # scipy and pandas load with these
     from dti_repro.experiments.claims.page import write_claims
 
-    decisions = decide(rules, results, cfg.prefix)
+    decisions = decide(rules, results)
     paths = write_claims(Path(cfg.out), decisions, made_by)
     for number, decision in enumerate(decisions, 1):
         print(f"{number:>2}  {decision.verdict:<13} {decision.rule.says}")

@@ -192,8 +192,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     },
     "claims": {
         "results": FolderPath,
-        "prefix": Annotated[str, Field(pattern=r"^\w*$", description="letters, digits and _,")],
-        "rules": FolderPath | None,
+        "rules": Annotated[str, Field(min_length=1, description="the path of a yaml file")] | None,
         "out": FolderPath,
     },
     "figures": {"results": FolderPath},

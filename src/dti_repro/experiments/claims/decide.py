@@ -36,11 +36,11 @@ class Decision:
     findings: tuple[Finding, ...]
 
 
-def decide(rules: Sequence[Rule], root: Path, prefix: str) -> list[Decision]:
-    """Return a decision on each claim. root: of the results; prefix: of the names of their folders."""
+def decide(rules: Sequence[Rule], root: Path) -> list[Decision]:
+    """Return a decision on each claim. root: the folder of all results."""
     decisions = []
     for rule in rules:
-        findings = tuple(_judge(part, read_evidence(part, root, prefix)) for part in rule.parts)
+        findings = tuple(_judge(part, read_evidence(part, root)) for part in rule.parts)
         decisions.append(Decision(rule, together([finding.verdict for finding in findings]), findings))
     return decisions
 

@@ -30,10 +30,9 @@ class Evidence:
     reason: str = ""
 
 
-def read_evidence(part: Part, root: Path, prefix: str) -> Evidence:
-    """Return the evidence of a part. root: of the results; prefix: of the folders' names. InputError for a damaged
-    file."""
-    found = [Result(root / f"{prefix}{name}") for name in part.results]
+def read_evidence(part: Part, root: Path) -> Evidence:
+    """Return the evidence of a part. root: the folder of all results. InputError for a damaged file."""
+    found = [Result(root / name) for name in part.results]
     found = [result for result in found if (result.folder / part.file).is_file()]
     if not found:
         return Evidence({}, reason=f"no {part.file} in {', '.join(part.results)}")
