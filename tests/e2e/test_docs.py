@@ -64,7 +64,7 @@ def run(command: str, folder: Path, environment: dict[str, str], monkeypatch: py
             command = line.replace("make ", f"make -C {ROOT} ", 1)
         bash(command, folder, environment)
         return
-    expanded = bash(f"printf '%s\\0' {found[2]}", folder, environment).split("\0")[:-1]
+    expanded = bash(f"printf '%s\\0' {found[2]}", folder, environment).split("\0")[:-1] if found[2].strip() else []
     arguments = [*expanded, *shlex.split(shorter().get(found[1], ""))] if "--cfg" not in command else expanded
     monkeypatch.setattr(sys, "argv", [found[1], *arguments])
     try:

@@ -47,8 +47,7 @@ BUILDERS: Mapping[str, tuple[Callable[[Path], Path], int]] = {  # and pixels of 
     "wan_1300m": (build_tiny_wan, SIDE),
 }
 LOADED_ELSEWHERE = ("sd15", "sd21_base", "sdxl")  # diffusers' pipelines of the flow models have no loader
-OTHERS = [name for name in choices("method") if name not in ("ti", "dti")]
-
+OTHERS = ("crossinit", "ti_rescaled", "ti_mean_norm")  # those that need a UNet are in tests/contract/test_vectors.py
 
 SAME_CODE = ("sana_4800m", "sd21_base", "stable_diffusion", "toybox")  # as sana_1600m and sd15, with other settings
 PARAMS = [pytest.param(name, marks=pytest.mark.slow if name in SAME_CODE else ()) for name in choices("backbone")]

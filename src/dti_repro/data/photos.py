@@ -115,8 +115,6 @@ def _say(line: str) -> None:
 def load_photo(path: Path) -> Image.Image:
     """Return the photo as an upright RGB image; what is transparent becomes white. InputError that names the file if it
     cannot be decoded to its end."""
-    if not path.is_file():
-        raise InputError(f"image {path} does not exist")
     try:
         with _opened(path) as image:
             image.load()
@@ -130,7 +128,10 @@ def load_photo(path: Path) -> Image.Image:
 
 
 def _opened(path: Path) -> Image.Image:
-    """Return the image file, not yet decoded. InputError for HEIC without its decoder; PIL's errors."""
+    """Return the image file, not yet decoded. InputError for one that is not there and for HEIC without its decoder;
+    PIL's errors."""
+    if not path.is_file():
+        raise InputError(f"image {path} does not exist")
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] != b"ftyp" or (head[8:] not in HEIF_BRANDS and path.suffix.lower() not in HEIF_SUFFIXES):
