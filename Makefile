@@ -9,7 +9,7 @@ N ?= 50
 SLURM := slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core slurm-wlm-mysql-plugin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all browser-test lint benchmark ablation speed soak slurm-test
+.PHONY: help demo test test-all browser-test lint benchmark ablation figures claims report speed soak slurm-test
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -43,6 +43,15 @@ benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed
 
 ablation: $(STAMP) ## the ablation table on the toybox: what is missing is computed
 	$(PY) -m dti_repro.benchmark experiment=ablation $(ARGS)
+
+figures: $(STAMP) ## draw every figure of the stored results again, from the CSVs beside them (seconds)
+	$(PY) -m dti_repro.figures $(ARGS)
+
+claims: $(STAMP) ## decide the paper's claims from the stored results (seconds)
+	$(PY) -m dti_repro.claims $(ARGS)
+
+report: $(STAMP) ## the page of the main table, from the runs or the stored results (seconds)
+	$(PY) -m dti_repro.report experiment=main_table $(ARGS)
 
 speed: $(STAMP) ## measure this trainer and evaluator against the plain way, side by side
 	$(PY) benchmarks/speed.py $(ARGS)

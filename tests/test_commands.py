@@ -27,7 +27,7 @@ from dti_repro.launch.untrusted import check_resolved, check_untrusted
 Capture = pytest.CaptureFixture[str]
 Answer = Callable[..., tuple[int, str]]
 METHODS = ", ".join(choices("method"))
-INIT = "token, random, vocab_mean or the path of an embedding or a run"
+INIT = "token, random, vocab_mean, contextual or the path of an embedding or a run"
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_help_shows_examples_and_every_key(name: str, monkeypatch: pytest.Monkey
         )
         assert "\n  method.prior.kappa=0.0001          a number of at least 0; the paper's value for SDXL\n" in text
     if name == "benchmark":
-        assert "\n  experiment=???                     ablation | demo | main_table" in text
+        assert "\n  experiment=???                     ablation | adapters | demo | initial_value" in text
 
 
 def test_dti_lists_the_commands_without_torch() -> None:

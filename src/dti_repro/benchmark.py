@@ -19,6 +19,7 @@ from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import validate
 from dti_repro.data.masks import check_masks
+from dti_repro.experiments.paths import check_paths, write_paths
 from dti_repro.experiments.runner import (
     RowResult,
     check_rows,
@@ -53,6 +54,8 @@ def benchmark(cfg: DictConfig) -> int:
     metrics = {name: metric_config(name) for name in experiment.metrics}
     chosen = choose_rows(experiment, cfg.rows)
     check_rows(run)
+    if experiment.paths is not None:
+        check_paths(run)
     masks = None if cfg.masks is None else user_path(cfg.masks)
     for concept in run.concepts.values() if masks else ():
         check_masks(masks, concept.name, concept.images)
@@ -73,14 +76,20 @@ def benchmark(cfg: DictConfig) -> int:
         from dti_repro.experiments.figures import comparison  # pandas and scipy load with these
         from dti_repro.experiments.notes import table_command
         from dti_repro.experiments.page.write import write_page
-        from dti_repro.experiments.report import tabulate, write_provenance, write_tables
+        from dti_repro.experiments.redraw import redraw
+        from dti_repro.experiments.report import tabulate, words_table, write_provenance, write_tables
+        from dti_repro.experiments.tables import write_csv
 
         folder = Path(cfg.out) / experiment.name
         report = tabulate(run, results, table_command(), masks is not None, searched_file(cfg))
         write_tables(folder, report)
+        write_csv(folder / "words.csv", words_table(run, results))
+        if experiment.paths is not None:
+            write_paths(folder, run, results, cfg.accelerator)
         comparison(run, results).save(folder / "grid.png")
         write_provenance(folder, experiment, results, clock, cfg.accelerator)
         write_page(folder, report, run, results)
+        redraw(folder)
         _track(cfg, experiment, results, folder)
         print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'} and report.html")
     return sum(result.trained for result in trained) + generated + computed

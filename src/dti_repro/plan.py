@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.artifacts.files import read_yaml, write_json
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.config import CONF, build
+from dti_repro.experiments.paths import images_between
 from dti_repro.experiments.runner import ExperimentRun, searched_file
 from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.launch.command import command
@@ -56,7 +57,7 @@ def estimate_run(
     sets: dict[str, int] = {}  # of images, which rows may share, too: the number of trainings that draw each
     for row in run.experiment.rows:
         cfgs = [] if row.bound else run.train_configs(row)
-        sets[row.bound or f"{row.kappa} {cfgs}"] = len(cfgs) or 1
+        sets[row.bound or f"{row.kappa} {row.snapshot} {cfgs}"] = len(cfgs) or 1
         for cfg in cfgs:
             trained = source_config(cfg) if "source" in cfg.method else cfg
             trainings[f"{row.kappa} {trained}"] = trained
@@ -71,7 +72,8 @@ def estimate_run(
         # A prompt with {} is drawn for each concept, one that names concepts once.
         prompts = [set(p.names) <= set(run.concepts) if p.names else concepts for p in run.prompts().prompts]
         images, references = sum(prompts) * len(run.seeds()), photos * sets.pop("references", 0)
-        estimate.add_images(cfg, images * sum(sets.values()), png_bytes_per_pixel)
+        between = 0 if run.experiment.paths is None else images_between(run)
+        estimate.add_images(cfg, images * sum(sets.values()) + between, png_bytes_per_pixel)
         # A search scores the images of the class row with other prompts, too.
         estimate.add_scores(metrics, images * (sum(sets.values()) + run.experiment.search) + references)
     return estimate.report(), estimate.data

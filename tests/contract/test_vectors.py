@@ -122,11 +122,19 @@ def test_a_training_goes_on_from_a_run_or_a_file(name: str, training: Training, 
         train(training(*keys, f"method.init={theirs}"))
 
 
+def test_a_contextual_start_is_where_crossinit_starts(training: Training) -> None:
+    """Without its prior, CrossInit is TI from there."""
+    chosen = ["concepts.names=[ann]", "trainer.steps=2"]
+    ti = train(training("method=ti", "method.init=contextual", *chosen))[0]
+    crossinit = train(training("method=crossinit", "method.prior.weight=0", *chosen))[0]
+    assert torch.equal(load_embedding(ti.embedding)[1], load_embedding(crossinit.embedding)[1])
+
+
 def test_a_start_that_is_not_there_is_named_before_a_model_is_loaded(
     training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: pytest.fail("loaded"))
-    with pytest.raises(InputError, match=r"method\.init 'rows' is none of token, random, vocab_mean, and no embedding"):
+    with pytest.raises(InputError, match=r"method\.init 'rows' is none of token, .*, contextual, and no embedding"):
         train(training("method.init=rows"))
 
 

@@ -86,8 +86,16 @@ def write_experiments(root: Path, checkpoint: Path) -> None:
     ]
     search = {**shared, "rows": [*bounds, *searched], "search": True}
     wrong = {**shared, "rows": [{"name": "bad", "overrides": ["method=ti", "method.prior.kappa=1"]}]}
+    learned = [row for row in rows if row["name"] != "ti_rescaled"]
+    ways = [
+        {"name": f"{row['name']}_way", "label": row["name"], "row": row["name"], "mode": "slerp"} for row in learned
+    ]
+    paths = {"points": 4, "reader": text, "ways": ways}
+    between = {**shared, "rows": learned, "paths": paths, "training_seeds": [42, 43]}
+    by_step = {**shared, "rows": [bounds[0], *rows], "snapshots": [2, 4], "subjects": 2}
     (root / "conf" / "experiment").mkdir(parents=True)
-    for name, content in (("tiny", table), ("tiny_search", search), ("wrong", wrong)):
+    tables = {"tiny": table, "tiny_search": search, "wrong": wrong, "between": between, "by_step": by_step}
+    for name, content in tables.items():
         (root / "conf" / "experiment" / f"{name}.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -293,3 +301,34 @@ def test_a_wrong_experiment_is_one_clear_line(world: Path, experiment: str, word
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert words in result.stderr
+
+
+def test_ways_between_words_are_measured_for_each_pair_and_training_seed_and_only_once(world: Path) -> None:
+    assert (result := run(world, "between", into="_between")).returncode == 0, result.stderr
+    out = world / "out_between" / "between"
+    with (out / "paths.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    pairs = [("rex", "tom"), ("rex", "zoe"), ("tom", "zoe")]
+    wanted = [(way, *pair, seed) for way in ("ti_way", "dti_way") for seed in ("42", "43") for pair in pairs]
+    assert [(line["path"], line["a"], line["b"], line["seed"]) for line in lines] == wanted
+    assert {line["pair"] for line in lines} == {"same class"}
+    assert all(1 / 3 <= float(line["largest"]) <= 1 and 0 <= float(line["in_class"]) <= 1 for line in lines)
+    assert (out / "paths.pdf").is_file()
+    before = (out / "paths.csv").stat().st_mtime_ns
+    assert "paths:" not in run(world, "between", into="_between").stdout
+    assert (out / "paths.csv").stat().st_mtime_ns == before
+
+
+def test_a_row_for_each_snapshot_gives_the_way_of_each_method(world: Path) -> None:
+    assert (result := run(world, "by_step", into="_by_step")).returncode == 0, result.stderr
+    out = world / "out_by_step" / "by_step"
+    with (out / "trajectories.csv").open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["source"] == "ours"]
+    assert [(line["label"], line["step"]) for line in lines] == [
+        ("class", ""),
+        *((label, step) for label in ("TI", "ti_rescaled", "DTI") for step in ("2", "4")),
+    ]
+    with (out / "table.csv").open(newline="") as file:
+        norms = {row["row"]: row["norm"] for row in csv.DictReader(file)}
+    assert float(norms["ti_2"]) != float(norms["ti_4"])
+    assert (out / "trajectories.png").is_file()

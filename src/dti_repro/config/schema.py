@@ -190,6 +190,12 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "threads": Processes,
         "out": FolderPath,
     },
+    "claims": {
+        "results": FolderPath,
+        "rules": Annotated[str, Field(min_length=1, description="the path of a yaml file")] | None,
+        "out": FolderPath,
+    },
+    "figures": {"results": FolderPath},
     "download": {"root": FolderPath, "progress": bool},
 }
 

@@ -16,7 +16,7 @@ from dti_repro.errors import InputError
 Accelerator = Literal["cpu", "gpu", "auto"]
 FolderPath = Annotated[str, Field(min_length=1, description="the path of a folder")]
 Init = (
-    Literal["token", "random", "vocab_mean"]
+    Literal["token", "random", "vocab_mean", "contextual"]
     | Annotated[str, Field(min_length=1, description="the path of an embedding or a run")]
 )
 """Where a vector starts."""

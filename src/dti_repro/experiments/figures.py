@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dti_repro.artifacts.files import atomic_write
 from dti_repro.artifacts.image_grid import Grid
 from dti_repro.data.photos import load_photo
+from dti_repro.experiments.mechanism.style import FORMATS
 from dti_repro.experiments.runner import ExperimentRun, RowResult
 from dti_repro.experiments.spec import Experiment
 from dti_repro.experiments.tables import Row
@@ -74,11 +75,13 @@ def save_front(path: Path, experiment: Experiment, rows: Sequence[Row]) -> None:
     """Plot mean image score against mean text score with 95% t intervals, and join the rows that no other row beats.
 
     Rows without one of the two (real references have no text score) are left out. Bounds are hollow and never joined.
+    A PDF is written beside the PNG; table.csv has the numbers.
     """
     image, text = experiment.image, experiment.text[0]
     bounds = [row.name for row in experiment.rows if row.bound]
     means: dict[str, tuple[float, float]] = {}
-    with _axes(path, f"text ({experiment.metrics[text]})", f"image ({experiment.metrics[image]})") as axes:
+    labels = f"text ({experiment.metrics[text]})", f"image ({experiment.metrics[image]})"
+    with _axes(path, *labels, suffixes=tuple(FORMATS)) as axes:
         for row in rows:
             x, y = row.interval(text), row.interval(image)
             if 0 in (x.n, y.n):
@@ -104,8 +107,8 @@ def save_norms(path: Path, norms: Mapping[str, tuple[Sequence[float], Sequence[f
 
 
 @contextmanager
-def _axes(path: Path, x_label: str, y_label: str) -> Iterator[Axes]:
-    """Yield the axes of a new figure, and write it as PNG; equal figures give equal bytes."""
+def _axes(path: Path, x_label: str, y_label: str, suffixes: Sequence[str] = (".png",)) -> Iterator[Axes]:
+    """Yield the axes of a new figure, and write it with these suffixes; equal figures give equal bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -116,7 +119,8 @@ def _axes(path: Path, x_label: str, y_label: str) -> Iterator[Axes]:
         yield axes
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.3)
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+        for suffix in suffixes:
+            with atomic_write(path.with_suffix(suffix)) as temporary:
+                figure.savefig(temporary, format=suffix[1:], metadata=FORMATS[suffix])
     finally:
         pyplot.close(figure)

@@ -15,6 +15,7 @@ from pandas import DataFrame
 
 from dti_repro.artifacts.files import atomic_write, read_json, sha256, write_json
 from dti_repro.artifacts.provenance import machines, provenance
+from dti_repro.artifacts.run_dir import final_norm
 from dti_repro.experiments.figures import save_front
 from dti_repro.experiments.notes import DIFFERENCES, VERDICTS, about, notes_of, steps_used
 from dti_repro.experiments.runner import ExperimentRun, RowResult, means_of
@@ -32,7 +33,7 @@ from dti_repro.experiments.tables import (
     scores_table,
     write_csv,
 )
-from dti_repro.experiments.training_columns import COLUMNS, training_columns
+from dti_repro.experiments.training_columns import COLUMNS, start_norms, training_columns
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,20 @@ def write_tables(folder: Path, report: Report) -> None:
     write_csv(folder / "scores.csv", scores_table(report.rows))
     write_csv(folder / "differences.csv", report.differences)
     save_front(folder / "front.png", report.experiment, report.rows)
+
+
+def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:
+    """Return the norm of each learned word, mean over training seeds, and with AdamW the norms that its row has at the
+    start and on random gradients, which are one number for all of the row's words."""
+    lines = []
+    for result in results:
+        if not result.cfgs or result.spec.snapshot is not None:
+            continue
+        for name in run.concepts:
+            norms = {"norm": final_norm([folder for folder in result.folders if folder.name == name])}
+            norms |= start_norms(run, result)
+            lines += [[result.spec.name, name, measure, value] for measure, value in norms.items()]
+    return DataFrame(lines, columns=["row", "concept", "measure", "value"])
 
 
 def write_provenance(

@@ -58,6 +58,8 @@ class ExperimentRun:
         """Return a configuration for each training seed. InputError that names the experiment and the row for what
         conf/train.yaml does not take."""
         overrides = (*self.experiment.train, *row.overrides, *self.train)
+        if steps := self.experiment.snapshots:
+            overrides = (*overrides, f"trainer.snapshots={list(steps)}")
         seeds = self.experiment.training_seeds
         fixed = [o for o in (*self.experiment.setup, *self.setup, *overrides) if o.lstrip("+").startswith("seed=")]
         if seeds and fixed:
@@ -226,6 +228,7 @@ def list_image_folders(run: ExperimentRun, results: Sequence[RowResult]) -> None
         row_cfg = deepcopy(cfg)
         if result.spec.bound is None:
             row_cfg.run = str(result.folders[0].seed_folder)
+            row_cfg.snapshot = result.spec.snapshot
             row_cfg.with_class |= any("{class}" in template for template in result.cfgs[0].templates.prompts)
             result.image_folders = image_folders_of_run(result.folders, row_cfg, prompts, seeds, config)
         elif result.spec.bound != "references":

@@ -66,7 +66,8 @@ class RowSpec:
 
     label: as the table shows it; its name if there is none. bound: class (the class word), description (the subject's
     full description) or references (photos against photos). method: what the row is a setting of, for a search.
-    searched: take the overrides that a search chose for this method.
+    searched: take the overrides that a search chose for this method. snapshot: draw the words as they were at this
+    step.
     """
 
     name: str
@@ -76,10 +77,34 @@ class RowSpec:
     method: str | None = None
     searched: str | None = None
     kappa: RelativeKappa | None = None
+    snapshot: PositiveInt | None = None
     published: Published | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name)
+
+
+@dataclass(frozen=True, config=KEYS)
+class PathSpec:
+    """A way from one subject's word to another's: the row that has the words, and how it goes."""
+
+    name: str
+    row: str
+    mode: Literal["slerp", "lerp"]
+    label: str
+
+
+@dataclass(frozen=True, config=KEYS)
+class Paths:
+    """The ways between the words of all pairs of subjects.
+
+    points: images along a way, both words included, for each prompt and image seed. reader: a metric that says whether
+    an image shows what it is expected to; it is asked for the class of either end; None: nothing is asked.
+    """
+
+    ways: Annotated[tuple[PathSpec, ...], Field(min_length=1)]
+    points: Annotated[int, Field(ge=4, le=1000)] = 7  # three steps: fewer have no spread worth the name
+    reader: str | None = None
 
 
 @dataclass(frozen=True, config=KEYS)
@@ -91,7 +116,8 @@ class Experiment:
     conf/metric -> column title. image, text: those of the two axes (text: first the one that is drawn).
     baselines: rows that all others are compared with. search: whether the best row of each method is written
     as searched. training_seeds: every row is trained with each, a subject's score being the mean over the images of
-    all; empty: once, with the configuration's own.
+    all; empty: once, with the configuration's own. snapshots: steps; a yaml's row becomes one row for each of them.
+    paths: what is drawn between the words of pairs of subjects.
     """
 
     name: str
@@ -108,6 +134,8 @@ class Experiment:
     baselines: Texts = ()
     search: bool = False
     training_seeds: tuple[int, ...] = ()
+    snapshots: tuple[PositiveInt, ...] = ()
+    paths: Paths | None = None
     notes: Texts = ()
 
 
@@ -148,6 +176,7 @@ def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
         for row in written.rows
         if row.name not in waiting
     )
+    rows = tuple(drawn for row in rows for drawn in (at_steps(row, written.snapshots) or [row]))
     claims = [claim for claim in written.claims if not {claim.better, claim.worse} & waiting]
     notes = written.notes
     if waiting:
@@ -158,6 +187,14 @@ def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
         raise InputError(f"experiment '{name}': {problem}")
     each = [Claim(c.better, c.worse, metric, c.says, c.source) for c in claims for metric in c.metrics]
     return replace(experiment, claims=tuple(each))
+
+
+def at_steps(row: RowSpec, steps: Sequence[int]) -> list[RowSpec]:
+    """Return a row for each step whose words it draws; nothing for a bound, which is not trained."""
+    if row.bound is not None:
+        return []
+    names = [(f"{row.name}_{step}", f"{row.label}, step {step}", step) for step in steps]
+    return [replace(row, name=name, label=label, snapshot=step) for name, label, step in names]
 
 
 def _explain(error: ErrorDetails, content: Any) -> str:
@@ -192,6 +229,12 @@ def _problems(experiment: Experiment, claims: Sequence[_YamlClaim]) -> Iterator[
     for row in (*experiment.baselines, *(row for claim in claims for row in (claim.better, claim.worse))):
         if row not in rows:
             yield f"'{row}' of baselines or a claim is no row"
+    if experiment.paths and experiment.snapshots:
+        yield "paths lie between finished words: leave out paths or snapshots"
+    learned = [row.name for row in experiment.rows if row.bound is None]
+    for way in experiment.paths.ways if experiment.paths else ():
+        if way.row not in learned:
+            yield f"'{way.row}' of paths is no row with learned words"
     if len(set(experiment.training_seeds)) < len(experiment.training_seeds):
         yield f"training_seeds has a seed twice: {list(experiment.training_seeds)}"
     if experiment.search:  # fair only if every method gets as many settings, whatever its number of keys

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 LEVEL = 0.05  # of the tests; intervals cover the rest
 BOOTSTRAPS = 9999
+POWER = 0.8  # with which a smallest difference is found
 SIGN_PATTERNS = 99_999  # all 2^n patterns are enumerated where there are no more, up to 16 subjects
 MIN_SUBJECTS = 6  # that a verdict needs: with 5, no pattern of signs has a p-value of 5% or less
 
@@ -97,6 +98,21 @@ def verdict(difference: Paired) -> str:
     if difference.p > LEVEL or difference.t.low <= 0 <= difference.t.high:
         return "undecided"
     return "holds" if difference.t.low > 0 else "does not"
+
+
+def smallest_difference(values: Sequence[float]) -> float:
+    """Return the mean difference that the two-sided t test at LEVEL finds, on its own side, with probability POWER,
+    among as many subjects that spread as these differences do; NaN for fewer than two.
+
+    Its t follows the noncentral t distribution (Cohen 1988, ch. 2).
+    """
+    x = _finite(values)
+    n = len(x)
+    if n < 2:
+        return np.nan
+    limit = stats.t.ppf(1 - LEVEL / 2, n - 1)
+    center = optimize.brentq(lambda center: stats.nct.sf(limit, n - 1, center) - POWER, 0, 3 * limit)
+    return float(center * x.std(ddof=1) / np.sqrt(n))
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

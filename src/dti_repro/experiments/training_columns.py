@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import read_json, write_json
 from dti_repro.artifacts.provenance import minutes_per_concept
-from dti_repro.artifacts.run_dir import config_hash, final_norm, gradient_norm
+from dti_repro.artifacts.run_dir import config_hash, final_norm, gradient_norm, log_column
 from dti_repro.config import build
 from dti_repro.data.concept import Concept
 from dti_repro.experiments.runner import ExperimentRun, RowResult
@@ -29,8 +30,12 @@ def training_columns(run: ExperimentRun, result: RowResult) -> dict[str, str]:
     cells = {"paper image": number(published.image), "paper text": number(published.text)} if published else {}
     if not result.cfgs:
         return cells
-    norms = start_norms(run, result)
     kappa = OmegaConf.select(result.cfgs[0], "method.prior.kappa")
+    if (step := result.spec.snapshot) is not None:  # the other columns are about the whole training
+        logs = [folder.log for folder in result.folders if folder.log.is_file()]
+        norm = fmean(log_column(log, "norm")[step - 1] for log in logs) if logs else None
+        return cells | {"norm": number(norm), "kappa": "" if kappa is None else f"{kappa:g}"}
+    norms = start_norms(run, result)
     return cells | {
         "norm": number(final_norm(result.folders)),
         "at start": number(norms.get("start")),
@@ -69,8 +74,8 @@ def has_start_norms(run: ExperimentRun, result: RowResult) -> bool:
 
 
 def _starts(result: RowResult) -> bool:
-    """Return whether a row has a training of its own."""
-    return bool(result.cfgs) and "source" not in result.cfgs[0].method
+    """Return whether a row has a training of its own, all of it."""
+    return bool(result.cfgs) and "source" not in result.cfgs[0].method and result.spec.snapshot is None
 
 
 def _start_file(run: ExperimentRun, result: RowResult) -> Path:

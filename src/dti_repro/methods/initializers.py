@@ -19,8 +19,9 @@ COPY_NOISE = 0.1
 
 def initial_vectors(init: Init, initializer: InitializerEmbedding, encoder: str, spec: EncoderSpec) -> Tensor:
     """Return (vectors, dim), a vector for each of the initializer's. `random` is a uniform direction at the
-    vocabulary's mean norm, a function of the seed and the concept's name. The path of an embedding or a run: what it
-    holds, which the initializer has as `start`."""
+    vocabulary's mean norm, a function of the seed and the concept's name. `contextual` is the text encoder's own output
+    for the initializer, where CrossInit starts. The path of an embedding or a run: what it holds, which the initializer
+    has as `start`."""
     rows = initializer.rows[encoder].detach().float()
     if init == "token":
         return rows.clone()
@@ -30,6 +31,8 @@ def initial_vectors(init: Init, initializer: InitializerEmbedding, encoder: str,
         random = generator(initializer.seed, initializer.concept, "init", encoder)
         directions = torch.randn(rows.shape, generator=random).to(rows.device)
         return normalize(directions, dim=-1) * spec.norms["mean"]
+    if init == "contextual":
+        return initializer.states[encoder].detach().to(rows).clone()
     return initializer.start[encoder].to(rows).clone()
 
 
