@@ -12,7 +12,7 @@ from dti_repro.launch.failures import did_you_mean
 
 COMMANDS = (
     *("train", "generate", "evaluate", "table", "benchmark", "report", "plan", "demo"),
-    *("interpolate", "mechanism", "export", "import_embedding", "download"),
+    *("interpolate", "blend", "mechanism", "export", "import_embedding", "download"),
 )
 
 

@@ -86,21 +86,24 @@ TRAIN = {
     "seed": int,
     "runs": FolderPath,
 }
-DRAW = {
+PICTURE = {
     **BACKBONE,
     "sampler.scheduler": str,
     "sampler.options": dict[str, Any],
-    "prompts": PROMPTS,
-    "seeds": Seed | Annotated[list[Seed], Field(min_length=1)],
     "guidance": NonNegativeFloat,
     "negative_prompt": str,
     "prompts_long": Literal["refuse", "cut"],
     "width": Side | None,
     "height": Side | None,
-    "batch": PositiveInt,
     "accelerator": Accelerator,
-    "devices": PositiveInt,
     "threads": PositiveInt,
+}
+DRAW = {
+    **PICTURE,
+    "prompts": PROMPTS,
+    "seeds": Seed | Annotated[list[Seed], Field(min_length=1)],
+    "batch": PositiveInt,
+    "devices": PositiveInt,
     "runs": FolderPath,
     "progress": bool,
 }
@@ -129,6 +132,15 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "steps": Annotated[int, Field(ge=2, le=1000)],  # each is a folder of images and a column of the grid
         "out": FolderPath | None,
         "sampling_steps": PositiveInt,
+    },
+    "blend": {
+        **PICTURE,
+        "a": FolderPath,
+        "b": FolderPath,
+        "prompt": str,
+        "seed": Seed,
+        "steps": PositiveInt,
+        "port": Annotated[int, Field(ge=0, le=65535)],
     },
     "evaluate": {
         **SCORE,
