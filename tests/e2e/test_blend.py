@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dti_repro.artifacts.embedding import METHOD, save_state
 from dti_repro.errors import InputError
 from dti_repro.inference.blend_server import BlendServer, RefusedError, Turns
 from dti_repro.interpolate import interpolate
@@ -29,7 +30,10 @@ ASKED = {"mode": "slerp", "share": 0.5, "prompt": "a {}", "seed": 0, "steps": 2}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = {"rex": vectors(0), "tom": 3 * vectors(1), "anti": -2 * vectors(0), "two": vectors(2, count=2)}
-    return trained_run(tmp_path_factory.mktemp("blend") / "runs", words)
+    run = trained_run(tmp_path_factory.mktemp("blend") / "runs", {**words, "layered": vectors(3)})
+    header = {METHOD: "{}", "method": "p_plus", "vectors": "1"}
+    save_state(run / "layered" / "embedding.safetensors", "<layered>", {"rows": vectors(3)}, header)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,7 @@ def test_opposite_words_have_one_way_only(checkpoint: Path, run: Path) -> None:
     ("b", "more", "words"),
     [
         ("two", [], "equally many vectors"),
+        ("layered", [], "p_plus learns other vectors for each layer or timestep"),
         ("nosuch", [], "does not exist"),
         ("", [], "several concepts"),
         ("tom", ["prompt='a cat'"], "has no {} for the concept"),

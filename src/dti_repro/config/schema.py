@@ -38,6 +38,8 @@ Texts = Annotated[list[str], Field(min_length=1)]
 Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
 PROMPTS = Annotated[str | list[Any], Field(description="the name of a set, a list of templates or a file")]
 Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a text with one {} for the word,")]
+MAX_PROMPT = 300  # characters
+PagePrompt = Annotated[str, Field(max_length=MAX_PROMPT, description=f"a text of at most {MAX_PROMPT} characters")]
 GENERATION = Annotated[str | float | None, Field(description="one generation's id, or null for all,")]
 METRICS = Field(description="a metric's name, a list of names or a set")
 
@@ -137,7 +139,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         **PICTURE,
         "a": FolderPath,
         "b": FolderPath,
-        "prompt": str,
+        "prompt": PagePrompt,
         "seed": Seed,
         "steps": PositiveInt,
         "port": Annotated[int, Field(ge=0, le=65535)],

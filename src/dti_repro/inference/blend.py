@@ -10,15 +10,13 @@ from typing import Annotated, Any, Literal, get_type_hints
 from omegaconf import DictConfig
 from pydantic import Field, PositiveInt
 
-from dti_repro.config.schema import Seed
+from dti_repro.config.schema import PagePrompt, Seed
 from dti_repro.config.values import check_value
 from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.generator import check_drawing
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, build_image_folder
 from dti_repro.inference.interpolation import Ends, check_single
-
-MAX_PROMPT = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Request:
 
     mode: Literal["slerp", "lerp"]
     share: Annotated[float, Field(ge=0, le=1)]
-    prompt: Annotated[str, Field(max_length=MAX_PROMPT, description=f"a text of at most {MAX_PROMPT} characters")]
+    prompt: PagePrompt
     seed: Seed
     steps: PositiveInt
 

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
+from dti_repro.config.schema import MAX_PROMPT
 from dti_repro.errors import InputError
-from dti_repro.inference.blend import MAX_PROMPT, Blend, Request
+from dti_repro.inference.blend import Blend, Request
 
 HERE = Path(__file__).parent / "blend_page"
 LOOPBACK = "127.0.0.1"
