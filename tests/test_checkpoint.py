@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,12 @@ from huggingface_hub.errors import GatedRepoError
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 
+from dti_repro.backbones import checkpoint as checkpoint_files
 from dti_repro.backbones.checkpoint import check_words, encoder_dims, fingerprint
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.location import commit, locate
 from dti_repro.errors import InputError
+from tests.tiny import build_tiny_sd
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -88,6 +91,23 @@ def test_a_folder_without_weights_is_named(tmp_path: Path, part: str) -> None:
     weights.rename(weights.with_name("model.fp16.safetensors"))
     with pytest.raises(InputError, match=f"no weights in {part}"):
         locate(str(tmp_path))
+
+
+def test_weights_are_hashed_again_only_where_a_file_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build_tiny_sd(tmp_path / "checkpoint")
+    before = fingerprint(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_files, "update_with_file", lambda *_: pytest.fail("a file was read again"))
+        assert fingerprint(folder) == before
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    times = weights.stat()
+    weights.write_bytes(content)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint(folder) != before
 
 
 def test_variants_that_are_never_read_do_not_change_the_fingerprint(tmp_path: Path) -> None:

@@ -185,7 +185,8 @@ def test_tables_and_scores_are_utf_8_under_any_locale(tmp_path: Path) -> None:
 import locale, sys
 from pathlib import Path
 from dti_repro.artifacts.scores import ScoreRow, read_scores, write_scores
-from dti_repro.experiments.tables import DataFrame, write_csv
+from pandas import DataFrame
+from dti_repro.experiments.tables import write_csv
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.metrics.catalogue import metric_config
 assert locale.getpreferredencoding() != "UTF-8"

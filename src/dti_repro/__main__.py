@@ -12,7 +12,7 @@ from dti_repro.launch.failures import did_you_mean
 
 COMMANDS = (
     *("train", "generate", "evaluate", "table", "benchmark", "report", "plan", "demo"),
-    *("interpolate", "mechanism", "claims", "figures", "export", "import_embedding", "download"),
+    *("interpolate", "blend", "mechanism", "claims", "figures", "export", "import_embedding", "download"),
 )
 
 

@@ -19,6 +19,7 @@ from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import build
 from dti_repro.data.concept import ConceptSet
 from dti_repro.errors import InputError
+from dti_repro.experiments.tables import markdown
 from dti_repro.launch.command import command
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, generated, score
@@ -92,8 +93,6 @@ def _by_generation(files: Sequence[ScoreFile]) -> dict[str, tuple[list[Path], Va
 
 
 def _markdown(values: Values, metrics: Sequence[str]) -> str:
-    from dti_repro.experiments.tables import markdown  # which loads scipy
-
     lines = [
         [concept, *(f"{fmean(of[m]):.3f} ({len(of[m])})" if of.get(m) else "" for m in metrics)]
         for concept, of in sorted(values.items())

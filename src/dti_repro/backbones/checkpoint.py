@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TABLES = ("token_embedding.weight", "embed_tokens.weight", "shared.weight")
 """The end of the embedding table's key in CLIP, Gemma2 and T5."""
 CONFIGS = (".json", ".txt", ".model")
+HASHED = (*CONFIGS, ".safetensors")
 CONVERTED = "single_files"
 """The kind of kept folders that were single files."""
 COPY_AGAIN = "copy the checkpoint again"
@@ -157,18 +159,31 @@ def fingerprint(folder: Path) -> str:
     """
     if folder.parent.name == CONVERTED and folder == kept_folder(CONVERTED, folder.name):
         return folder.name
+    stats = [(file, file.stat()) for _, file in _files(folder, HASHED)]
+    return _fingerprint(folder, tuple((file, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file, s in stats))
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(folder: Path, state: tuple[tuple[Path, int, int, int, int], ...]) -> str:
+    """Hash the files once in a process while their state is the same: a table asks for each concept of each row."""
     digest = hashlib.sha256()
-    update_with_folder(digest, folder, (*CONFIGS, ".safetensors"))
+    update_with_folder(digest, folder, HASHED)
     return digest.hexdigest()
 
 
 def update_with_folder(digest: hashlib._Hash, folder: Path, suffixes: Sequence[str]) -> None:
     """Add the named parts' files with these suffixes, but for variants, to a digest."""
+    for part, file in _files(folder, suffixes):
+        digest.update(f"{part}/{file.name}\0{file.stat().st_size}\0".encode())
+        update_with_file(digest, file)
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Yield the named parts' files with these suffixes, but for variants, each with its part."""
     for part in parts(folder):
         for file in sorted((folder / part).iterdir()):
             if file.suffix in suffixes and not _is_variant(file):
-                digest.update(f"{part}/{file.name}\0{file.stat().st_size}\0".encode())
-                update_with_file(digest, file)
+                yield part, file
 
 
 def update_with_file(digest: hashlib._Hash, file: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.backbones.base import Backbone
@@ -33,6 +31,9 @@ def device_of(accelerator: str) -> str:
 
 @lru_cache(maxsize=1)
 def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
+    import diffusers
+    import transformers
+
     for library in (transformers, diffusers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()  # weights that do not fit are one line of ours

@@ -38,6 +38,8 @@ Texts = Annotated[list[str], Field(min_length=1)]
 Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
 PROMPTS = Annotated[str | list[Any], Field(description="the name of a set, a list of templates or a file")]
 Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a text with one {} for the word,")]
+MAX_PROMPT = 300  # characters
+PagePrompt = Annotated[str, Field(max_length=MAX_PROMPT, description=f"a text of at most {MAX_PROMPT} characters")]
 GENERATION = Annotated[str | float | None, Field(description="one generation's id, or null for all,")]
 METRICS = Field(description="a metric's name, a list of names or a set")
 
@@ -86,21 +88,24 @@ TRAIN = {
     "seed": int,
     "runs": FolderPath,
 }
-DRAW = {
+PICTURE = {
     **BACKBONE,
     "sampler.scheduler": str,
     "sampler.options": dict[str, Any],
-    "prompts": PROMPTS,
-    "seeds": Seed | Annotated[list[Seed], Field(min_length=1)],
     "guidance": NonNegativeFloat,
     "negative_prompt": str,
     "prompts_long": Literal["refuse", "cut"],
     "width": Side | None,
     "height": Side | None,
-    "batch": PositiveInt,
     "accelerator": Accelerator,
-    "devices": PositiveInt,
     "threads": PositiveInt,
+}
+DRAW = {
+    **PICTURE,
+    "prompts": PROMPTS,
+    "seeds": Seed | Annotated[list[Seed], Field(min_length=1)],
+    "batch": PositiveInt,
+    "devices": PositiveInt,
     "runs": FolderPath,
     "progress": bool,
 }
@@ -129,6 +134,15 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "steps": Annotated[int, Field(ge=2, le=1000)],  # each is a folder of images and a column of the grid
         "out": FolderPath | None,
         "sampling_steps": PositiveInt,
+    },
+    "blend": {
+        **PICTURE,
+        "a": FolderPath,
+        "b": FolderPath,
+        "prompt": PagePrompt,
+        "seed": Seed,
+        "steps": PositiveInt,
+        "port": Annotated[int, Field(ge=0, le=65535)],
     },
     "evaluate": {
         **SCORE,

@@ -1,4 +1,5 @@
-"""The tables of an experiment, as DataFrames of what is printed or of plain numbers. Imports no torch."""
+"""The tables of an experiment, as DataFrames of what is printed or of plain numbers. Imports no torch, and
+pandas and scipy only when a table is made."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from math import nan
 from pathlib import Path
-
-from pandas import DataFrame, Series
+from typing import TYPE_CHECKING
 
 from dti_repro.artifacts.files import atomic_write
 from dti_repro.experiments.statistics import Interval, Paired, holm, paired, t_interval, verdict
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SubjectMeans = Mapping[str, Mapping[str, float]]  # metric -> subject -> mean over its images
 DIFFERENCE_COLUMNS = ("row", "minus", "metric", "difference", "t_low", "t_high", "bca_low", "bca_high", "p")
@@ -57,6 +60,8 @@ def means_table(rows: Sequence[Row], metrics: Mapping[str, str], extras: Sequenc
 
     metrics: metric -> column head. extras: column heads.
     """
+    from pandas import DataFrame
+
     lines = [
         [row.label, *(_mean(row.interval(metric)) for metric in metrics), *(row.extras.get(key, "") for key in extras)]
         for row in rows
@@ -66,6 +71,8 @@ def means_table(rows: Sequence[Row], metrics: Mapping[str, str], extras: Sequenc
 
 def numbers_table(rows: Sequence[Row], metrics: Sequence[str], extras: Sequence[str]) -> DataFrame:
     """Return the same for programs: mean, bounds of the 95% t interval and number of subjects for each metric."""
+    from pandas import DataFrame
+
     columns = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high", "_subjects")]
     lines = [
         [row.name, row.label, *(number for metric in metrics for number in astuple(row.interval(metric)))]
@@ -77,6 +84,8 @@ def numbers_table(rows: Sequence[Row], metrics: Sequence[str], extras: Sequence[
 
 def scores_table(rows: Sequence[Row]) -> DataFrame:
     """Return the mean over images for each row, metric and subject."""
+    from pandas import DataFrame
+
     lines = [
         [row.name, subject, metric, mean]
         for row in rows
@@ -88,6 +97,8 @@ def scores_table(rows: Sequence[Row]) -> DataFrame:
 
 def compare(rows: Sequence[Row], baselines: Sequence[str], metrics: Sequence[str]) -> DataFrame:
     """Return DIFFERENCE_COLUMNS of every row minus each baseline, where both have two or more subjects in common."""
+    from pandas import DataFrame
+
     by_name = {row.name: row for row in rows}
     lines = []
     for baseline in baselines:
@@ -101,6 +112,8 @@ def compare(rows: Sequence[Row], baselines: Sequence[str], metrics: Sequence[str
 
 def differences_table(differences: DataFrame, labels: Mapping[str, str], titles: Mapping[str, str]) -> DataFrame:
     """Return what is printed of `compare`: both intervals, the p-value, and Holm's correction over the whole table."""
+    from pandas import DataFrame, Series
+
     return DataFrame(
         {
             "row": differences["row"].map(labels),
@@ -120,6 +133,8 @@ def claims_table(claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mappi
 
     p-values are corrected by Holm over the metrics that one claim is measured by.
     """
+    from pandas import DataFrame
+
     differences = [rows[claim.better].minus(rows[claim.worse], claim.metric) for claim in claims]
     lines = []
     for claim, d in zip(claims, differences, strict=True):

@@ -1,0 +1,211 @@
+"""The local page of `dti blend`: a server that only this machine reaches, and only who knows its address.
+
+It listens on 127.0.0.1. Every path begins with a random token, and the headers Host and Origin are checked, so that
+neither another page in the same browser nor a name that is made to point here (DNS rebinding) can ask for anything. It
+answers from memory: no path of a request is opened.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import TCPServer, ThreadingMixIn
+from sys import exception
+from threading import Condition
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from dti_repro.config.schema import MAX_PROMPT
+from dti_repro.errors import InputError
+from dti_repro.inference.blend import Blend, Request
+
+HERE = Path(__file__).parent / "blend_page"
+LOOPBACK = "127.0.0.1"
+MAX_BODY = 4096  # bytes
+DRAINED = 1 << 16  # bytes: a body that is left unread breaks the connection before the answer is read
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Answer(NamedTuple):
+    status: HTTPStatus
+    kind: str  # MIME type
+    body: bytes
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+class RefusedError(Exception):
+    """A request that gets no picture and no page, with its status."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Turns:
+    """Lets one picture be drawn at a time. Of the requests of a kind that wait, only the newest gets its turn."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._busy = self._closed = False
+        self._newest: Counter[str] = Counter()
+
+    @contextmanager
+    def turn(self, kind: str) -> Iterator[None]:
+        """Wait for the turn, and hold it. RefusedError if a newer request of this kind came meanwhile."""
+        with self._changed:
+            self._newest[kind] += 1
+            number = self._newest[kind]
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._closed or not self._busy or self._newest[kind] > number)
+            if self._closed or self._newest[kind] > number:
+                raise RefusedError(HTTPStatus.CONFLICT, "a newer request took the place of this one")
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nobody have a turn any more, and wait for who has one."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._busy)
+
+
+class BlendServer(ThreadingMixIn, TCPServer):
+    """Serves the page of two words. port: 0 takes a free one. InputError for a port that cannot be had."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False  # an idle connection must not hold up the end
+
+    def __init__(self, blend: Blend, cfg: DictConfig) -> None:
+        try:
+            super().__init__((LOOPBACK, cfg.port), Handler)
+        except OSError as error:
+            raise InputError(f"port={cfg.port}: {error.strerror}: use another one, or port=0 for a free one") from error
+        self.blend = blend
+        self.turns = Turns()
+        self.token = secrets.token_urlsafe(24)
+        port = self.server_address[1]
+        self.hosts = [f"{LOOPBACK}:{port}", f"localhost:{port}"]
+        self.files = {
+            "": ("text/html; charset=utf-8", _page(blend.names, cfg).encode()),
+            "page.css": ("text/css; charset=utf-8", (HERE / "page.css").read_bytes()),
+            "page.js": ("text/javascript; charset=utf-8", (HERE / "page.js").read_bytes()),
+        }
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.hosts[0]}/{self.token}/"
+
+    def run(self) -> None:
+        """Serve until Ctrl-C. A picture that is being drawn is drawn to its end."""
+        try:
+            self.serve_forever()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.turns.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that went away; print the traceback of a fault."""
+        if not isinstance(exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one request."""
+
+    server: BlendServer
+    server_version, sys_version = "dti", ""
+    timeout = 10  # seconds that a request may take to arrive
+
+    def do_GET(self) -> None:
+        self._answer(self._file)
+
+    def do_POST(self) -> None:
+        self._answer(self._picture)
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing for a request: the address, with its token, stays out of logs."""
+
+    def _answer(self, make: Callable[[str, bytes], Answer]) -> None:
+        try:
+            body = self._body()
+            answer = make(self._asked(), body)
+        except RefusedError as refusal:
+            answer = Answer(refusal.status, "text/plain; charset=utf-8", str(refusal).encode())
+        except InputError as error:
+            answer = Answer(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", str(error).encode())
+        self.send_response(answer.status)
+        headers = {"Content-Type": answer.kind, "Content-Length": str(len(answer.body)), **HEADERS, **answer.headers}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def _body(self) -> bytes:
+        """Return the body; b"" if there is none. RefusedError if it is too long, or its length is not told."""
+        told = self.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in self.headers or not (told.isascii() and told.isdigit()) or len(told) > 9:
+            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "a body needs its Content-Length")
+        body = self.rfile.read(min(int(told), DRAINED))
+        if int(told) > MAX_BODY:
+            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has at most {MAX_BODY} bytes")
+        return body
+
+    def _asked(self) -> str:
+        """Return the path behind the token. RefusedError for a request from elsewhere or without the token."""
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) != 1 or hosts[0] not in self.server.hosts:
+            raise RefusedError(HTTPStatus.FORBIDDEN, "another Host than the address that was printed")
+        origins = self.headers.get_all("Origin", [])
+        if origins != [f"http://{hosts[0]}"] and (origins or self.command == "POST"):
+            raise RefusedError(HTTPStatus.FORBIDDEN, "a request from another page")
+        token, slash, asked = self.path.removeprefix("/").partition("/")
+        if not slash or not secrets.compare_digest(token.encode(), self.server.token.encode()):
+            raise RefusedError(HTTPStatus.NOT_FOUND, "open the address that was printed")
+        return asked
+
+    def _file(self, asked: str, body: bytes) -> Answer:
+        if asked not in self.server.files:
+            raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
+        return Answer(HTTPStatus.OK, *self.server.files[asked])
+
+    def _picture(self, asked: str, body: bytes) -> Answer:
+        if asked != "draw":
+            raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
+        if self.headers.get_content_type() != "application/json":
+            raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a request is application/json")
+        request = Request.parse(body)
+        with self.server.turns.turn(request.mode):
+            picture = self.server.blend.draw(request)
+        return Answer(HTTPStatus.OK, "image/png", picture.png, {"X-Norm": f"{picture.norm:.3g}"})
+
+
+def _page(names: tuple[str, str], cfg: DictConfig) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    template = environment.from_string((HERE / "page.html").read_text(encoding="utf-8"))
+    given = {"prompt": cfg.prompt, "seed": cfg.seed, "steps": cfg.steps, "max_prompt": MAX_PROMPT}
+    return template.render(a=names[0], b=names[1], **given)
