@@ -25,7 +25,8 @@ from dti_repro.training.train_missing import train
 from tests.crash import assert_same, stop_after
 from tests.tiny import DIM
 
-METHODS = choices("method")
+ONE_CODE = ("ti_initial_norm", "ti_median_norm", "ti_pulled_norm", "ti_spread")  # as ti_mean_norm, with other settings
+METHODS = [pytest.param(name, marks=pytest.mark.slow if name in ONE_CODE else ()) for name in choices("method")]
 GROUPS = ("norm_control", "optim", "prior", "backbone", "concepts", "source", "device")
 Training = Callable[..., DictConfig]
 
@@ -49,7 +50,7 @@ def test_the_keys_of_a_yaml_are_its_constructors(path: Path) -> None:
         assert keys == settings
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", choices("method"))
 def test_the_keys_of_a_method_are_its_constructors(name: str, training: Training) -> None:
     node = training(f"method={name}").method
     assert {str(key) for key in node} - {"_target_"} - FOR_THE_RUN == _settings(get_class(node._target_))
@@ -69,7 +70,7 @@ def _settings(target: type) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "keys", [*([f"method={name}"] for name in METHODS), ["method.learn_magnitude=true"]], ids=" ".join
+    "keys", [*([f"method={name}"] for name in choices("method")), ["method.learn_magnitude=true"]], ids=" ".join
 )
 def test_shapes_and_gradients(keys: list[str], training: Training, checkpoint: Path) -> None:
     method = build(training(*keys).method, TokenMethod | DerivedMethod)

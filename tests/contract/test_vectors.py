@@ -28,8 +28,9 @@ from dti_repro.training.train_missing import train
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import build_tiny_sana
 
-METHODS = choices("method")
-TRAINED = [name for name in METHODS if name != "ti_rescaled"]  # its vectors are those of its source
+ONE_CODE = ("ti_initial_norm", "ti_median_norm", "ti_pulled_norm", "ti_spread")  # as ti_mean_norm, with other settings
+METHODS = [pytest.param(name, marks=pytest.mark.slow if name in ONE_CODE else ()) for name in choices("method")]
+TRAINED = [name for name in choices("method") if name not in (*ONE_CODE, "ti_rescaled")]  # the last has no training
 PATH_INIT = ["ti", "dti"]
 Training = Callable[..., DictConfig]
 
