@@ -52,8 +52,9 @@ class Seconds:
 class Case:
     """One backbone. sizes: the keys that shorten its trainings and drawings."""
 
-    def __init__(self, name: str, backbone: str, checkpoint: Path, cfg: DictConfig) -> None:
+    def __init__(self, name: str, backbone: str, checkpoint: Path, runs: Path, cfg: DictConfig) -> None:
         self.name = name
+        self._runs = runs
         self.cfg = cfg
         self._keys = [f"backbone={backbone}", f'backbone.path="{checkpoint}"', "concepts=toybox", "templates=toybox"]
         if backbone != "toybox":
@@ -64,7 +65,7 @@ class Case:
         keys = [f"method={method}", "concepts.names=[bird]", "trainer.accelerator=cpu", "trainer.progress=false"]
         keys += [f"trainer.steps={steps}", f"trainer.batch={self.cfg.batch}", f"trainer.threads={self.cfg.threads}"]
         with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            composed = hydra.compose("train", [*self._keys, *keys, f'runs="{tempfile.mkdtemp()}"'])
+            composed = hydra.compose("train", [*self._keys, *keys, f'runs="{tempfile.mkdtemp(dir=self._runs)}"'])
         self.backbone = load_backbone(composed.backbone, "cpu")
         return train(composed)[0]
 
@@ -141,8 +142,13 @@ def main(cfg: DictConfig) -> None:
     methods = [BASE, *(method for method in cfg.methods if method != BASE)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        narrow = narrow_sdxl(Path(folder))
-        for case in (Case("toybox", "toybox", PACKAGED, cfg), Case("narrow SDXL, 256 px", "sdxl", narrow, cfg)):
+        runs, narrow = Path(folder) / "runs", narrow_sdxl(Path(folder) / "narrow")
+        runs.mkdir()
+        for name, backbone, checkpoint in (
+            ("toybox", "toybox", PACKAGED),
+            ("narrow SDXL, 256 px", "sdxl", narrow),
+        ):
+            case = Case(name, backbone, checkpoint, runs, cfg)
             rows += rows_of(case, measure(case, methods, cfg.repeats))
     command = " ".join(["python benchmarks/method_cost.py", *sys.argv[1:]])
     write(rows, Path(cfg.out), command, cfg)

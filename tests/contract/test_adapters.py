@@ -213,3 +213,11 @@ def test_lora_is_saved_for_diffusers_too(training: Training) -> None:
     oft = train(training("adapter=oft", "trainer.steps=1"))[0]
     assert {path.name for path in adapter_folder(lora.embedding).iterdir()} == {CONFIG, WEIGHTS, DIFFUSERS_LORA}
     assert {path.name for path in adapter_folder(oft.embedding).iterdir()} == {CONFIG, WEIGHTS}
+
+
+@pytest.mark.parametrize("name", ["prospect", "neti"])
+def test_an_objective_that_reads_the_word_again_takes_a_method_of_timesteps(name: str, training: Training) -> None:
+    """The reference pass has no gradient, and the vectors that are made for it have none either."""
+    keys = ["adapter=lora", "adapter.objective.prompt=word", "trainer.pack=1", "trainer.steps=2"]
+    (folder,) = train(training(f"method={name}", *keys))
+    assert folder.is_done()

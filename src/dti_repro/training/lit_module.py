@@ -123,7 +123,7 @@ class InversionModule(pl.LightningModule):
             if class_word:
                 return self.backbone.encode_text(tokens)
             vectors = self.method(samples, t, chance)
-            if not isinstance(self.method, SharedVectors):
+            if torch.is_grad_enabled() and not isinstance(self.method, SharedVectors):
                 for rows in vectors.values():
                     rows.retain_grad()
                 self._produced.append((samples, vectors))
