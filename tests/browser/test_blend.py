@@ -6,7 +6,6 @@ It needs Playwright and a Chromium, as the report page's test does. SCREENSHOTS=
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from tests.e2e.blending import served
 from tests.e2e.trained import trained_run, vectors
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make browser-test")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: make browser-test")
 WIDTHS = {"wide": 1400, "narrow": 400}
 
 
@@ -28,14 +25,6 @@ def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     run = trained_run(tmp_path_factory.mktemp("blend") / "runs", words)
     with served(checkpoint, run) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(params=["wide-light", "narrow-dark"])

@@ -7,7 +7,6 @@ what it saw.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,6 @@ import pytest
 from tests.pages import Example
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make browser-test")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: make browser-test")
 LABELS = {
     "class": "class word",
     "ti": "TI",
@@ -34,14 +31,6 @@ WIDTHS = {"wide": 1400, "narrow": 400}
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example = Example(LABELS, steps=(5, 10), prompts=("a {} on a beach", "a {} in a hat", "<i>a</i> {}"))
     return example.made(tmp_path_factory.mktemp("page"))[0]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(params=["wide-light", "wide-dark", "narrow-light", "narrow-dark"])
