@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from dti_repro.experiments.runner import ExperimentRun, RowResult
 from dti_repro.experiments.spec import Experiment
 from dti_repro.experiments.statistics import MIN_SUBJECTS
-from dti_repro.inference.image_folder import PROMPT_KEYS
+from dti_repro.inference.image_folder import reading_of
 from dti_repro.launch.command_line import running_command
 
 NOT_IN_TABLE = ("runs", "out", "rows", "accelerator", "devices", "logger")  # keys that change no number of a table
@@ -44,6 +44,11 @@ _SIZES = (
     "the model is told the size of the square that it is trained on, without a crop (there: each photo's own size and "
     "the corner of its crop)"
 )
+_PADDING = "no prompt is padded (there: DTI's prompts begin with 0 to 15 zero vectors)"
+_PADDED = (
+    "As in the published code, and unequal (`backbone.as_published`): in training, prompts of DTI begin with 0 to 15 "
+    "zero vectors, and those of other methods with none. See docs/deviations.md."
+)
 DEVIATIONS = {
     "dti_repro.backbones.sdxl.StableDiffusionXL": (
         *_SHARED,
@@ -51,11 +56,7 @@ DEVIATIONS = {
         "all frozen weights have `backbone.dtype` (there: CLIP-L in float32, the others in bfloat16)",
         "a word of several vectors stands in a prompt once (there: twice in generation)",
     ),
-    "dti_repro.backbones.sana.Sana": (
-        *_SHARED,
-        _VAE,
-        "no prompt is padded (there: DTI's prompts begin with 0 to 15 zero vectors)",
-    ),
+    "dti_repro.backbones.sana.Sana": (*_SHARED, _VAE, _PADDING),
     "dti_repro.backbones.wan.Wan": (*_SHARED, _VAE),
 }
 
@@ -70,7 +71,7 @@ def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
     rows = [row for row in run.experiment.rows if row.bound is None]
     seeds = sorted({cfg.seed for row in rows for cfg in run.train_configs(row)})
     trained = f"{len(seeds)} training seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), " if seeds else ""
-    reading = {key: " ".join(backbone[key].split()) for key in PROMPT_KEYS if key in backbone}
+    reading = {key: " ".join(str(value).split()) for key, value in reading_of(backbone).items()}
     prompts = run.prompts()
     return (
         f"{len(run.concepts)} subjects ({', '.join(run.concepts)}), "
@@ -83,16 +84,17 @@ def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
 
 def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list[str]:
     """Return the notes under a table: those of every table, sources, differences to the published code, its yaml's."""
-    deviations = DEVIATIONS.get(backbone._target_, ())
-    if backbone.get("sizes") == "as_published":
-        deviations = tuple(deviation for deviation in deviations if deviation != _SIZES)
+    as_published = backbone.get("as_published", False)
+    repeated = {_VAE, _PADDING} if as_published else {_SIZES} if backbone.get("sizes") == "as_published" else set()
+    deviations = [deviation for deviation in DEVIATIONS.get(backbone._target_, ()) if deviation not in repeated]
     if deviations and masked:
-        deviations = (*deviations, MASK_DEVIATION)
+        deviations.append(MASK_DEVIATION)
     sources = sorted({row.published.source for row in experiment.rows if row.published})
     return [
         *NOTES,
         *(f"Published numbers: {source}." for source in sources),
         *(f"Differs from the published code: {deviation}. See docs/deviations.md." for deviation in deviations),
+        *([_PADDED] if as_published else []),
         *experiment.notes,
     ]
 

@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     noise: Tensor  # the same shape, what the denoiser has to predict
     chance: Tensor  # (n,) uniform numbers in [0, 1), for what a method draws at random
     extra: Tensor  # (n,) indices of the method's extra prompts
+    zeros: Tensor  # (n,) numbers of zero vectors before the prompts
 
     def part(self, samples: slice) -> Batch:
         """Return some of the samples."""
@@ -60,6 +61,7 @@ class ConceptDataset(Dataset[Batch]):
     seed: int
     samples: int  # of one optimizer step
     timesteps: int  # of the backbone
+    padded: bool = False  # whether zero vectors stand before the prompts
 
     @classmethod
     def encode(
@@ -73,6 +75,7 @@ class ConceptDataset(Dataset[Batch]):
         samples: int,
         cache: LatentCache,
         framing: Framing = CENTRE,
+        padded: bool = False,
     ) -> ConceptDataset:
         """Tokenize the templates, or the concept's captions in their place, and the extra prompts, and encode the
         photos. Print which words of captions are cut off. InputError for a photo that is damaged."""
@@ -99,6 +102,7 @@ class ConceptDataset(Dataset[Batch]):
             seed,
             samples,
             backbone.spec.timesteps,
+            padded,
         )
 
     def __getitem__(self, step: int) -> Batch:
@@ -116,6 +120,7 @@ class ConceptDataset(Dataset[Batch]):
             noise=torch.randn(shape, generator=random),
             chance=torch.rand(self.samples, generator=random),
             extra=torch.randint(extra, (self.samples,), generator=random),
+            zeros=self._zeros(step),
         )
 
     def evaluation(self, samples: int) -> Batch:
@@ -133,7 +138,17 @@ class ConceptDataset(Dataset[Batch]):
             noise=torch.randn(shape, generator=random),
             chance=torch.zeros(samples),
             extra=torch.zeros(samples, dtype=torch.long),
+            zeros=torch.zeros(samples, dtype=torch.long),
         )
+
+    def _zeros(self, step: int) -> Tensor:
+        """Return how many zero vectors stand before each prompt of a step. Where there are any, as the DTI paper's code
+        draws them: an exponential number with mean 2, at most 15, rounded down."""
+        numbers = torch.zeros(self.samples)
+        if self.padded:
+            random = generator(self.seed, self.concept.name, "zeros", step)
+            numbers.exponential_(1 / 2, generator=random).clamp_(max=15)
+        return numbers.long()
 
     def _photos(self, step: int) -> list[int]:
         """Return the photo of each sample of a step: all of one bucket, and each photo equally often."""

@@ -118,6 +118,7 @@ class InversionModule(pl.LightningModule):
             Tokens.concat([getattr(data[c], kind)[batch.template] for c, batch in pack.items()])
             for kind in ("tokens", "class_tokens")
         )
+        tokens = tokens.with_zeros(torch.cat([batch.zeros for batch in pack.values()]))
 
         def encoded(tokens: Tokens, class_word: bool) -> Conditioning:
             if class_word:

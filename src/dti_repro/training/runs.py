@@ -34,7 +34,14 @@ from dti_repro.errors import InputError
 from dti_repro.training.stop_rule import EVALUATED, stop_rule
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
-LATER = {"masks_in_loss": False, "crop": "centre", "sizes": "uncropped", "schedule": "constant", "warmup": 0}
+LATER = {
+    "masks_in_loss": False,
+    "crop": "centre",
+    "sizes": "uncropped",
+    "as_published": False,
+    "schedule": "constant",
+    "warmup": 0,
+}
 """Keys that came later -> the value at which a run is what it was before, and keeps its hash."""
 HASHED_STOP = ("stop", "stop_window", "stop_eps", "stop_batch")
 FOR_PROMPTS = ("class_word", "live")

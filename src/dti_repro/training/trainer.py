@@ -190,7 +190,10 @@ def _prepare(
         say_oddities(concept.name, concept.images, backbone.spec.resolution, whole=framing.crop == "none")
         initializer = _initializer(cfg, concept, backbone)
         texts = cfg.templates.prompts, method.extra_prompts(concept.live)
-        dataset = ConceptDataset.encode(backbone, concept, initializer, *texts, run.seed, samples, cache, framing)
+        padded = backbone.pads_directions and method.on_sphere
+        dataset = ConceptDataset.encode(
+            backbone, concept, initializer, *texts, run.seed, samples, cache, framing, padded
+        )
         folder, header = run.concept(concept.name), _header(run, concept, backbone)
         states.append(ConceptState(dataset, folder, header, cfg.trainer.steps, stop_rule(cfg.trainer)))
     return states
