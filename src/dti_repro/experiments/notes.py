@@ -8,7 +8,7 @@ from statistics import fmean
 from omegaconf import DictConfig
 
 from dti_repro.experiments.runner import ExperimentRun, RowResult
-from dti_repro.experiments.spec import Experiment
+from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.statistics import MIN_SUBJECTS
 from dti_repro.inference.image_folder import reading_of
 from dti_repro.launch.command_line import running_command
@@ -35,9 +35,14 @@ NOTES = (
 # Where a run on one of the paper's models differs from the published code, by the class of the backbone. See
 # docs/deviations.md.
 _SHARED = (
-    "photos are resized with Lanczos and cropped at the centre (there: bicubic, cropped at random)",
+    "photos are resized with Lanczos and cropped as `trainer.crop` says, by default at the centre (there: bicubic, "
+    "cropped at random)",
     "noise is drawn on the CPU (there: on the GPU)",
+    "the number of steps is fixed (there: chosen on the test prompts)",
+    "scores are means over images (there: the image score is a mean of the batches' means)",
 )
+_LEARNED = "what is learned, and its prior, are float32 (there: in bfloat16, where the text encoder is)"
+_CROSSINIT = "CrossInit's prior is the distance to the initial value (there: its mean square)"
 _VAE = "the autoencoder draws in float32 (there: in bfloat16)"
 MASK_DEVIATION = "masks are black or white, cut at 127 (there: the photo is multiplied by the grey value)"
 _SIZES = (
@@ -52,11 +57,12 @@ _PADDED = (
 DEVIATIONS = {
     "dti_repro.backbones.sdxl.StableDiffusionXL": (
         *_SHARED,
+        _LEARNED,
         _SIZES,
         "all frozen weights have `backbone.dtype` (there: CLIP-L in float32, the others in bfloat16)",
         "a word of several vectors stands in a prompt once (there: twice in generation)",
     ),
-    "dti_repro.backbones.sana.Sana": (*_SHARED, _VAE, _PADDING),
+    "dti_repro.backbones.sana.Sana": (*_SHARED, _LEARNED, _VAE, _PADDING),
     "dti_repro.backbones.wan.Wan": (*_SHARED, _VAE),
 }
 
@@ -89,6 +95,8 @@ def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list
     deviations = [deviation for deviation in DEVIATIONS.get(backbone._target_, ()) if deviation not in repeated]
     if deviations and masked:
         deviations.append(MASK_DEVIATION)
+    if deviations and any(map(_has_original_prior, experiment.rows)):
+        deviations.append(_CROSSINIT)
     sources = sorted({row.published.source for row in experiment.rows if row.published})
     return [
         *NOTES,
@@ -97,6 +105,10 @@ def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list
         *([_PADDED] if as_published else []),
         *experiment.notes,
     ]
+
+
+def _has_original_prior(row: RowSpec) -> bool:
+    return "method=crossinit" in row.overrides and "method.prior.distance=mse" not in row.overrides
 
 
 def steps_used(results: Sequence[RowResult]) -> list[str]:
