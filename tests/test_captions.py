@@ -16,8 +16,9 @@ from dti_repro.backbones.load import load_backbone
 from dti_repro.data.captions import with_captions
 from dti_repro.data.concept import Concept, Folder
 from dti_repro.data.latent_cache import LatentCache
+from dti_repro.data.views import Framing
 from dti_repro.errors import InputError
-from dti_repro.training.datamodule import ConceptDataset
+from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.train_missing import train
 
 Training = Callable[..., DictConfig]
@@ -41,7 +42,7 @@ def own(cfg: DictConfig, path: Path) -> DictConfig:
 
 def encoded(backbone: Backbone, concept: Concept, samples: int) -> ConceptDataset:
     initializer = backbone.embed_initializer(concept.name, concept.initializer, 0)
-    return ConceptDataset.encode(backbone, concept, initializer, ["a {}"], [], 0, samples, LatentCache(None, {}))
+    return ConceptDataset(backbone, concept, initializer, ["a {}"], [], 0, samples, LatentCache(None, {}), Framing())
 
 
 def test_each_photo_is_shown_with_its_caption(training: Training, photos: Path) -> None:

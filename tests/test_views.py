@@ -22,7 +22,7 @@ from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.masks import with_masks
 from dti_repro.data.views import Framing, buckets, cut, nearest_bucket
 from dti_repro.errors import InputError, OutOfMemoryError
-from dti_repro.training.datamodule import ConceptDataset
+from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.runs import hashed
 from dti_repro.training.train_missing import train
 from tests.crash import assert_same, stop_after
@@ -97,7 +97,7 @@ def test_a_step_is_of_one_bucket_and_each_photo_is_shown_equally_often(training:
     concept = concept_of(photos)
     initializer = backbone.embed_initializer("rex", "cat", 0)
     cache = LatentCache(None, {})
-    data = ConceptDataset.encode(backbone, concept, initializer, ["a {}"], [], 0, 3, cache, Framing("none"))
+    data = ConceptDataset(backbone, concept, initializer, ["a {}"], [], 0, 3, cache, Framing("none"))
     shown: Counter[int] = Counter()
     shapes = set()
     for step in range(2 * len(SHAPES)):
@@ -191,7 +191,7 @@ def test_sdxl_is_told_the_sizes_that_were_asked_for(photos: Path, tmp_path: Path
         ("as_published", Framing("none"), (16, 64, 0, 0, 8, 32)),
     ):
         backbone = backbones[sizes]
-        views = EncodedViews.encode(backbone, concept_of(photos), LatentCache(None, {}), framing, 0)
+        views = EncodedViews(backbone, concept_of(photos), LatentCache(None, {}), framing, 0)
         index = torch.tensor([0])
         noise = torch.randn(1, *views.shape(index), generator=torch.Generator().manual_seed(0))
         latents, t = views.sample(index, noise), torch.tensor([500])

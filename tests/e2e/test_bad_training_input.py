@@ -41,7 +41,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         (["method.magnitude=nan"], "magnitude is nan"),
         (["method.magnitude=biggest"], "magnitude is biggest: mean, min"),
         (["method=ti_rescaled", "method.magnitude=biggest"], "biggest"),
-        (["method.init=zero"], "method.init 'zero' is none of token"),
+        (["method.init=zero"], "method.init 'zero' is none of token, .*, contextual, and no embedding"),
         (["method=crossinit", "method.prior.distance=l1"], "distance is l1: unsquared or mse"),
         (["+method.foo=1"], "foo"),
         (["method=ti", "optim=spherical_sgd"], "method 'ti'.*SphericalSGD"),

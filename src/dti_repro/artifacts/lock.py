@@ -15,13 +15,15 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from dti_repro.errors import InputError
 
+T = TypeVar("T")
 HEARTBEAT = 15.0  # seconds between two heartbeats
 STALE = 90.0  # seconds without a heartbeat after which an owner counts as dead
 
@@ -87,6 +89,21 @@ def locked(file: Path, message: str) -> Iterator[None]:
         stack.callback(os.ftruncate, descriptor, 0)
         stack.enter_context(_heartbeat(descriptor))
         yield
+
+
+@contextmanager
+def locked_if_free(items: Iterable[tuple[T, Path, str]], busy: list[BusyError]) -> Iterator[list[T]]:
+    """Lock what no other process has of (item, lock file, message), and yield these items. The errors of the others are
+    added to `busy`."""
+    with ExitStack() as stack:
+        free = []
+        for item, file, message in items:
+            try:
+                stack.enter_context(locked(file, message))
+                free.append(item)
+            except BusyError as error:
+                busy.append(error)
+        yield free
 
 
 def _acquire(descriptor: int, file: Path, message: str) -> None:

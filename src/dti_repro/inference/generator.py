@@ -6,7 +6,7 @@ Imports no torch unless something is missing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.adapters.attach import adapted, check_adapters
 from dti_repro.artifacts.files import atomic_write, refuse_links, writing
-from dti_repro.artifacts.lock import BusyError, locked
+from dti_repro.artifacts.lock import BusyError, locked_if_free
 from dti_repro.artifacts.manifest import NAME, ManifestImage
 from dti_repro.backbones.location import located
 from dti_repro.config import target
@@ -104,15 +104,9 @@ def _print_cut_prompts(lost: Mapping[str, str]) -> None:
 @contextmanager
 def _locked(image_folders: Sequence[ImageFolder], busy: list[BusyError]) -> Iterator[list[ImageFolder]]:
     """Lock the folders and remove old files from them. The errors of those that another process has go to `busy`."""
-    with ExitStack() as stack:
-        locked_folders = []
-        for image_folder in image_folders:
-            try:
-                stack.enter_context(locked(image_folder.path / "lock", f"folder {image_folder.path} is being drawn"))
-            except BusyError as error:
-                busy.append(error)
-                continue
-            locked_folders.append(image_folder)
+    locks = ((folder, folder.path / "lock", f"folder {folder.path} is being drawn") for folder in image_folders)
+    with locked_if_free(locks, busy) as locked_folders:
+        for image_folder in locked_folders:
             missing = image_folder.missing()  # another process may have drawn some meanwhile
             manifest = image_folder.path / NAME
             with writing(manifest):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dti_repro.artifacts.files import atomic_write, writing
+from dti_repro.artifacts.files import write_file, writing
 from dti_repro.artifacts.run_dir import ConceptFolder, is_whole, log_column
 from dti_repro.errors import InputError
-from dti_repro.training.datamodule import ConceptDataset
+from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.stop_rule import EVALUATED, VarianceStop
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
@@ -74,8 +74,7 @@ class ConceptState:
         }
         buffer = io.BytesIO()  # torch writes the file's name into the file: go through memory
         torch.save(checkpoint, buffer)
-        with atomic_write(self.folder.checkpoint) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        write_file(self.folder.checkpoint, buffer.getvalue())
 
     def resume(self, learned: nn.Module, optimizers: Sequence[Optimizer], snapshots: Sequence[int]) -> None:
         """Go on from last.ckpt, unless there is none, or log.csv ends before it, or a snapshot before it is missing.
@@ -120,8 +119,7 @@ class ConceptState:
         """Drop rows after the checkpoint's: a process may have died between the two files, or within a row."""
         if self.folder.log.is_file():
             lines = self.folder.log.read_text().split("\n")[: step + 1] if step else [",".join(self.columns)]
-            with atomic_write(self.folder.log) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
+            write_file(self.folder.log, "".join(f"{line}\n" for line in lines))
 
 
 def _sorted(content: Mapping[str, Any]) -> dict[str, Any]:
