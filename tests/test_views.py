@@ -51,12 +51,6 @@ def concept_of(photos: Path) -> Concept:
     return Folder(str(photos), initializer="cat").load()[0]
 
 
-def own(cfg: DictConfig, photos: Path) -> DictConfig:
-    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(photos), "initializer": "cat"}
-    cfg.concepts = OmegaConf.create(node)
-    return cfg
-
-
 def test_buckets_are_those_that_sdxl_was_trained_with() -> None:
     """Podell et al. 2023, appendix I, heights and widths of its list up to the square."""
     published = """512x2048 512x1984 512x1920 512x1856 576x1792 576x1728 576x1664 640x1600 640x1536 704x1472 704x1408
@@ -123,15 +117,15 @@ def test_square_photos_are_learned_as_without_a_crop(crop: str, training: Traini
 
 @pytest.mark.parametrize("crop", ["random", "none"])
 def test_an_interrupted_training_goes_on_to_the_same_bytes(
-    crop: str, training: Training, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crop: str, of_photos: Training, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = (f"trainer.crop={crop}", "trainer.checkpoint_every=2")
-    whole = train(own(training(*keys, f"runs={tmp_path / 'whole'}"), photos))[0]
+    whole = train(of_photos(photos, *keys, f"runs={tmp_path / 'whole'}"))[0]
     stop_after(monkeypatch, 3)
     with pytest.raises(OutOfMemoryError):
-        train(own(training(*keys), photos))
+        train(of_photos(photos, *keys))
     monkeypatch.undo()
-    assert_same(train(own(training(*keys), photos))[0], whole)
+    assert_same(train(of_photos(photos, *keys))[0], whole)
 
 
 @pytest.mark.parametrize("fuse", [True, False])

@@ -124,7 +124,7 @@ def test_a_read_only_folder_is_one_line(
 
 
 def test_an_image_that_vanishes_in_mid_run_is_named_and_the_rest_is_kept(
-    drawn: Callable[[str], DictConfig], training: Training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    drawn: Callable[[str], DictConfig], of_photos: Training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cfg = drawn("a")
     (picture,) = tmp_path.rglob("p001_s0.png")
@@ -137,8 +137,7 @@ def test_an_image_that_vanishes_in_mid_run_is_named_and_the_rest_is_kept(
     photo = tmp_path / "rex" / "0.png"
     photo.parent.mkdir()
     photo.write_bytes(kept)
-    own = training()
-    own.concepts = {"_target_": "dti_repro.data.concept.Folder", "path": str(photo.parent), "initializer": "cat"}
+    own = of_photos(photo.parent)
     monkeypatch.setattr("dti_repro.training.trainer.load_backbone", _vanish(photo))
     with pytest.raises(InputError, match=r"0\.png does not exist"):
         train(own)

@@ -197,17 +197,15 @@ def test_names_stay_in_their_folder(name: str) -> None:
 
 
 def test_prompts_and_placeholders_are_text_and_never_a_path(
-    training: Training, compose: Training, tmp_path: Path
+    of_photos: Training, compose: Training, tmp_path: Path
 ) -> None:
     """Slashes, 300 characters and any script may stand in a word or a prompt: files are called by numbers."""
     photos = tmp_path / "deep" / "photos"
     photos.mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(photos / "a.png")
     word = "<../../" + "x" * 300 + "\u732b>"
-    cfg = training(f"runs={tmp_path / 'deep' / 'runs'}", "trainer.steps=1")
-    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(photos), "name": "rex", "initializer": "cat"}
-    cfg.concepts = {**node, "placeholder": word}
-    (folder,) = train(cfg)
+    runs = f"runs={tmp_path / 'deep' / 'runs'}"
+    (folder,) = train(of_photos(photos, runs, "trainer.steps=1", name="rex", placeholder=word))
     assert load_embedding(folder.embedding)[0] == word
     texts = ["a {} /../../etc/passwd", "\u732b {} " + "y" * 300]
     asked = f"prompts={json.dumps(texts, ensure_ascii=False)}"
