@@ -100,31 +100,6 @@ def test_photos_that_are_not_there_say_where_they_come_from(tmp_path: Path) -> N
         Collection("dreambooth", str(tmp_path)).load()
 
 
-@pytest.mark.parametrize(
-    ("index", "words"),
-    [
-        ("rex: {class: dog, live: yes please}", "rex.live: Input should be a valid boolean"),
-        ("rex: {initializer: dog}", "rex.class: Field required"),
-        ("rex: dog", "rex: .*write an entry as `rex: {class: dog"),
-        ("7: {class: dog}", "7.*: Input should be a valid string"),
-        ("rex: {class: 7}", "rex.class: Input should be a valid string"),
-        ("", "has no concepts"),
-        ("../rex: {class: dog}", "cannot be a file name"),
-    ],
-)
-def test_an_index_of_the_user(index: str, words: str, tmp_path: Path) -> None:
-    pets = tmp_path / "pets.yaml"
-    photos(tmp_path / "photos", "tom")
-    pets.write_text("tom: {class: cat, live: true, initializer: tabby cat}")
-    (tom,) = Collection(str(pets), str(tmp_path / "photos")).load()
-    assert (tom.initializer, tom.class_word, tom.live) == ("tabby cat", "cat", True)
-    pets.write_text(index)
-    (tmp_path / "rex").mkdir()
-    with pytest.raises(InputError, match=words) as error:
-        Collection(str(pets), str(tmp_path / "photos"), "all").load()
-    assert "\n" not in str(error.value)
-
-
 @pytest.fixture
 def settings(checkpoint: Path) -> Callable[..., tuple[DictConfig, GenerationConfig]]:
     def of(*overrides: str) -> tuple[DictConfig, GenerationConfig]:
