@@ -1,17 +1,15 @@
-"""Which files of a folder are photos, what is said of the others, and how a folder is named on the command line."""
+"""Which files of a folder are photos, and what is said of the others."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from dti_repro.data.masks import check_masks
 from dti_repro.data.photos import list_photos, load_photo, say_oddities
 from dti_repro.errors import InputError
-from dti_repro.launch.command_line import quote_paths
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -101,35 +99,3 @@ def test_a_photo_or_mask_that_is_postscript_inside_is_not_run(tmp_path: Path, mo
         load_photo(tmp_path / "evil.png")
     with pytest.raises(InputError, match=r"rex/a\.png cannot be read: not an image"):
         check_masks(tmp_path, "rex", [tmp_path / "a.png"])
-
-
-@pytest.mark.parametrize(
-    ("typed", "value"),
-    [
-        ("path=/a/My Photos", "/a/My Photos"),
-        ("path=/a/My Photos (1)", "/a/My Photos (1)"),
-        ("path=photos(1)", "photos(1)"),
-        ("path=/a/Rex's été & more!", "/a/Rex's été & more!"),
-        ("path=~/photos", "/home/rex/photos"),
-        ("path=~/My Photos (1)", "/home/rex/My Photos (1)"),
-        ('path="a, b"', "a, b"),
-        ("path=", ""),
-        ("files=[/a/b (1).safetensors,~/c.safetensors]", ["/a/b (1).safetensors", "/home/rex/c.safetensors"]),
-        ("run=runs/x/seed_42", "runs/x/seed_42"),
-        ("train=[trainer.steps=4,seed=0]", ["trainer.steps=4", "seed=0"]),
-        ("prompts=['a {} = (b)', c]", ["a {} = (b)", "c"]),
-        ("kappa=1e-4", 1e-4),
-        ("names=[a,1]", ["a", 1]),
-        ("x=int(3)", 3),
-    ],
-)
-def test_a_path_on_the_command_line_is_taken_as_it_is(
-    typed: str, value: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", "/home/rex")
-    assert OverridesParser.create().parse_override(quote_paths(typed)).value() == value
-
-
-@pytest.mark.parametrize("argument", ["--cfg=job", "--config-dir=/a=b (c)", "-m", "path", "x=range(1,3)", "x={a: (b}"])
-def test_what_is_no_path_stays(argument: str) -> None:
-    assert quote_paths(argument) == argument

@@ -40,11 +40,9 @@ class EncodedViews:
             self._weights = [_weights(bucket, p.mean.shape[-2:]).to(backbone.device) for bucket, p in buckets]
 
     def bucket_of_photos(self) -> list[int]:
-        """Return the bucket of each photo."""
         return list(dict(zip(self.photo, self.bucket, strict=True)).values())
 
     def views_of(self, photo: int) -> list[int]:
-        """Return the views of a photo."""
         return [view for view, of in enumerate(self.photo) if of == photo]
 
     def shape(self, index: Tensor) -> tuple[int, ...]:

@@ -61,7 +61,6 @@ class Blend:
         return self._ends.names
 
     def load(self) -> None:
-        """Load the model."""
         import torch
 
         from dti_repro.backbones.load import load_backbone

@@ -97,8 +97,6 @@ class BlendServer(ThreadingMixIn, TCPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
-
     server: BlendServer
     server_version, sys_version = "dti", ""
     timeout = 10  # seconds that a request may take to arrive

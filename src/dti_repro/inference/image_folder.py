@@ -74,7 +74,6 @@ class Subject:
 
     @property
     def phrase(self) -> str:
-        """What fills the prompt's field."""
         return f"{self.word} {self.behind}".rstrip()
 
 

@@ -33,7 +33,6 @@ class Batch(NamedTuple):
     extra: Tensor  # (n,) indices of the method's extra prompts
 
     def part(self, samples: slice) -> Batch:
-        """Return some of the samples."""
         return Batch(*(tensor[samples] for tensor in self))
 
     def to(self, device: torch.device) -> Batch:

@@ -46,7 +46,6 @@ class ConceptState:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of log.csv."""
         return COLUMNS if self.stop is None else (*COLUMNS, EVALUATED)
 
     @property
