@@ -121,7 +121,8 @@ def _acquire(descriptor: int, file: Path, message: str) -> None:
     if owner is not None:
         requeued = owner.job == here.job != "" and owner.starts < here.starts
         if owner.host == here.host:
-            alive = not has_kernel_lock and owner.process != here.process and _process_exists(owner.process)
+            runs = owner.process != here.process and Path(f"/proc/{owner.process}").exists()
+            alive = runs and not has_kernel_lock
         else:
             alive = _seconds_since_heartbeat(descriptor, file.parent) < STALE
         if alive and not requeued:
@@ -136,14 +137,6 @@ def _seconds_since_heartbeat(descriptor: int, folder: Path) -> float:
         now.write(b".")
         now.flush()
         return abs(os.fstat(now.fileno()).st_mtime - os.fstat(descriptor).st_mtime)
-
-
-def _process_exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH  # EPERM: a process of another user
-    return True
 
 
 @contextmanager
