@@ -78,8 +78,10 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
     trained = 0
     busy: list[BusyError] = []
     for k in range(0, len(concepts), cfg.trainer.pack):
-        with _lock_pending(cfg, run, concepts[k : k + cfg.trainer.pack], busy) as pending:
-            if pending:
+        pack = concepts[k : k + cfg.trainer.pack]
+        locks = ((c, run.concept(c.name).lock, f"concept '{c.name}' is being trained") for c in pack)
+        with locked_if_free(locks, busy) as mine:
+            if pending := _pending(cfg, run, mine):
                 (_derive if isinstance(method, DerivedMethod) else _train_pack)(cfg, run, pending)
                 trained += len(pending)
     if busy:
@@ -121,23 +123,17 @@ def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
         raise InputError(f"optim: {name} cannot step from the gradients alone ({error}): choose another one") from error
 
 
-@contextmanager
-def _lock_pending(
-    cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], busy: list[BusyError]
-) -> Iterator[list[Concept]]:
-    """Lock the concepts' folders and write config.yaml and concept.json. Yield the concepts that are not complete. A
-    concept that another process trains is left out, and its error is added to `busy`."""
-    locks = ((c, run.concept(c.name).lock, f"concept '{c.name}' is being trained") for c in concepts)
-    with locked_if_free(locks, busy) as mine:
-        if mine and not has_content(run.config):
-            write_file(run.config, OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
-        pending = [concept for concept in mine if not is_complete(cfg, run.concept(concept.name))]
-        for concept in pending:
-            folder = run.concept(concept.name)
-            if not folder.metadata.is_file():  # nobody can say on which photos its checkpoint was trained
-                folder.checkpoint.unlink(missing_ok=True)
-            write_json(folder.metadata, concept_metadata(concept, start_of(cfg, concept)))
-        yield pending
+def _pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> list[Concept]:
+    """Return which of these locked concepts are not complete, and write config.yaml and their concept.json."""
+    if concepts and not has_content(run.config):
+        write_file(run.config, OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
+    pending = [concept for concept in concepts if not is_complete(cfg, run.concept(concept.name))]
+    for concept in pending:
+        folder = run.concept(concept.name)
+        if not folder.metadata.is_file():  # nobody can say on which photos its checkpoint was trained
+            folder.checkpoint.unlink(missing_ok=True)
+        write_json(folder.metadata, concept_metadata(concept, start_of(cfg, concept)))
+    return pending
 
 
 def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
