@@ -164,7 +164,7 @@ class PackDataset(Dataset[dict[int, Batch]]):
 
     def __init__(self, states: Sequence[ConceptState]) -> None:
         self._states = states
-        self._steps = max(0 if state.finished else state.steps - state.step for state in states)
+        self._steps = max(0 if state.finished else state.trainer.steps - state.step for state in states)
 
     def __len__(self) -> int:
         return self._steps

@@ -34,12 +34,7 @@ class InversionModule(pl.LightningModule):
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        adapter: Adapter,
-        method: TokenMethod,
-        states: Sequence[ConceptState],
-        cfg: DictConfig,
+        self, backbone: Backbone, adapter: Adapter, method: TokenMethod, states: Sequence[ConceptState], cfg: DictConfig
     ) -> None:
         """adapter: attached to the backbone. states: of the method's concepts, in their order. cfg: of the training."""
         super().__init__()

@@ -31,7 +31,7 @@ from dti_repro.config.values import Init
 from dti_repro.data.captions import CAPTIONS
 from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
-from dti_repro.training.stop_rule import EVALUATED, stop_rule
+from dti_repro.training.stop_rule import EVALUATED, has_settled
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
 LATER = {"masks_in_loss": False, "crop": "centre", "sizes": "uncropped", "schedule": "constant", "warmup": 0}
@@ -142,8 +142,8 @@ def _has_ended(cfg: DictConfig, folder: ConceptFolder) -> bool:
     """Return whether the log goes to the last step, or to the one at which the training stopped."""
     if folder.logged() == cfg.trainer.steps:
         return True
-    rule = stop_rule(cfg.trainer)
-    return rule is not None and folder.log.is_file() and rule(log_column(folder.log, EVALUATED))
+    may_stop = cfg.trainer.stop is not None and folder.log.is_file()
+    return may_stop and has_settled(log_column(folder.log, EVALUATED), cfg.trainer)
 
 
 def concept_metadata(concept: Concept, start: Path | None = None) -> dict[str, Any]:

@@ -52,7 +52,6 @@ from dti_repro.training.runs import (
     source_config,
     start_of,
 )
-from dti_repro.training.stop_rule import stop_rule
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -174,8 +173,8 @@ def _prepare(
         initializer = _initializer(cfg, concept, backbone)
         texts = cfg.templates.prompts, method.extra_prompts(concept.live)
         dataset = ConceptDataset(backbone, concept, initializer, *texts, run.seed, samples, cache, framing)
-        folder, header = run.concept(concept.name), run.header(concept.name, concept.initializer)
-        states.append(ConceptState(dataset, folder, header, cfg.trainer.steps, stop_rule(cfg.trainer)))
+        header = run.header(concept.name, concept.initializer)
+        states.append(ConceptState(dataset, run.concept(concept.name), header, cfg.trainer))
     return states
 
 
