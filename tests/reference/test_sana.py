@@ -25,7 +25,7 @@ from dti_repro.config import CONF
 from dti_repro.data.prompts import Prompt, PromptSet
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, Subject, build_image_folder
-from dti_repro.training.datamodule import Batch, ConceptDataset
+from dti_repro.training.batches import Batch, ConceptDataset
 from dti_repro.training.runs import hashed
 from dti_repro.training.train_missing import train
 from tests.tiny_flow import DIM, SIDE
