@@ -32,7 +32,7 @@ def write_result(
     versions = ", ".join(f"{library} {version(library)}" for library in libraries)
     machine = f"{processor()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {versions}"
     measured = f"{machine}; load average at the end {os.getloadavg()[0]:.1f}. Measured at commit {commit(HERE)}."
-    lines = [f"# {title}", "", about, "", measured, "", markdown(rows), "", *more]
+    lines = [f"# {title}", "", about, "", measured, "", markdown(rows), *more]
     with atomic_write(folder / f"{name}.md") as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
