@@ -3,6 +3,7 @@ AdamW's."""
 
 import copy
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from dti_repro.config import CONF, validate
 from dti_repro.errors import InputError
 from dti_repro.experiments.runner import ExperimentRun, check_rows, choose_rows, load_run
 from dti_repro.experiments.search import quality, scaled, write_searched
-from dti_repro.experiments.spec import Experiment, parse_experiment
+from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.experiments.training_columns import norm_on_noise
 from dti_repro.launch.command_line import compose
 from dti_repro.metrics.catalogue import metric_config
@@ -103,17 +104,23 @@ def test_searched_rows_take_what_the_search_wrote(tmp_path: Path) -> None:
     assert write_searched(path, [row for row in experiment.rows if row.method], found) == {"ti": "ti2"}
     again = parse({"rows": [{"name": "ti", "searched": "ti"}]}, path)
     assert again.rows[0].overrides == ("method=ti", "optim.lr=2")
-    with pytest.raises(InputError, match="has no 'dti'"):
-        parse({"rows": [{"name": "dti", "searched": "dti"}]}, path)
+    other = RowSpec("dti1", overrides=("method=dti",), method="dti")
+    write_searched(path, [other], {"dti1": scores})  # another search, of another method
+    both = parse({"rows": [{"name": method, "searched": method} for method in ("ti", "dti")]}, path)
+    assert [row.overrides for row in both.rows] == [("method=ti", "optim.lr=2"), ("method=dti",)]
 
 
-def test_searched_rows_are_left_out_before_there_was_a_search() -> None:
+def test_searched_rows_are_left_out_before_there_was_a_search(tmp_path: Path) -> None:
     claims = [{**CLAIM, "worse": w} for w in ("ti", "ti_searched")]
     rows = [*BASE["rows"], {"name": "ti_searched", "searched": "ti"}]
     experiment = parse({"rows": rows, "claims": claims})
     assert [row.name for row in experiment.rows] == ["ti", "dti"]
     assert [claim.worse for claim in experiment.claims] == ["ti"]
     assert "1 searched rows are left out" in experiment.notes[0]
+    (tmp_path / "searched.yaml").write_text("dti: {overrides: [method=dti]}")
+    experiment = parse({"rows": rows, "claims": claims}, tmp_path / "searched.yaml")
+    assert [row.name for row in experiment.rows] == ["ti", "dti"]
+    assert "searched.yaml has no ti." in experiment.notes[0]
 
 
 def test_the_criterion_is_the_geometric_mean_between_the_bounds() -> None:
@@ -245,6 +252,12 @@ def test_adamw_inflates_noise_as_was_measured(lr: float, times: float) -> None:
     optim = OmegaConf.merge(OmegaConf.load(CONF / "optim" / "adamw.yaml"), {"lr": lr})
     assert norm_on_noise(optim, 0.32, dim=256, steps=400) / 0.32 == pytest.approx(times, rel=0.15)
     assert norm_on_noise(optim, 0.32, dim=256, steps=0) == pytest.approx(0.32)
+
+
+def test_every_method_of_the_table_of_methods_has_six_searched_settings() -> None:
+    searched = [row["searched"] for row in content("methods")["rows"] if "searched" in row]
+    rows = [row for name in ("search", "methods_search") for row in content(name)["rows"]]
+    assert Counter(row["method"] for row in rows if "method" in row) == dict.fromkeys(searched, 6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -150,7 +150,7 @@ def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(t
     under a table on one of the paper's models say where its code does otherwise."""
     ti = row("ti", 0.5)
     both = replace(ti, scores={"image": ti.scores["text"], "text": ti.scores["text"]})
-    rows = (RowSpec("ti", "TI", ("method=ti",)),)
+    rows = (RowSpec("ti", "TI", ("method=ti",)), RowSpec("crossinit", "CrossInit", ("method=crossinit",)))
     experiment = Experiment("x", "X", (), {"image": "i", "text": "t"}, "image", ("text",), rows)
 
     def table(masked: bool, *setup: str) -> str:
@@ -171,6 +171,12 @@ def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(t
     sana = table(False, "backbone=sana_1600m", "backbone.instruction='Say:\nit'")
     assert "as they are. Prompts are read with `backbone.instruction=Say: it`. " in sana
     assert "(there: DTI's prompts begin with 0 to 15 zero vectors)" in sana
+    published = table(False, "backbone=sana_1600m", "backbone.as_published=true")
+    assert "Prompts are read with `backbone.as_published=True`. " in published
+    assert "unequal (`backbone.as_published`): in training, prompts of DTI begin with 0 to 15 zero vectors" in published
+    assert "(there: in bfloat16)" in sana
+    assert "(there: in bfloat16)" not in published
+    assert "CrossInit's prior is the distance to the initial value (there: its mean square)" in sana
     assert "cut at 127" not in sana
 
 

@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 CHUNK = 1 << 14  # rows of a vocabulary that are converted to float64 at once
+ZERO = -2
+"""The position at which a text encoder reads a vector of zeros."""
 
 TokenVectors = dict[str, Tensor]
 """Text encoder -> (batch, layers, vectors, dim). layers is 1, or the number of cross-attention layers of the denoiser
@@ -90,7 +92,8 @@ class InitializerEmbedding:
 @dataclass(frozen=True)
 class Tokens:
     """Prompts as ids, per text encoder (batch, length). `positions` says where learned vectors are: at a position
-    s >= 0 of prompt b the encoder reads vectors[b, layer, s] instead of the table; elsewhere positions are -1."""
+    s >= 0 of prompt b the encoder reads vectors[b, layer, s] instead of the table, at ZERO zeros; elsewhere positions
+    are -1."""
 
     ids: Mapping[str, Tensor]
     positions: Mapping[str, Tensor]
@@ -104,6 +107,17 @@ class Tokens:
     def repeat(self, times: int) -> Tokens:
         """Return each prompt so many times in a row."""
         return self._map(lambda tensor: tensor.repeat_interleave(times, dim=0))
+
+    def with_zeros(self, counts: Tensor) -> Tokens:
+        """Return prompt b with counts[b] zero vectors behind its first token, and as many tokens fewer at its end."""
+        ids, positions = {}, {}
+        for name, row in self.ids.items():
+            place = torch.arange(row.shape[1], device=row.device)
+            source = (place - counts[:, None]).clamp(min=0)
+            zeros = (place > 0) & (place <= counts[:, None])
+            ids[name] = row.gather(1, source)
+            positions[name] = self.positions[name].gather(1, source).masked_fill(zeros, ZERO)
+        return Tokens(ids, positions)
 
     @property
     def have_vectors(self) -> bool:
@@ -197,6 +211,8 @@ class Backbone(nn.Module, ABC):
     """The sides of an image are multiples of this number of pixels."""
     SUPPORTS: ClassVar[frozenset[Support]] = frozenset()
     """What methods may ask of it."""
+    pads_directions: bool = False
+    """Whether zero vectors stand before the training prompts of methods that learn unit directions."""
 
     @property
     @abstractmethod

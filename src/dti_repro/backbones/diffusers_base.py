@@ -221,12 +221,15 @@ class DiffusersBackbone(Backbone):
         distinct = list(dict.fromkeys(prompts))  # several seeds of a prompt share its encoding
         index = [distinct.index(prompt) for prompt in prompts]
         tokens = self.tokenize(distinct, counts, self.generation_prefix)
+        negative_learned = self.tokenize([negative_prompt], counts, "").have_vectors
+        # without a learned word it is the same at every timestep
+        fixed = None if negative_learned else self._encode_negative(negative_prompt, counts, None)
 
         def encoded(t: Tensor) -> tuple[Conditioning, Conditioning]:
             vectors = joined([word.at(t) for word in learned.values()])
             vectors = {name: rows.to(self.device, torch.float32) for name, rows in vectors.items()}
             conditional = self.encode_text(tokens, vectors)[index]
-            unconditional = self._encode_negative(negative_prompt, counts, vectors)
+            unconditional = self._encode_negative(negative_prompt, counts, vectors) if fixed is None else fixed
             return conditional, unconditional.lengthened(conditional.hidden.shape[1])
 
         pipeline = self._pipeline(self._sampler(self.generation_scheduler, sampler, sampler_options))

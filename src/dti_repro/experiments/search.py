@@ -14,7 +14,7 @@ import yaml
 
 from dti_repro.artifacts.files import atomic_write
 from dti_repro.experiments.runner import RowResult, means_of
-from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.experiments.spec import Experiment, RowSpec, read_searched
 from dti_repro.experiments.training_columns import number
 from dti_repro.metrics.evaluator import ScoreFile, mismatched
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dti_repro.experiments.tables import SubjectMeans
 
 COLUMNS = ("scaled image", "scaled text", "criterion")
-HEADER = """# Written by `python -m dti_repro.benchmark experiment=search`.
-# The searched rows of the main table read it.
+HEADER = """# Written by `python -m dti_repro.benchmark experiment=search` and other searches, each its own methods.
+# Searched rows read it.
 """
 
 
@@ -88,9 +88,11 @@ def best_rows(rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]])
 
 
 def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """Write each method's best row and return method -> row name. found: row name -> what `quality` returns."""
+    """Write each method's best row, beside what other searches wrote of other methods, and return method -> row name.
+    found: row name -> what `quality` returns."""
     best = best_rows(rows, found)
-    content = {
+    before = read_searched(path) if path.is_file() else {}
+    content = before | {
         method: {
             "row": row.name,
             "overrides": list(row.overrides),

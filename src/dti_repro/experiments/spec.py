@@ -162,25 +162,28 @@ class _YamlExperiment(Experiment):
 def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
     """Return the experiment of a plain nested mapping. InputError that names the experiment and the key.
 
-    `searched` is the file that a search wrote; rows that say `searched: <method>` take their overrides from it. Before
-    there was a search they are left out, with the claims about them, and a note says so.
+    `searched` is the file that searches write; rows that say `searched: <method>` take their overrides from it. Before
+    there was a search of the method they are left out, with the claims about them, and a note says so.
     """
     content = {**config, "name": name} if isinstance(config, Mapping) else config
     try:
         written = TypeAdapter(_YamlExperiment).validate_json(json.dumps(content))
     except ValidationError as error:
         raise InputError(f"experiment '{name}'{_explain(error.errors()[0], content)}") from error
-    waiting = {row.name for row in written.rows if row.searched and not searched.is_file()}
+    wanted = [row for row in written.rows if row.searched]
+    chosen = read_searched(searched) if wanted and searched.is_file() else {}
+    waiting = {row.name: row.searched for row in wanted if row.searched not in chosen}
     rows = tuple(
-        replace(row, overrides=row.overrides + _chosen(row.searched, searched)) if row.searched else row
+        replace(row, overrides=row.overrides + _overrides(chosen, row.searched, searched)) if row.searched else row
         for row in written.rows
         if row.name not in waiting
     )
     rows = tuple(drawn for row in rows for drawn in (at_steps(row, written.snapshots) or [row]))
-    claims = [claim for claim in written.claims if not {claim.better, claim.worse} & waiting]
+    claims = [claim for claim in written.claims if not {claim.better, claim.worse} & waiting.keys()]
     notes = written.notes
     if waiting:
-        notes += (f"{len(waiting)} searched rows are left out: {searched.name} comes from experiment=search.",)
+        methods = ", ".join(dict.fromkeys(waiting.values()))
+        notes += (f"{len(waiting)} searched rows are left out: {searched.name} has no {methods}. A search writes it.",)
     known = {field.name: getattr(written, field.name) for field in fields(Experiment)}
     experiment = Experiment(**known | {"rows": rows, "notes": notes, "claims": ()})
     if problem := next(_problems(experiment, claims), None):
@@ -207,10 +210,12 @@ def _explain(error: ErrorDetails, content: Any) -> str:
     return f"{where}: {'.'.join(map(str, place))}{given}: {needed}"
 
 
-def _chosen(method: str, searched: Path) -> Texts:
-    chosen = read_yaml(searched)
-    if method not in chosen:
-        raise InputError(f"{searched} has no '{method}': the search has no row of this method")
+def read_searched(path: Path) -> dict[str, Any]:
+    """Return method -> what a search wrote of its best row."""
+    return check_value(read_yaml(path), dict[str, Any], str(path))
+
+
+def _overrides(chosen: Mapping[str, Any], method: str, searched: Path) -> Texts:
     row = check_value(chosen[method], dict[str, Any], f"{searched}: {method}")
     return check_value(row.get("overrides"), Texts, f"{searched}: {method}.overrides")
 

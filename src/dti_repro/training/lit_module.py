@@ -109,6 +109,7 @@ class InversionModule(pl.LightningModule):
         t = torch.cat([batch.t for batch in pack.values()])
         chance = torch.cat([batch.chance for batch in pack.values()])
         tokens = Tokens.concat([data[c].tokens[batch.template] for c, batch in pack.items()])
+        tokens = tokens.with_zeros(torch.cat([batch.zeros for batch in pack.values()]))
         class_tokens = Tokens.concat([data[c].class_tokens[batch.template] for c, batch in pack.items()])
 
         def encode(tokens: Tokens) -> Conditioning:

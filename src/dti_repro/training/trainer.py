@@ -172,7 +172,8 @@ def _prepare(
         say_oddities(concept.name, concept.images, backbone.spec.resolution, whole=framing.crop == "none")
         initializer = _initializer(cfg, concept, backbone)
         texts = cfg.templates.prompts, method.extra_prompts(concept.live)
-        dataset = ConceptDataset(backbone, concept, initializer, *texts, run.seed, samples, cache, framing)
+        padded = backbone.pads_directions and method.on_sphere
+        dataset = ConceptDataset(backbone, concept, initializer, *texts, run.seed, samples, cache, framing, padded)
         header = run.header(concept.name, concept.initializer)
         states.append(ConceptState(dataset, run.concept(concept.name), header, cfg.trainer))
     return states
