@@ -13,10 +13,11 @@ from PIL import Image
 from dti_repro.benchmark import main
 from dti_repro.config import CONF, validate
 from dti_repro.errors import InputError
-from dti_repro.experiments.runner import ExperimentRun, check_rows, choose_rows, load_run
-from dti_repro.experiments.search import quality, scaled, write_searched
+from dti_repro.experiments.configs import ExperimentRun, load_run
+from dti_repro.experiments.jobs import choose_rows
+from dti_repro.experiments.search import best_rows, quality, scaled, write_searched
 from dti_repro.experiments.spec import Experiment, parse_experiment
-from dti_repro.experiments.training_columns import norm_on_noise
+from dti_repro.experiments.training_columns import norms_on_noise
 from dti_repro.launch.command_line import compose
 from dti_repro.metrics.catalogue import metric_config
 
@@ -100,7 +101,9 @@ def test_searched_rows_take_what_the_search_wrote(tmp_path: Path) -> None:
     scores = {"image": 0.5, "text": 0.5, "criterion": 0.5}
     found = {"ti1": {"image": 1.0, "text": 0.1, "criterion": 0.3}, "ti2": scores, "ti3": scores}
     path = tmp_path / "searched.yaml"
-    assert write_searched(path, [row for row in experiment.rows if row.method], found) == {"ti": "ti2"}
+    best = best_rows([row for row in experiment.rows if row.method], found)
+    assert [row.name for row in best.values()] == ["ti2"]
+    write_searched(path, best, found)
     again = parse({"rows": [{"name": "ti", "searched": "ti"}]}, path)
     assert again.rows[0].overrides == ("method=ti", "optim.lr=2")
     with pytest.raises(InputError, match="has no 'dti'"):
@@ -201,7 +204,7 @@ def test_a_broken_experiment_is_one_line(
 def test_a_row_with_subjects_of_its_own_is_refused(own: dict) -> None:
     run = ExperimentRun(parse({}), "runs", **own)
     with pytest.raises(InputError, match=r"(row 'ti'|generate): .*concepts.*in setup"):
-        check_rows(run)
+        run.check()
 
 
 @pytest.mark.parametrize("rows", [[], {"ti": 1}, ["tii"], "tii", 7], ids=str)
@@ -243,8 +246,9 @@ def test_a_searched_yaml_that_cannot_be_used_is_one_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(("lr", "times"), [(1e-3, 1.3), (5e-3, 5.0), (0.02, 19.0)])
 def test_adamw_inflates_noise_as_was_measured(lr: float, times: float) -> None:
     optim = OmegaConf.merge(OmegaConf.load(CONF / "optim" / "adamw.yaml"), {"lr": lr})
-    assert norm_on_noise(optim, 0.32, dim=256, steps=400) / 0.32 == pytest.approx(times, rel=0.15)
-    assert norm_on_noise(optim, 0.32, dim=256, steps=0) == pytest.approx(0.32)
+    norms = norms_on_noise(optim, 0.32, dim=256, steps=400)
+    assert norms[-1] / norms[0] == pytest.approx(times, rel=0.15)
+    assert norms[0] == pytest.approx(0.32)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dti_repro.errors import InputError
-from dti_repro.experiments.runner import load_run, parse_run
+from dti_repro.experiments.configs import load_run, parse_run
 from dti_repro.launch.command import command
 
 LISTED = 4  # rows in a message

@@ -59,6 +59,12 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 with `\\n` at the ends of lines: equal text is equal bytes."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write json with sorted keys: equal content is equal bytes."""
     with atomic_write(path) as temporary:

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from pandas import DataFrame
 
-from dti_repro.artifacts.files import atomic_write, read_json, sha256, write_json
+from dti_repro.artifacts.files import read_json, sha256, write_json, write_text
 from dti_repro.artifacts.provenance import machines, provenance
 from dti_repro.artifacts.run_dir import final_norm
+from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.figures import save_front
 from dti_repro.experiments.notes import DIFFERENCES, VERDICTS, about, notes_of, steps_used
-from dti_repro.experiments.runner import ExperimentRun, RowResult, means_of
 from dti_repro.experiments.search import COLUMNS as SEARCH_COLUMNS
 from dti_repro.experiments.search import search
 from dti_repro.experiments.spec import Experiment
+from dti_repro.experiments.stages import RowResult
 from dti_repro.experiments.tables import (
     Row,
     claims_table,
@@ -94,8 +95,7 @@ def tabulate(
     rows = []
     for result in results:
         extras = training_columns(run, result) | found.get(result.spec.name, {})
-        scores = means_of(result.score_files, experiment.metrics)
-        rows.append(Row(result.spec.name, result.spec.label, scores, extras))
+        rows.append(Row(result.spec.name, result.spec.label, result.means(experiment.metrics), extras))
     extras = (*COLUMNS, *(SEARCH_COLUMNS if experiment.search else ()))
     report = make_report(run, rows, extras, command, masked)
     return replace(report, notes=[*report.notes, *steps_used(results)])
@@ -122,12 +122,11 @@ def write_tables(folder: Path, report: Report) -> None:
         parts += [f"## {section.title}\n"] if section.title else []
         parts += [f"{section.text}\n", markdown([section.table.columns, *section.table.values])]
     notes = ["## Notes\n", *(f"- {note}" for note in report.notes), ""]
-    with atomic_write(folder / "table.md") as temporary:
-        temporary.write_text("\n".join([*parts, *notes]), encoding="utf-8")
+    write_text(folder / "table.md", "\n".join([*parts, *notes]))
     write_csv(folder / "table.csv", numbers_table(report.rows, list(report.experiment.metrics), report.extras))
     write_csv(folder / "scores.csv", scores_table(report.rows))
     write_csv(folder / "differences.csv", report.differences)
-    save_front(folder / "front.png", report.experiment, report.rows)
+    save_front(folder / "front", report.experiment, report.rows)
 
 
 def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:

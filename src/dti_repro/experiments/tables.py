@@ -15,6 +15,8 @@ from dti_repro.experiments.statistics import Interval, Paired, holm, paired, t_i
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from dti_repro.experiments.spec import Claim
+
 SubjectMeans = Mapping[str, Mapping[str, float]]  # metric -> subject -> mean over its images
 DIFFERENCE_COLUMNS = ("row", "minus", "metric", "difference", "t_low", "t_high", "bca_low", "bca_high", "p")
 
@@ -41,18 +43,6 @@ class Row:
         ours, theirs = self.scores.get(metric, {}), other.scores.get(metric, {})
         subjects = sorted(ours.keys() & theirs.keys())
         return paired([ours[s] for s in subjects], [theirs[s] for s in subjects]) if subjects else None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """An ordering: row `better` has a higher score than row `worse` on `metric`. `source` is who claims it: a paper, or
-    the author of the experiment."""
-
-    better: str
-    worse: str
-    metric: str
-    text: str
-    source: str
 
 
 def means_table(rows: Sequence[Row], metrics: Mapping[str, str], extras: Sequence[str]) -> DataFrame:
@@ -135,16 +125,17 @@ def claims_table(claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mappi
     """
     from pandas import DataFrame
 
-    differences = [rows[claim.better].minus(rows[claim.worse], claim.metric) for claim in claims]
     lines = []
-    for claim, d in zip(claims, differences, strict=True):
-        cells = ["", "", "", "", "not measured"]
-        if d is not None:
-            family = [f.p for c, f in zip(claims, differences, strict=True) if c.text == claim.text and f is not None]
-            adjusted = holm(family)[family.index(d.p)]
-            bounds = _bounds(d.t.low, d.t.high) if d.t.n > 1 else ""
-            cells = [f"{d.t.mean:+.3f}", bounds, f"{d.p:.4f}", f"{adjusted:.4f}", verdict(d)]
-        lines.append([claim.text, claim.source, titles[claim.metric], *cells])
+    for claim in claims:
+        found = {metric: rows[claim.better].minus(rows[claim.worse], metric) for metric in claim.metrics}
+        measured = {metric: d for metric, d in found.items() if d is not None}
+        adjusted = dict(zip(measured, holm([d.p for d in measured.values()]), strict=True))
+        for metric, d in found.items():
+            cells = ["", "", "", "", "not measured"]
+            if d is not None:
+                bounds = _bounds(d.t.low, d.t.high) if d.t.n > 1 else ""
+                cells = [f"{d.t.mean:+.3f}", bounds, f"{d.p:.4f}", f"{adjusted[metric]:.4f}", verdict(d)]
+            lines.append([claim.says, claim.source, titles[metric], *cells])
     columns = ["claim", "source", "measured by", "difference", "95% t", "p (sign flip)", "p (Holm)", "verdict"]
     return DataFrame(lines, columns=columns)
 
@@ -158,9 +149,16 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
-def write_csv(path: Path, table: DataFrame) -> None:
+def latex(table: DataFrame, columns: str, made_by: str) -> str:
+    """Return a table for booktabs, with the command that makes it in comments above. columns: their alignment."""
+    style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    body = style.to_latex(hrules=True, column_format=columns).replace("±", r"$\pm$")
+    return "".join(f"% {line}\n" for line in f"Made by {made_by}".splitlines()) + body
+
+
+def write_csv(path: Path, table: DataFrame, float_format: str | None = None) -> None:
     with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
+        table.to_csv(temporary, index=False, float_format=float_format, encoding="utf-8", lineterminator="\n")
 
 
 def _mean(interval: Interval) -> str:

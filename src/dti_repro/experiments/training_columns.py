@@ -18,7 +18,8 @@ from dti_repro.artifacts.provenance import minutes_per_concept
 from dti_repro.artifacts.run_dir import config_hash, final_norm, gradient_norm, log_column
 from dti_repro.config import build
 from dti_repro.data.concept import Concept
-from dti_repro.experiments.runner import ExperimentRun, RowResult
+from dti_repro.experiments.configs import ExperimentRun
+from dti_repro.experiments.stages import RowResult
 
 COLUMNS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "paper image", "paper text")
 VECTORS = 32  # independent vectors that the norm on noise is averaged over; AdamW works on each number alone
@@ -31,17 +32,17 @@ def training_columns(run: ExperimentRun, result: RowResult) -> dict[str, str]:
     if not result.cfgs:
         return cells
     kappa = OmegaConf.select(result.cfgs[0], "method.prior.kappa")
+    cells["kappa"] = "" if kappa is None else f"{kappa:g}"
     if (step := result.spec.snapshot) is not None:  # the other columns are about the whole training
         logs = [folder.log for folder in result.folders if folder.log.is_file()]
         norm = fmean(log_column(log, "norm")[step - 1] for log in logs) if logs else None
-        return cells | {"norm": number(norm), "kappa": "" if kappa is None else f"{kappa:g}"}
+        return cells | {"norm": number(norm)}
     norms = start_norms(run, result)
     return cells | {
         "norm": number(final_norm(result.folders)),
         "at start": number(norms.get("start")),
         "on noise": number(norms.get("noise")),
         "gradient": number(gradient_norm(result.folders)),
-        "kappa": "" if kappa is None else f"{kappa:g}",
         "minutes": number(minutes_per_concept(result.folders)),
     }
 
@@ -95,12 +96,7 @@ def _start_norms(cfg: DictConfig, concepts: Sequence[Concept]) -> dict[str, floa
     start = torch.cat([v.norm(dim=-1) for v in vectors]).mean().item()
     if cfg.optim._target_ != "torch.optim.AdamW":
         return {"start": start}
-    return {"start": start, "noise": norm_on_noise(cfg.optim, start, vectors[0].shape[-1], cfg.trainer.steps)}
-
-
-def norm_on_noise(optim: DictConfig, start: float, dim: int, steps: int) -> float:
-    """Return the last of `norms_on_noise`."""
-    return norms_on_noise(optim, start, dim, steps)[-1]
+    return {"start": start, "noise": norms_on_noise(cfg.optim, start, vectors[0].shape[-1], cfg.trainer.steps)[-1]}
 
 
 def norms_on_noise(optim: DictConfig | Mapping[str, Any], start: float, dim: int, steps: int) -> list[float]:

@@ -73,8 +73,7 @@ class Inputs:
         """Return a digest of all that the numbers of a part depend on."""
         content: dict[str, Any] = {"format": FORMAT, "part": part.name, "checkpoint": self.fingerprint}
         content |= {key: OmegaConf.to_container(self.cfg)[key] for key in part.keys} | {"more": part.depends(self)}
-        if part.words or part.logs:
-            content["learned"] = [[word.group, word.name, *map(sha256, word.files)] for word in self.learned]
+        content["learned"] = [[word.group, word.name, *map(sha256, word.files)] for word in self.learned]
         if part.logs:
             content["logs"] = [sha256(run.log) for run in self.logged]
         return config_hash(content)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dti_repro.artifacts.files import atomic_write, read_json, write_json
+from dti_repro.artifacts.files import read_json, write_json, write_text
 from dti_repro.experiments.mechanism import (
     attention,
     neighbours,
@@ -51,21 +52,19 @@ def study(inputs: Inputs, command: str) -> Path:
             record[part.name] = {"digest": digest, "notes": measured.notes}
             write_json(out / RECORD, record)
             print(f"{part.name}: {len(measured.rows)} rows measured")
-        if rows := part.read(path):
-            style.save(part.draw(rows), out / part.name)
-        else:
+        table = part.read(path)
+        if table.empty:
             style.remove(out / part.name)
+        else:
+            style.save(part.draw(table), out / part.name)
     notes = {part.name: list(record[part.name].get("notes", [])) for part in parts}
-    with atomic_write(out / PAGE) as temporary:
-        temporary.write_text(_page(inputs, parts, notes, command, out), encoding="utf-8")
+    write_text(out / PAGE, _page(inputs, parts, notes, command, out))
     return out / PAGE
 
 
 def _page(inputs: Inputs, parts: Sequence[Part], notes: dict[str, list[str]], command: str, out: Path) -> str:
     """Return the page: what was measured on what, then a section for each part."""
-    groups: dict[str, int] = {}
-    for word in inputs.learned:
-        groups[word.group] = groups.get(word.group, 0) + 1
+    groups = Counter(word.group for word in inputs.learned)
     learned = ", ".join(f"{count} of {group}" for group, count in groups.items())
     facts = [
         *(f"{name}: {_encoder_text(about)}" for name, about in about_encoders(inputs.checkpoint).items()),
@@ -76,11 +75,11 @@ def _page(inputs: Inputs, parts: Sequence[Part], notes: dict[str, list[str]], co
     text = f"# Norms and mechanism: {inputs.cfg.backbone.name}\n\n```bash\n{command}\n```\n\n"
     text += "".join(f"- {fact}\n" for fact in facts)
     for part in parts:
-        rows = part.read(out / f"{part.name}.csv")
+        table = part.read(out / f"{part.name}.csv")
         text += f"\n## {part.title}\n"
         text += "".join(f"\n{note}.\n" for note in notes[part.name])
-        if rows:
-            text += f"\n![{part.title}]({part.name}.png)\n\n{part.section(rows)}"
+        if not table.empty:
+            text += f"\n![{part.title}]({part.name}.png)\n\n{part.section(table)}"
     return text
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 from dti_repro.artifacts.manifest import NAME, Manifest, ManifestImage
 from dti_repro.artifacts.scores import read_scores
 from dti_repro.data.photos import load_photo
-from dti_repro.experiments.runner import ExperimentRun, RowResult
+from dti_repro.experiments.configs import ExperimentRun
+from dti_repro.experiments.stages import RowResult
 from dti_repro.inference.image_folder import ImageFolder
 
 BUDGET = 12_000_000  # characters that the pictures of a page may have

@@ -20,11 +20,12 @@ from typing import Any
 from pandas import DataFrame
 from PIL import Image
 
-from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, sha256
+from dti_repro.artifacts.files import read_json, read_yaml, sha256, write_text
+from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.page.pictures import gallery
 from dti_repro.experiments.page.training import curves, settings
 from dti_repro.experiments.report import Report
-from dti_repro.experiments.runner import ExperimentRun, RowResult
+from dti_repro.experiments.stages import RowResult
 
 HERE = Path(__file__).parent
 VENDORED = ("d3.min.js", "plot.umd.min.js", "tablesort.min.js", "tablesort.number.min.js")
@@ -66,8 +67,7 @@ def write_page(folder: Path, report: Report, run: ExperimentRun, results: Sequen
         data=Markup(_json(_data(report, results, pictures))),
     )
     path = folder / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+    write_text(path, page)
     return path
 
 
