@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.embedding import check_file, load_any_layout, save_embeddings
-from dti_repro.artifacts.files import sha256, write_json
+from dti_repro.artifacts.files import sha256, write_json, write_text
 from dti_repro.artifacts.lock import locked
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash
