@@ -19,18 +19,11 @@ from dti_repro.artifacts.scores import ScoreRow, read_scores, subject_means, wri
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.experiments.configs import ExperimentRun
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.notes import DEVIATIONS
 from dti_repro.experiments.report import make_report, write_tables
 from dti_repro.experiments.spec import Claim, Experiment, RowSpec
-from dti_repro.experiments.tables import (
-    Row,
-    claims_table,
-    compare,
-    differences_table,
-    markdown,
-    means_table,
-    numbers_table,
-)
+from dti_repro.experiments.tables import Row, claims_table, compare, differences_table, means_table, numbers_table
 
 SUBJECTS = [f"s{i:02d}" for i in range(12)]
 

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from dti_repro.artifacts.run_dir import final_norm, log_column
 from dti_repro.experiments.configs import load_run
 from dti_repro.experiments.figures import comparison, save_norms
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.stages import RowResult, generate_rows, list_score_files, train_rows
-from dti_repro.experiments.tables import markdown
 from dti_repro.launch.command import command
 from dti_repro.metrics.evaluator import score
 

@@ -19,7 +19,7 @@ from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import build
 from dti_repro.data.concept import ConceptSet
 from dti_repro.errors import InputError
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.markdown import markdown
 from dti_repro.launch.command import command
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, generated, score

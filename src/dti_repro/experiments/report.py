@@ -18,6 +18,7 @@ from dti_repro.artifacts.provenance import machines, provenance
 from dti_repro.artifacts.run_dir import final_norm
 from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.figures import save_front
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.notes import DIFFERENCES, VERDICTS, about, notes_of, steps_used
 from dti_repro.experiments.search import COLUMNS as SEARCH_COLUMNS
 from dti_repro.experiments.search import search
@@ -28,7 +29,6 @@ from dti_repro.experiments.tables import (
     claims_table,
     compare,
     differences_table,
-    markdown,
     means_table,
     numbers_table,
     scores_table,

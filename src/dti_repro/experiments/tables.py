@@ -1,5 +1,4 @@
-"""The tables of an experiment, as DataFrames of what is printed or of plain numbers. Imports no torch, and
-pandas and scipy only when a table is made."""
+"""The tables of an experiment, as DataFrames of what is printed or of plain numbers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pandas import DataFrame, Series
 
 from dti_repro.artifacts.files import atomic_write
+from dti_repro.experiments.spec import Claim
 from dti_repro.experiments.statistics import Interval, Paired, holm, paired, t_interval, verdict
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from dti_repro.experiments.spec import Claim
 
 SubjectMeans = Mapping[str, Mapping[str, float]]  # metric -> subject -> mean over its images
 DIFFERENCE_COLUMNS = ("row", "minus", "metric", "difference", "t_low", "t_high", "bca_low", "bca_high", "p")
@@ -50,8 +46,6 @@ def means_table(rows: Sequence[Row], metrics: Mapping[str, str], extras: Sequenc
 
     metrics: metric -> column head. extras: column heads.
     """
-    from pandas import DataFrame
-
     lines = [
         [row.label, *(_mean(row.interval(metric)) for metric in metrics), *(row.extras.get(key, "") for key in extras)]
         for row in rows
@@ -61,8 +55,6 @@ def means_table(rows: Sequence[Row], metrics: Mapping[str, str], extras: Sequenc
 
 def numbers_table(rows: Sequence[Row], metrics: Sequence[str], extras: Sequence[str]) -> DataFrame:
     """Return the same for programs: mean, bounds of the 95% t interval and number of subjects for each metric."""
-    from pandas import DataFrame
-
     columns = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high", "_subjects")]
     lines = [
         [row.name, row.label, *(number for metric in metrics for number in astuple(row.interval(metric)))]
@@ -74,8 +66,6 @@ def numbers_table(rows: Sequence[Row], metrics: Sequence[str], extras: Sequence[
 
 def scores_table(rows: Sequence[Row]) -> DataFrame:
     """Return the mean over images for each row, metric and subject."""
-    from pandas import DataFrame
-
     lines = [
         [row.name, subject, metric, mean]
         for row in rows
@@ -87,8 +77,6 @@ def scores_table(rows: Sequence[Row]) -> DataFrame:
 
 def compare(rows: Sequence[Row], baselines: Sequence[str], metrics: Sequence[str]) -> DataFrame:
     """Return DIFFERENCE_COLUMNS of every row minus each baseline, where both have two or more subjects in common."""
-    from pandas import DataFrame
-
     by_name = {row.name: row for row in rows}
     lines = []
     for baseline in baselines:
@@ -102,8 +90,6 @@ def compare(rows: Sequence[Row], baselines: Sequence[str], metrics: Sequence[str
 
 def differences_table(differences: DataFrame, labels: Mapping[str, str], titles: Mapping[str, str]) -> DataFrame:
     """Return what is printed of `compare`: both intervals, the p-value, and Holm's correction over the whole table."""
-    from pandas import DataFrame, Series
-
     return DataFrame(
         {
             "row": differences["row"].map(labels),
@@ -123,8 +109,6 @@ def claims_table(claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mappi
 
     p-values are corrected by Holm over the metrics that one claim is measured by.
     """
-    from pandas import DataFrame
-
     lines = []
     for claim in claims:
         found = {metric: rows[claim.better].minus(rows[claim.worse], metric) for metric in claim.metrics}
@@ -138,15 +122,6 @@ def claims_table(claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mappi
             lines.append([claim.says, claim.source, titles[metric], *cells])
     columns = ["claim", "source", "measured by", "difference", "95% t", "p (sign flip)", "p (Holm)", "verdict"]
     return DataFrame(lines, columns=columns)
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Return a GitHub table; the first line is its header. Bars in cells are escaped, line breaks become spaces."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * width for width in widths])
-    padded = [map(str.ljust, line, widths) for line in cells]
-    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
 def latex(table: DataFrame, columns: str, made_by: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import (
     OF_WORD,
     Measured,
@@ -15,7 +16,6 @@ from dti_repro.experiments.mechanism.part import (
 )
 from dti_repro.experiments.mechanism.scaled import plot_by_layer, scaled_words
 from dti_repro.experiments.mechanism.style import GREY, legend, panels
-from dti_repro.experiments.tables import markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,6 +6,7 @@ from html import escape
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import (
     OWN,
     VOCABULARY,
@@ -16,7 +17,6 @@ from dti_repro.experiments.mechanism.part import (
     published_label,
 )
 from dti_repro.experiments.mechanism.style import encoder_panels, legend, line_style
-from dti_repro.experiments.tables import markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,9 @@ from dti_repro.artifacts.files import read_yaml
 from dti_repro.artifacts.run_dir import log_column
 from dti_repro.backbones.checkpoint import encoder_dims
 from dti_repro.config import CONF
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import Measured, Part, Row
 from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
-from dti_repro.experiments.tables import markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
