@@ -32,7 +32,7 @@ def write_trajectories(folder: Path) -> Figure:
     metrics = {"image": experiment["image"], "text": experiment["text"][0]}
     scores = {f"{metric}{end}": f"{score}{end}" for score, metric in metrics.items() for end in ENDS}
     try:
-        ours = read_csv(folder / "table.csv", float_precision="round_trip").rename(columns=scores)
+        ours = read_csv(folder / "table.csv", dtype=str).rename(columns=scores)
         ours["step"] = ours["row"].map({row["name"]: row["snapshot"] for row in experiment["rows"]}).astype("Int64")
         ours["label"] = ours["label"].str.replace(r", step \d+$", "", regex=True)
         ours = ours.assign(source="ours")[COLUMNS].astype(dict.fromkeys(scores.values(), float))

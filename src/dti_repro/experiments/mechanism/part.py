@@ -64,9 +64,9 @@ class Part:
         """Return the CSV. InputError that names the file if it is damaged."""
         from pandas import read_csv
 
-        options = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}  # "null" is a word
+        missing = {"keep_default_na": False, "na_values": [""]}  # "null" is a word
         try:
-            return read_csv(path, usecols=list(self.columns), dtype=self.columns, **options)
+            return read_csv(path, usecols=list(self.columns), dtype=self.columns, **missing)
         except ValueError as error:
             raise InputError(f"{path} is damaged: remove it, and give the same command again") from error
 
