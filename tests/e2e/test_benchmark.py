@@ -11,12 +11,7 @@ import pytest
 from PIL import Image
 
 from dti_repro.artifacts.image_grid import CELL
-from tests.e2e.tiny_benchmark import lines, make_world, run
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    return make_world(tmp_path_factory.mktemp("benchmark"), checkpoint)
+from tests.e2e.tiny_benchmark import lines, run
 
 
 @pytest.fixture(scope="module")

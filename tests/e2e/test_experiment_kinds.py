@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.tiny_benchmark import lines, make_world, run
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    return make_world(tmp_path_factory.mktemp("benchmark"), checkpoint)
+from tests.e2e.tiny_benchmark import lines, run
 
 
 @pytest.mark.slow
