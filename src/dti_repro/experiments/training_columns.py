@@ -61,9 +61,9 @@ def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, float]:
     The norms are kept in the row's seed folder, because the start needs the text encoder. The file is named after the
     concepts, so that no two jobs write the same one.
     """
-    if not _starts(result):
-        return {}
     file = _start_file(run, result)
+    if file is None:
+        return {}
     if not file.is_file():
         write_json(file, _start_norms(result.cfgs[0], list(run.concepts.values())))
     return read_json(file, "remove it")
@@ -71,15 +71,14 @@ def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, float]:
 
 def has_start_norms(run: ExperimentRun, result: RowResult) -> bool:
     """Return whether `start_norms` has nothing to compute."""
-    return not _starts(result) or _start_file(run, result).is_file()
+    file = _start_file(run, result)
+    return file is None or file.is_file()
 
 
-def _starts(result: RowResult) -> bool:
-    """Return whether a row has a training of its own, all of it."""
-    return bool(result.cfgs) and "source" not in result.cfgs[0].method and result.spec.snapshot is None
-
-
-def _start_file(run: ExperimentRun, result: RowResult) -> Path:
+def _start_file(run: ExperimentRun, result: RowResult) -> Path | None:
+    """Return where the norms are kept; None for a row that has no whole training of its own."""
+    if not result.cfgs or "source" in result.cfgs[0].method or result.spec.snapshot is not None:
+        return None
     return result.folders[0].seed_folder / f"start_{config_hash({'concepts': list(run.concepts)})}.json"
 
 
