@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -13,13 +11,15 @@ from dti_repro.artifacts.run_dir import final_norm, log_column
 from dti_repro.experiments.configs import load_run
 from dti_repro.experiments.figures import comparison, save_norms
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.stages import RowResult, generate_rows, list_score_files, train_rows
+from dti_repro.experiments.stages import generate_rows, list_score_files, train_rows
+from dti_repro.experiments.tables import Row, means_table
 from dti_repro.launch.command import command
 from dti_repro.metrics.evaluator import score
 
 
-def demo(cfg: DictConfig) -> list[Path]:
-    """Train, generate and score what is missing; return the figures: the labelled grid and the norms by step."""
+@command("demo")
+def main(cfg: DictConfig) -> None:
+    """Train, generate and score what is missing; draw the labelled grid and the norms by step."""
     name = HydraConfig.get().runtime.choices["experiment"]
     run = load_run(cfg, name, 1)
     metrics = run.metrics()
@@ -33,24 +33,10 @@ def demo(cfg: DictConfig) -> list[Path]:
     norms = {result.spec.label: log_column(result.folders[0].log, "norm") for result in results}
     plot = Path(cfg.out) / f"{name}_norms"
     save_norms(plot, norms, f"Norm of the learned vector of {concept.placeholder}")
-    print(_scores(results, run.experiment.metrics))
+    rows = [Row(r.spec.name, r.spec.label, r.means(metrics), {"norm": f"{final_norm(r.folders):.3f}"}) for r in results]
+    table = means_table(rows, run.experiment.metrics, ["norm"])
+    print(markdown([table.columns, *table.values]))
     print(f"grid: {grid}\nnorm by step: {plot}.png")
-    return [grid, plot.with_suffix(".png")]
-
-
-def _scores(results: Sequence[RowResult], metrics: Mapping[str, str]) -> str:
-    """Return a table with a line for each method: mean scores over the images, and the final norm."""
-    lines = [["method", *metrics.values(), "norm"]]
-    for result in results:
-        means = {metric: fmean(of.values()) for metric, of in result.means(metrics).items()}
-        scores = [f"{means[metric]:.3f}" if metric in means else "" for metric in metrics]
-        lines.append([result.spec.label, *scores, f"{final_norm(result.folders):.3f}"])
-    return markdown(lines)
-
-
-@command("demo")
-def main(cfg: DictConfig) -> None:
-    demo(cfg)
 
 
 if __name__ == "__main__":
