@@ -20,7 +20,7 @@ from dti_repro.experiments.notes import MASKED, notes_of
 from dti_repro.experiments.report import Report
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.stages import RowResult, is_trained, list_image_folders, list_score_files, with_kappa
-from dti_repro.experiments.tables import Row, compare
+from dti_repro.experiments.tables import Row
 from dti_repro.experiments.training_columns import has_start_norms
 
 
@@ -76,9 +76,8 @@ def stored_report(folder: Path, run: ExperimentRun, command: str) -> Report:
         for name, label, of_row in zip(table["row"], table["label"], cells, strict=True)
     ]
     experiment = _as_stored(run.experiment, rows, measured, folder)
-    differences = compare(rows, experiment.baselines, list(experiment.metrics))
     notes = notes_of(experiment, run.generate_config().backbone, MASKED in about)
-    return Report(experiment, command, about, rows, extras, notes, differences)
+    return Report(experiment, command, about, rows, extras, notes)
 
 
 def _as_stored(experiment: Experiment, rows: Sequence[Row], measured: Sequence[str], folder: Path) -> Experiment:

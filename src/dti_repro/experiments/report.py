@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from operator import sub
 from pathlib import Path
 
@@ -57,7 +58,11 @@ class Report:
     rows: Sequence[Row]
     extras: Sequence[str]
     notes: Sequence[str]
-    differences: DataFrame
+
+    @cached_property
+    def differences(self) -> DataFrame:
+        """The differences of every row to each baseline."""
+        return compare(self.rows, self.experiment.baselines, list(self.experiment.metrics))
 
     @property
     def labels(self) -> dict[str, str]:
@@ -104,10 +109,9 @@ def tabulate(
 def make_report(run: ExperimentRun, rows: Sequence[Row], extras: Sequence[str], command: str, masked: bool) -> Report:
     """Return the report of rows with scores. command: what makes the table again. masked: whether references were
     black outside of their masks."""
-    experiment, backbone = run.experiment, run.generate_config().backbone
-    differences = compare(rows, experiment.baselines, list(experiment.metrics))
-    notes = notes_of(experiment, backbone, masked)
-    return Report(experiment, command, about(run, backbone, masked), rows, extras, notes, differences)
+    backbone = run.generate_config().backbone
+    notes = notes_of(run.experiment, backbone, masked)
+    return Report(run.experiment, command, about(run, backbone, masked), rows, extras, notes)
 
 
 def write_tables(folder: Path, report: Report) -> None:
