@@ -90,6 +90,10 @@ def _unlike(results: Sequence[Result], rows: set[str]) -> str:
 def _differences(part: Part, result: Result) -> Series:
     """Return the mean over the lines of `more` of each unit, minus `times` that over the lines of `less`."""
     file = result.folder / part.file
+    sides = [
+        {column: result.metric(value) if column == "metric" else value for column, value in side.items()}
+        for side in (part.more, part.less)
+    ]
     try:
         table = read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -99,17 +103,16 @@ def _differences(part: Part, result: Result) -> Series:
             table = table[table[column] != value]
         numbers = table[part.value].map(lambda text: float(text in part.among if part.among else text or "nan"))
         table = table.assign(number=numbers)
-        more, less = (
-            _lines(table, result, side).groupby(list(part.unit), sort=False) for side in (part.more, part.less)
-        )
+        more, less = (_lines(table, side).groupby(list(part.unit), sort=False)["number"].mean() for side in sides)
     except (KeyError, ValueError) as error:
         raise InputError(f"{file} has no usable column {error}: make it again") from error
-    return (more["number"].mean() - part.times * less["number"].mean()).dropna()  # an empty cell was not measured
+    return (more - part.times * less).dropna()  # an empty cell was not measured
 
 
-def _lines(table: DataFrame, result: Result, side: Filter) -> DataFrame:
-    for column, value in side.items():
-        table = table[table[column] == (result.metric(value) if column == "metric" else value)]
+def _lines(table: DataFrame, wanted: Filter) -> DataFrame:
+    """Return the lines that have these values."""
+    for column, value in wanted.items():
+        table = table[table[column] == value]
     return table
 
 
