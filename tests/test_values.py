@@ -42,7 +42,7 @@ BAD = {
         "setup=seed": "setup is seed: a list of overrides such as [seed=1] is needed",
         "out=[a]": "out is ['a']: the path of a folder is needed",
         "accelerator=tpu": "accelerator is tpu: cpu, gpu or auto is needed",
-        "devices=0": "devices is 0: a whole number above 0 and at most 1024 is needed",
+        "devices=0": "devices is 0: a whole number above 0 is needed",
     },
     "evaluate": {
         "metrics=[[a]]": "metrics is [['a']]: a metric's name, a list of names or a set is needed",
