@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pandas import DataFrame
 
-from dti_repro.artifacts.files import read_json, sha256, write_json, write_text
+from dti_repro.artifacts.files import read_json, sha256, write_file, write_json
 from dti_repro.artifacts.provenance import machines, provenance
 from dti_repro.artifacts.run_dir import final_norm
 from dti_repro.experiments.configs import ExperimentRun
@@ -126,7 +126,7 @@ def write_tables(folder: Path, report: Report) -> None:
         parts += [f"## {section.title}\n"] if section.title else []
         parts += [f"{section.text}\n", markdown([section.table.columns, *section.table.values])]
     notes = ["## Notes\n", *(f"- {note}" for note in report.notes), ""]
-    write_text(folder / "table.md", "\n".join([*parts, *notes]))
+    write_file(folder / "table.md", "\n".join([*parts, *notes]))
     write_csv(folder / "table.csv", numbers_table(report.rows, list(report.experiment.metrics), report.extras))
     write_csv(folder / "scores.csv", scores_table(report.rows))
     write_csv(folder / "differences.csv", report.differences)

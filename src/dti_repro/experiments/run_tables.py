@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dti_repro.artifacts.files import read_json, write_text
+from dti_repro.artifacts.files import read_json, write_file
 from dti_repro.artifacts.score_groups import ScoreGroup
 from dti_repro.artifacts.scores import read_scores, subject_means
 from dti_repro.errors import InputError
@@ -43,9 +43,9 @@ def write_table(out: Path, groups: Sequence[ScoreGroup], metrics: Sequence[str] 
     shown = means_table(rows, titles, EXTRAS)
     paths = [out.with_name(f"{out.name}{suffix}") for suffix in (".md", ".csv", ".tex")]
     text = markdown([shown.columns, *shown.values])
-    write_text(paths[0], f"Made by `{made_by}`. {CELLS}\n\n{text}")
+    write_file(paths[0], f"Made by `{made_by}`. {CELLS}\n\n{text}")
     write_csv(paths[1], numbers_table(rows, columns, EXTRAS).drop(columns="row"))
-    write_text(paths[2], latex(shown, "l" + "c" * len(titles) + "l" * len(EXTRAS), f"{made_by}\n{CELLS}"))
+    write_file(paths[2], latex(shown, "l" + "c" * len(titles) + "l" * len(EXTRAS), f"{made_by}\n{CELLS}"))
     return paths
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from dti_repro.artifacts.files import write_text
+from dti_repro.artifacts.files import write_file
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.stages import RowResult, means_of, mismatched_files
 from dti_repro.experiments.training_columns import number
@@ -90,4 +90,4 @@ def write_searched(path: Path, best: Mapping[str, RowSpec], found: Mapping[str, 
         }
         for method, row in best.items()
     }
-    write_text(path, HEADER + yaml.safe_dump(content, sort_keys=False))
+    write_file(path, HEADER + yaml.safe_dump(content, sort_keys=False))

@@ -22,7 +22,7 @@ from dti_repro.inference.generator import draw
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
 from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references
-from dti_repro.training.runs import check_metadata, is_complete, read_in_training, run_folder, start_of
+from dti_repro.training.runs import check_metadata, is_complete, run_folder
 from dti_repro.training.train_missing import train_missing
 
 
@@ -83,8 +83,7 @@ def is_trained(run: ExperimentRun, cfg: DictConfig) -> bool:
     if not all(is_complete(cfg, folder) for folder in folders):
         return False
     for folder in folders:
-        concept = run.concepts[folder.name]
-        check_metadata(folder, concept, start_of(cfg, concept), read_in_training(cfg))
+        check_metadata(cfg, folder, run.concepts[folder.name])
     return True
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pandas import DataFrame
 
-from dti_repro.artifacts.files import write_text
+from dti_repro.artifacts.files import write_file
 from dti_repro.experiments.claims.decide import DOES_NOT, HOLDS, MIN_SEEDS, Decision, Finding
 from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.style import COLORS, GREY, panels, save
@@ -37,9 +37,9 @@ def write_claims(out: Path, decisions: Sequence[Decision], made_by: str) -> list
     """Write <out>/claims.md, .csv, .tex, and a figure as .png and .pdf, and return their paths; equal results give
     equal bytes."""
     paths = [out / f"claims{suffix}" for suffix in (".md", ".csv", ".tex")]
-    write_text(paths[0], _markdown(out, decisions, made_by))
+    write_file(paths[0], _markdown(out, decisions, made_by))
     write_csv(paths[1], numbers(decisions))
-    write_text(paths[2], _latex(decisions, made_by))
+    write_file(paths[2], _latex(decisions, made_by))
     save(draw(decisions), out / "claims")
     return paths
 

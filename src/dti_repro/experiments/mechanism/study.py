@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from dti_repro.artifacts.files import read_json, write_json, write_text
+from dti_repro.artifacts.files import read_json, write_file, write_json
 from dti_repro.experiments.mechanism import (
     attention,
     neighbours,
@@ -58,7 +58,7 @@ def study(inputs: Inputs, command: str) -> Path:
         else:
             style.save(part.draw(table), out / part.name)
             sections += [f"![{part.title}]({part.name}.png)\n", part.section(table)]
-    write_text(out / PAGE, "\n".join([_head(inputs, command), *sections]))
+    write_file(out / PAGE, "\n".join([_head(inputs, command), *sections]))
     return out / PAGE
 
 

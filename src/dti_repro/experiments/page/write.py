@@ -21,7 +21,7 @@ from typing import Any
 from pandas import DataFrame
 from PIL import Image
 
-from dti_repro.artifacts.files import read_json, read_yaml, sha256, write_text
+from dti_repro.artifacts.files import read_json, read_yaml, sha256, write_file
 from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.page.pictures import gallery
 from dti_repro.experiments.page.training import curves, settings
@@ -68,7 +68,7 @@ def write_page(folder: Path, report: Report, run: ExperimentRun, results: Sequen
         data=Markup(_json(_data(report, results, pictures))),
     )
     path = folder / "report.html"
-    write_text(path, page)
+    write_file(path, page)
     return path
 
 
