@@ -21,7 +21,7 @@ from dti_repro.cost.counting import META, measure
 from dti_repro.cost.estimate import Device, Estimate
 from dti_repro.cost.models import ModelCost, evaluator_cost
 from dti_repro.errors import InputError
-from dti_repro.experiments.runner import ExperimentRun
+from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.launch.failures import choices
 from dti_repro.metrics.catalogue import metric_config

@@ -7,8 +7,9 @@ from statistics import fmean
 
 from omegaconf import DictConfig
 
-from dti_repro.experiments.runner import ExperimentRun, RowResult
+from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.experiments.stages import RowResult
 from dti_repro.experiments.statistics import MIN_SUBJECTS
 from dti_repro.inference.image_folder import reading_of
 from dti_repro.launch.command_line import running_command
