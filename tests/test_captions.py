@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import read_json
-from dti_repro.backbones.base import Backbone
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.backbones.load import load_backbone
 from dti_repro.data.captions import with_captions
 from dti_repro.data.concept import Concept, Folder
@@ -39,7 +39,7 @@ def own(cfg: DictConfig, path: Path) -> DictConfig:
     return cfg
 
 
-def encoded(backbone: Backbone, concept: Concept, samples: int) -> ConceptDataset:
+def encoded(backbone: DiffusersBackbone, concept: Concept, samples: int) -> ConceptDataset:
     initializer = backbone.embed_initializer(concept.name, concept.initializer, 0)
     return ConceptDataset.encode(backbone, concept, initializer, ["a {}"], [], 0, samples, LatentCache(None, {}))
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from dti_repro.backbones.base import Backbone, LatentDistribution
+from dti_repro.backbones.base import LatentDistribution
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.data.concept import Concept
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.views import Framing, View, cut
@@ -30,7 +31,7 @@ class EncodedViews:
 
     @classmethod
     def encode(
-        cls, backbone: Backbone, concept: Concept, cache: LatentCache, framing: Framing, seed: int
+        cls, backbone: DiffusersBackbone, concept: Concept, cache: LatentCache, framing: Framing, seed: int
     ) -> EncodedViews:
         """Read, cut and encode the photos. InputError for a photo that cannot be read, and for a mask that leaves
         nothing of a view."""
