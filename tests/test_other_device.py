@@ -22,7 +22,7 @@ from torch._subclasses import fake_impls
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dti_repro.backbones.base import Backbone
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.backbones.text_encoder import PlaceholderTokenizer
 from dti_repro.config import CONF, build
 from dti_repro.metrics.base import ImageMetric, Sample
@@ -117,7 +117,7 @@ def test_two_packs_a_generation_and_the_metrics_on_one_device(
     cfg = training(*own, "concepts.names=[ann,bob]", "trainer.pack=1", "trainer.steps=1")
     settings = OmegaConf.to_container(cfg.backbone)
     settings.pop("generation", None)
-    backbone: Backbone = build(settings, Backbone)
+    backbone: DiffusersBackbone = build(settings, DiffusersBackbone)
     chosen = METRICS if name == "toybox" else ()
     metrics = [
         build(yaml.safe_load((CONF / "metric" / f"{metric}.yaml").read_text()), ImageMetric) for metric in chosen
@@ -147,5 +147,4 @@ def test_two_packs_a_generation_and_the_metrics_on_one_device(
         for metric in metrics:
             metric.to(GPU)
             metric.set_references("ann", [image, image])
-            metric.update([image, image], [*samples, *samples])
-            assert len(metric.compute().tolist()) == 2
+            assert len(metric.score([image, image], [*samples, *samples])) == 2

@@ -198,7 +198,7 @@ class TextEncoder(nn.Module):
         rows = self.table[ids].float()
         if not ids or bool((rows == 0).all(dim=-1).any()):
             raise InputError(f"initializer '{initializer}' is unknown to the tokenizer of {self.model.name_or_path}")
-        return rows.clone()
+        return rows
 
     def forward(self, ids: Tensor, positions: Tensor, vectors: Tensor | None, **options: Any) -> Any:
         """Return the model's output for ids (batch, length), with vectors (batch or 1, vectors, dim) at the

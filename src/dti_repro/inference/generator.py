@@ -11,7 +11,7 @@ from itertools import groupby
 
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.adapters.attach import adapted, check_adapters
+from dti_repro.adapters.folder import adapted, check_adapter
 from dti_repro.artifacts.files import atomic_write, refuse_links, writing
 from dti_repro.artifacts.lock import BusyError, locked_if_free
 from dti_repro.artifacts.manifest import NAME, ManifestImage
@@ -69,17 +69,19 @@ def check_drawing(
     """
     for image_folder in image_folders:
         refuse_links(image_folder.path, *image_folder.path.parents[:2])
-    from dti_repro.backbones.base import Backbone, PromptGroup
+    from dti_repro.backbones.base import PromptGroup
+    from dti_repro.backbones.diffusers_base import DiffusersBackbone
     from dti_repro.backbones.load import device_of
     from dti_repro.methods.word_files import count_vectors
 
     device_of(cfg.accelerator)
-    backbone = target(cfg.backbone._target_, Backbone)
+    backbone = target(cfg.backbone._target_, DiffusersBackbone)
     checkpoint = located(cfg.backbone)
     backbone.check_generation(checkpoint, **settings.sampling)
     files = sorted({path for image_folder in image_folders for path in image_folder.vectors.values()})
     counts = {path: count_vectors(path) for path in files}
-    check_adapters({image_folder.adapter for image_folder in image_folders} - {None})
+    for adapter in {image_folder.adapter for image_folder in image_folders} - {None}:
+        check_adapter(adapter)
     asked = []
     for image_folder in image_folders:
         prompts = list(dict.fromkeys(image.prompt for image in image_folder.missing()))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-    from dti_repro.backbones.base import Backbone
+    from dti_repro.backbones.diffusers_base import DiffusersBackbone
     from dti_repro.data.prompts import PromptSet
     from dti_repro.experiments.mechanism.inputs import Inputs
 
@@ -71,7 +71,11 @@ def depends(inputs: Inputs) -> Any:
 
 
 def word_scores(
-    model: Backbone, class_word: str, vectors: Mapping[str, Tensor], prompts: PromptSet, settings: Mapping[str, Any]
+    model: DiffusersBackbone,
+    class_word: str,
+    vectors: Mapping[str, Tensor],
+    prompts: PromptSet,
+    settings: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     """Return metric -> (images,) of the images that a word with these vectors (text encoder -> (vectors, dim)) gives
     for each prompt and seed. settings: seeds, steps, guidance, metrics, batch. Prompts are scored with the class word;
