@@ -32,9 +32,7 @@ def write_checkpoint(
     published = read_yaml(file)
     changes = {part: keys for part, keys in (widths or {}).items() if part in published["parts"]}
     published = OmegaConf.to_container(OmegaConf.merge(published, {"parts": changes}))
-    kind = target(backbone["_target_"], DiffusersBackbone)
-    classes = {name: encoder.architecture for name, encoder in kind.ENCODERS.items()}
-    classes |= {kind.DENOISER: kind.DENOISER_CLASS, "vae": kind.VAE_CLASS}
+    kind, classes = target(backbone["_target_"], DiffusersBackbone), part_classes(backbone)
     index: dict[str, Any] = {"_class_name": kind.PIPELINE_CLASS.__name__}
     index |= {key: [None, None] if value is None else value for key, value in kind.PIPELINE_OPTIONS.items()}
     for part, config in published["parts"].items():
@@ -55,6 +53,13 @@ def write_checkpoint(
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def part_classes(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """Return part of the checkpoint -> its class in transformers or diffusers."""
+    kind = target(backbone["_target_"], DiffusersBackbone)
+    encoders = {name: encoder.architecture for name, encoder in kind.ENCODERS.items()}
+    return {**encoders, kind.DENOISER: kind.DENOISER_CLASS, "vae": kind.VAE_CLASS}
 
 
 def random_model(kind: Any, config: Mapping[str, Any]) -> Any:
