@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch._subclasses import fake_impls
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms import v2
 
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.backbones.base import Backbone
@@ -66,16 +67,20 @@ def _content(tensor: FakeTensor) -> np.ndarray:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """gpu() -> a context with a fake GPU, on which models that are loaded lie. Ids stay real."""
+    """gpu() -> a context with a fake GPU, on which models that are loaded lie. Ids and the pixels of photos stay real."""
 
     class Accelerator(CPUAccelerator):
         def setup_device(self, device: torch.device) -> None: ...
 
-    tokenize, trainer = PlaceholderTokenizer.__call__, pl.Trainer
+    tokenize, preprocess, trainer = PlaceholderTokenizer.__call__, v2.Compose.forward, pl.Trainer
 
     def real_ids(self: PlaceholderTokenizer, *arguments: Any) -> Any:
         with unset_fake_temporarily():
             return tokenize(self, *arguments)
+
+    def real_pixels(self: v2.Compose, *photos: Image.Image) -> Tensor:
+        with unset_fake_temporarily():
+            return preprocess(self, *photos)
 
     def on_gpu(**options: Any) -> pl.Trainer:
         return trainer(**{**options, "accelerator": Accelerator(), "strategy": SingleDeviceStrategy(device=GPU)})
@@ -98,6 +103,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             yield
 
     monkeypatch.setattr(PlaceholderTokenizer, "__call__", real_ids)
+    monkeypatch.setattr(v2.Compose, "forward", real_pixels)
     monkeypatch.setattr(nn.Module, "_apply", move)
     read = fake_impls.op_implementations_dict
     monkeypatch.setitem(read, torch.ops.aten._local_scalar_dense.default, _number)
@@ -107,8 +113,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return faked
 
 
+SLOW = (*SAME_CODE, "sd15")  # the toybox's code
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SAME_CODE else ()) for name in choices("backbone")]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in choices("backbone")]
 )
 def test_a_training_and_a_generation_on_one_device(
     name: str, training: Training, tmp_path: Path, gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch

@@ -125,7 +125,7 @@ class Stages:
 
 
 def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Run all stages and write the row, also that of a chain that fails. overrides: as typed."""
+    """Run all stages and write the row, also that of a chain that fails, whose logs stay. overrides: as typed."""
     place = Place.of(cfg)
     shutil.rmtree(place.work, ignore_errors=True)
     stages = Stages(place.work / "logs")
@@ -135,7 +135,8 @@ def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
     finally:
         _write(Path(cfg.out), row, stages)
         if cfg.delete:
-            for folder in (place.checkpoint, place.evaluators, place.work):
+            logs = () if stages.failed else (place.work,)
+            for folder in (place.checkpoint, place.evaluators, *logs):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

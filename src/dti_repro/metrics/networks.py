@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel, SiglipModel
 
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.backbones.untrained_tokenizers import t5_tokenizer
@@ -49,7 +49,7 @@ def write_untrained_metric(metric: str, folder: Path, widths: Mapping[str, Any])
     network, _ = untrained_network(checkpoint, changes)
     if isinstance(network, PreTrainedModel):
         network.save_pretrained(weights)
-        if "text_config" in network.config:
+        if isinstance(network, SiglipModel):
             t5_tokenizer(network.config.text_config.vocab_size).save_pretrained(weights)
         encoder["checkpoint"] = str(weights)
     else:
