@@ -67,7 +67,7 @@ def _content(tensor: FakeTensor) -> np.ndarray:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """gpu() -> a context with a fake GPU, on which models that are loaded lie. Ids and the pixels of photos stay real."""
+    """gpu() -> a context with a fake GPU, on which loaded models lie. Ids and the pixels of photos stay real."""
 
     class Accelerator(CPUAccelerator):
         def setup_device(self, device: torch.device) -> None: ...

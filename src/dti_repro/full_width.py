@@ -106,13 +106,11 @@ class Stages:
         began = time.perf_counter()
         with log.open("wb") as output:
             process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT)
-            ended = 0
-            while not ended:
-                ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-                if not ended:
-                    if until is not None and until():
-                        process.send_signal(signal.SIGKILL)
-                    time.sleep(0.02)
+            while (end := os.wait4(process.pid, os.WNOHANG))[0] == 0:  # unlike Popen.wait, it tells the peak
+                if until is not None and until():
+                    process.send_signal(signal.SIGKILL)
+                time.sleep(0.02)
+        _, status, usage = end
         process.returncode = os.waitstatus_to_exitcode(status)
         self.measured[name] = time.perf_counter() - began, usage.ru_maxrss * 1024
         last = next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line.strip()), "")
@@ -144,8 +142,7 @@ def _run_stages(cfg: DictConfig, overrides: Sequence[str], place: Place, stages:
     """Run all stages, and add to the row what they say."""
     ours = partial(_module, "full_width", *overrides)
     backbone = [f"backbone={HydraConfig.get().runtime.choices['backbone']}", f"backbone.path={place.checkpoint}"]
-    settings = {"resolution": cfg.backbone.resolution, "checkpointing": str(cfg.backbone.checkpointing).lower()}
-    backbone += [f"backbone.{key}={value}" for key, value in settings.items()]
+    backbone += [f"backbone.{key}={cfg.backbone[key]}" for key in ("resolution", "checkpointing")]
     backbone += [text for text in overrides if text.startswith("backbone.")]
     photos = f"concepts.names=[{cfg.concept}]"
     runs, prompts = place.work / "runs", place.work / "prompts.txt"
@@ -276,18 +273,13 @@ def _write(out: Path, row: dict[str, Any], stages: Stages) -> None:
 
 
 def _page(rows: Sequence[Mapping[str, str]]) -> str:
-    head, stages = ["backbone", "parameters", "pixels", *MEMORY.values()], ["backbone", *STAGES.values()]
-    memory = [
-        [row["backbone"], _billions(row), row["pixels"], *(_beside_plan(row, key) for key in MEMORY)] for row in rows
-    ]
-    return PAGE.format(
-        memory=markdown([head, *memory]),
-        stages=markdown([stages, *([row["backbone"], *(_stage(row, stage) for stage in STAGES)] for row in rows)]),
-    )
-
-
-def _billions(row: Mapping[str, str]) -> str:
-    return f"{int(row['parameters']) / 1e9:.2f} B" if row.get("parameters") else ""
+    memory = [["backbone", "parameters", "pixels", *MEMORY.values()]]
+    stages = [["backbone", *STAGES.values()]]
+    for row in rows:
+        billions = f"{int(row['parameters']) / 1e9:.2f} B" if row.get("parameters") else ""
+        memory.append([row["backbone"], billions, row["pixels"], *(_beside_plan(row, key) for key in MEMORY)])
+        stages.append([row["backbone"], *(_stage(row, stage) for stage in STAGES)])
+    return PAGE.format(memory=markdown(memory), stages=markdown(stages))
 
 
 def _beside_plan(row: Mapping[str, str], key: str) -> str:
