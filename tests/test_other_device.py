@@ -80,7 +80,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     def real_pixels(self: v2.Compose, *photos: Image.Image) -> Tensor:
         with unset_fake_temporarily():
-            return preprocess(self, *photos)
+            return preprocess(self, *photos).as_subclass(Tensor)
 
     def on_gpu(**options: Any) -> pl.Trainer:
         return trainer(**{**options, "accelerator": Accelerator(), "strategy": SingleDeviceStrategy(device=GPU)})

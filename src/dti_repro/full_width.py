@@ -201,16 +201,15 @@ def build(cfg: DictConfig) -> None:
 
 
 def load(cfg: DictConfig) -> None:
-    """Print the memory in bytes that the libraries take, and that the weights take when all are read."""
+    """Print how many bytes of memory the libraries take, and the weights when all are read."""
     import dti_repro.inference.generator
     import dti_repro.training.trainer  # noqa: F401
-    from dti_repro.backbones.base import Backbone
     from dti_repro.backbones.load import load_backbone
-    from dti_repro.config import target
+    from dti_repro.cost.models import ModelCost
 
-    target(cfg.backbone._target_, Backbone)
-    libraries = _resident()
     cfg.backbone.path = str(Place.of(cfg).checkpoint)
+    ModelCost(OmegaConf.to_container(cfg.backbone))  # takes what a model takes besides its weights: code, tokenizers
+    libraries = _resident()
     backbone = load_backbone(cfg.backbone, "cpu")
     for weight in backbone.parameters():
         weight.sum()  # files are mapped to memory, and a page is read when it is used
