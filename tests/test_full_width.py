@@ -62,7 +62,7 @@ def test_a_stage_that_fails_is_one_line_that_names_its_log(tmp_path: Path) -> No
 
 def full_width(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     asked = ["backbone=sdxl", "backbone.resolution=64", f"widths={WIDTHS}", f"folder={folder / 'made'}", *arguments]
-    train = "train=[trainer.steps=200,trainer.batch=1,trainer.precision=bf16]"  # enough to be killed in between
+    train = "train=[trainer.steps=12,trainer.batch=1,trainer.precision=bf16]"  # enough to be killed in between
     command = [sys.executable, "-m", "dti_repro.full_width", *asked, train]
     return subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True)
 

@@ -28,7 +28,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, user_path
-from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.own_cache import keep, kept_folder
 from dti_repro.backbones.published import FOLDER, published_file
 from dti_repro.errors import InputError, ProcessDiedError
@@ -59,7 +58,7 @@ Made by `dti full_width backbone=<name>` on a CPU: random weights in bfloat16, b
 checkpointing. The csv has the same in bytes and seconds, and versions.
 
 Memory in GiB, and in brackets how far it is from what `dti plan` foretells. "Without weights" is the peak of the stage
-less what a process holds after it has read the model.
+less the weights and less the peak of the same command on the toybox, which is a few megabytes large.
 
 {memory}
 Seconds, and the peak of the process in GiB:
@@ -147,27 +146,29 @@ def _run_stages(cfg: DictConfig, overrides: Sequence[str], place: Place, stages:
     photos = f"concepts.names=[{cfg.concept}]"
     runs, prompts = place.work / "runs", place.work / "prompts.txt"
     size = [f"{side}={cfg.backbone.resolution}" for side in ("height", "width")]
-    generation = [f"prompts={prompts}", "sampler=default", *size, *cfg.generate]
+    drawn = ",".join(json.dumps(text) for text in (f"prompts={prompts}", *size, *cfg.generate))
 
     stages.run("build", *ours("only=build"))
     prompts.write_text(f"{PROMPT}\n")
     foretold = place.work / "plan.json"
-    listed = ",".join(json.dumps(text) for text in generation)
-    plan = ["method=dti", *backbone, photos, *cfg.train, "device=cpu", f"generate=[{listed}]", f"out={foretold}"]
+    plan = ["method=dti", *backbone, photos, *cfg.train, "device=cpu", f"generate=[{drawn}]", f"out={foretold}"]
     stages.run("plan", *_module("plan", *plan))
     row |= _foretold(read_json(foretold, "run full_width again"))
     row |= json.loads(stages.run("load", *ours("only=load")))
 
     quiet = ["trainer.accelerator=cpu", "trainer.progress=false", "trainer.checkpoint_every=1"]
-    train = [*backbone, photos, f"runs={runs}", *quiet, *cfg.train]
-    stages.run("train_ti", *_module("train", "method=ti", *train))
-    seeds = f"{cfg.backbone.name}/dti/*/seed_*/{cfg.concept}"
-    learn = _module("train", "method=dti", *train)
-    stages.run("train_dti", *learn, until=lambda: any(runs.glob(f"{seeds}/last.ckpt")))
+    train = [photos, f"runs={runs}", *quiet, *cfg.train]
+    draw = [f"prompts={prompts}", "sampler=default", "accelerator=cpu", "progress=false", *cfg.generate]
+    stages.run("toybox_train", *_module("train", "method=ti", "backbone=toybox", *train))
+    toybox = next(runs.glob(f"toybox/ti/*/seed_*/{cfg.concept}"))
+    stages.run("toybox_generate", *_module("generate", f"run={toybox}", "backbone=toybox", *draw))
+    stages.run("train_ti", *_module("train", "method=ti", *backbone, *train))
+    learned = f"{cfg.backbone.name}/dti/*/seed_*/{cfg.concept}"
+    learn = _module("train", "method=dti", *backbone, *train)
+    stages.run("train_dti", *learn, until=lambda: any(runs.glob(f"{learned}/last.ckpt")))
     stages.run("resume_dti", *learn)
-    run = ConceptFolder(next(runs.glob(seeds))).path
-    drawing = ["accelerator=cpu", "progress=false"]
-    stages.run("generate", *_module("generate", f"run={run}", *backbone, *generation, *drawing))
+    run = next(runs.glob(learned))
+    stages.run("generate", *_module("generate", f"run={run}", *backbone, *size, *draw))
     metrics = ",".join(str(place.evaluators / f"{metric}.yaml") for metric in cfg.metrics)
     stages.run("evaluate", *_module("evaluate", f"run={run}", f"metrics=[{metrics}]", "accelerator=cpu"))
     if cfg.backbone._target_.startswith(EXPORTED):
@@ -250,9 +251,9 @@ def _write(out: Path, row: dict[str, Any], stages: Stages) -> None:
     """Write the row in place of an earlier one of this backbone, and the page of all rows."""
     for name, (seconds, peak) in stages.measured.items():
         row |= {f"{name} seconds": round(seconds, 1), f"{name} peak": peak}
-    for part, stage in (("training", "train_ti"), ("drawing", "generate")):
-        if "weights" in row and stage in stages.measured:
-            row[part] = stages.measured[stage][1] - row["libraries"] - row["weights"]
+    for part, stage, small in (("training", "train_ti", "toybox_train"), ("drawing", "generate", "toybox_generate")):
+        if stage in stages.measured:
+            row[part] = stages.measured[stage][1] - stages.measured[small][1] - row["weights"]
     row |= {"failed": stages.failed, "cores": os.cpu_count(), **{package: version(package) for package in PACKAGES}}
     file = out / "full_width.csv"
     rows: dict[str, dict[str, str]] = {}
