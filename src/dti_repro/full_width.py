@@ -58,7 +58,7 @@ Made by `dti full_width backbone=<name>` on a CPU: random weights in bfloat16, b
 checkpointing. The csv has the same in bytes and seconds, and versions.
 
 Memory in GiB, and in brackets how far it is from what `dti plan` foretells. "Without weights" is the peak of the stage
-less the weights and less the peak of the same command on the toybox, which is a few megabytes large.
+less what the read model holds and less the peak of the same command on the toybox, a model of 32 megabytes.
 
 {memory}
 Seconds, and the peak of the process in GiB:
@@ -202,7 +202,8 @@ def build(cfg: DictConfig) -> None:
 
 
 def load(cfg: DictConfig) -> None:
-    """Print how many bytes of memory the libraries take, and the weights when all are read."""
+    """Print how many bytes of memory a process holds for the model when its weights are all read, and how many of these
+    the weights take: a copied weight's page of a file is held, too, as long as the file's other weights are in use."""
     import dti_repro.inference.generator
     import dti_repro.training.trainer  # noqa: F401
     from dti_repro.backbones.load import load_backbone
@@ -210,16 +211,18 @@ def load(cfg: DictConfig) -> None:
 
     cfg.backbone.path = str(Place.of(cfg).checkpoint)
     ModelCost(OmegaConf.to_container(cfg.backbone))  # takes what a model takes besides its weights: code, tokenizers
-    libraries = _resident()
+    before = _memory("Rss")
     backbone = load_backbone(cfg.backbone, "cpu")
+    Path("/proc/self/clear_refs").write_text("1")
     for weight in backbone.parameters():
-        weight.sum()  # files are mapped to memory, and a page is read when it is used
-    print(json.dumps({"libraries": libraries, "weights": _resident() - libraries}))
+        weight.sum()
+    print(json.dumps({"weights": _memory("Referenced"), "held": _memory("Rss") - before}))
 
 
-def _resident() -> int:
-    """Return the bytes of memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _memory(kind: str) -> int:
+    """Return the bytes of this process's memory that are resident (Rss), or used since clear_refs was written to
+    (Referenced)."""
+    return int(re.search(rf"^{kind}:\s+(\d+)", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)[1]) * 1024
 
 
 def _in_diffusers(text: Path, place: Place, side: int) -> Path:
@@ -253,7 +256,7 @@ def _write(out: Path, row: dict[str, Any], stages: Stages) -> None:
         row |= {f"{name} seconds": round(seconds, 1), f"{name} peak": peak}
     for part, stage, small in (("training", "train_ti", "toybox_train"), ("drawing", "generate", "toybox_generate")):
         if stage in stages.measured:
-            row[part] = stages.measured[stage][1] - stages.measured[small][1] - row["weights"]
+            row[part] = stages.measured[stage][1] - stages.measured[small][1] - row["held"]
     row |= {"failed": stages.failed, "cores": os.cpu_count(), **{package: version(package) for package in PACKAGES}}
     file = out / "full_width.csv"
     rows: dict[str, dict[str, str]] = {}
