@@ -56,3 +56,16 @@ def training(checkpoint: Path, subjects: Path, tmp_path: Path) -> Callable[..., 
             return hydra.compose("train", overrides=[*small, *short, *overrides])
 
     return compose
+
+
+@pytest.fixture
+def of_photos(training: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    """of_photos(folder, "method=ti", ..., name="rex") -> the same on the photos of a folder."""
+
+    def compose(folder: Path, *overrides: str, **concept: str) -> DictConfig:
+        cfg = training(*overrides)
+        node = {"_target_": "dti_repro.data.concept.Folder", "path": str(folder), "initializer": "cat"}
+        cfg.concepts = {**node, **concept}
+        return cfg
+
+    return compose

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dti_repro.artifacts.run_dir import ConceptFolder
-from dti_repro.training.datamodule import Batch, ConceptDataset
+from dti_repro.training.batches import Batch, ConceptDataset
 
 
 def assert_same(a: ConceptFolder, b: ConceptFolder) -> None:

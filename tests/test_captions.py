@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dti_repro.artifacts.files import read_json
 from dti_repro.backbones.base import Backbone
@@ -16,8 +16,9 @@ from dti_repro.backbones.load import load_backbone
 from dti_repro.data.captions import with_captions
 from dti_repro.data.concept import Concept, Folder
 from dti_repro.data.latent_cache import LatentCache
+from dti_repro.data.views import Framing
 from dti_repro.errors import InputError
-from dti_repro.training.datamodule import ConceptDataset
+from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.train_missing import train
 
 Training = Callable[..., DictConfig]
@@ -33,15 +34,9 @@ def photos(subjects: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def own(cfg: DictConfig, path: Path) -> DictConfig:
-    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(path), "initializer": "cat"}
-    cfg.concepts = OmegaConf.create(node)
-    return cfg
-
-
 def encoded(backbone: Backbone, concept: Concept, samples: int) -> ConceptDataset:
     initializer = backbone.embed_initializer(concept.name, concept.initializer, 0)
-    return ConceptDataset.encode(backbone, concept, initializer, ["a {}"], [], 0, samples, LatentCache(None, {}))
+    return ConceptDataset(backbone, concept, initializer, ["a {}"], [], 0, samples, LatentCache(None, {}), Framing())
 
 
 def test_each_photo_is_shown_with_its_caption(training: Training, photos: Path) -> None:
@@ -65,10 +60,10 @@ def test_noise_and_timesteps_do_not_depend_on_the_templates(training: Training, 
     assert all(torch.equal(getattr(plain, key), getattr(captioned, key)) for key in ("image", "t", "noise"))
 
 
-def test_what_was_learned_with_other_captions_is_not_taken_for_done(training: Training, photos: Path) -> None:
-    cfg = own(training("templates=captions"), photos)
+def test_what_was_learned_with_other_captions_is_not_taken_for_done(of_photos: Training, photos: Path) -> None:
+    cfg = of_photos(photos, "templates=captions")
     (folder,) = train(cfg)
-    assert folder.path.parents[1] != train(own(training(), photos))[0].path.parents[1]
+    assert folder.path.parents[1] != train(of_photos(photos))[0].path.parents[1]
     assert read_json(folder.metadata, "")["captions"][2] == "{}, a photo of a car"
     embedding = folder.embedding.read_bytes()
     train(cfg)
@@ -79,10 +74,10 @@ def test_what_was_learned_with_other_captions_is_not_taken_for_done(training: Tr
 
 
 def test_the_end_of_a_caption_that_is_too_long_is_said(
-    training: Training, photos: Path, capsys: pytest.CaptureFixture[str]
+    of_photos: Training, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "0.txt").write_text("a cat " * 20)
-    train(own(training("templates=captions", "trainer.steps=1"), photos))
+    train(of_photos(photos, "templates=captions", "trainer.steps=1"))
     assert "rex: the caption of 0.png is too long, 'a cat a cat" in capsys.readouterr().out
 
 
@@ -99,7 +94,7 @@ def test_the_end_of_a_caption_that_is_too_long_is_said(
     ids=["none", "empty", "bytes", "twice", "unknown", "suffix"],
 )
 def test_a_caption_that_cannot_be_used_is_one_line_before_a_model_is_loaded(
-    training: Training,
+    of_photos: Training,
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
     file: str,
@@ -111,5 +106,5 @@ def test_a_caption_that_cannot_be_used_is_one_line_before_a_model_is_loaded(
     if content is not None:
         (photos / file).write_bytes(content)
     with pytest.raises(InputError, match=words) as error:
-        train(own(training("templates=captions"), photos))
+        train(of_photos(photos, "templates=captions"))
     assert "\n" not in str(error.value)

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -30,8 +29,6 @@ from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import explain
 from dti_repro.launch.sweep import as_choices, set_sweep_folders, summarise, take_gpu
 from dti_repro.train import divide_concepts
-from dti_repro.training import trainer as training_module
-from dti_repro.training.train_missing import train_missing
 
 
 def fake_training() -> Callable[[], None]:
@@ -113,13 +110,6 @@ def test_a_sweep_folder_that_cannot_be_written_is_one_line_before_anything_start
     monkeypatch.setenv("PLACE", str(tmp_path / "here"))
     line = CommandLine.parse("train", ["-m", "runs=${oc.env:PLACE}"])
     assert set_sweep_folders([line])[1].parents[1] == tmp_path / "here"
-
-
-def test_what_another_driver_finished_meanwhile_counts_as_there(
-    monkeypatch: pytest.MonkeyPatch, training: Callable[..., DictConfig]
-) -> None:
-    monkeypatch.setattr(training_module, "_lock_pending", lambda *_: nullcontext([]))  # none is left by then
-    assert train_missing(training())[1] == 0
 
 
 def test_a_worker_that_dies_is_one_line_and_the_same_command_goes_on(

@@ -79,7 +79,7 @@ def test_a_latent_counts_by_the_white_pixels_it_stands_for(
     (concept,) = Toybox(["ann"], root=cfg.concepts.root).load()
     concept = with_masks(concept, masks)
     assert capsys.readouterr().err == "ann: 1 of 3 photos have no mask, and count as a whole: 2.png\n"
-    views = EncodedViews.encode(load_backbone(cfg.backbone, "cpu"), concept, LatentCache(None, {}), Framing(), 0)
+    views = EncodedViews(load_backbone(cfg.backbone, "cpu"), concept, LatentCache(None, {}), Framing(), 0)
     row = torch.tensor([1, 0.5, 0, 0])  # a latent is 4 pixels wide
     assert torch.equal(views.weight(torch.tensor([1, 0, 2])), torch.stack([row.expand(4, 4), *torch.ones(2, 4, 4)]))
 

@@ -1,21 +1,15 @@
-"""Which files of a folder are photos, what is said of the others, and how a folder is named on the command line."""
+"""Which files of a folder are photos, and what is said of the others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from dti_repro.artifacts import files
-from dti_repro.config import build
-from dti_repro.data.concept import Collection, ConceptSet, Folder, Toybox
 from dti_repro.data.masks import check_masks
 from dti_repro.data.photos import list_photos, load_photo, say_oddities
 from dti_repro.errors import InputError
-from dti_repro.launch.command_line import compose, quote_paths
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -105,115 +99,3 @@ def test_a_photo_or_mask_that_is_postscript_inside_is_not_run(tmp_path: Path, mo
         load_photo(tmp_path / "evil.png")
     with pytest.raises(InputError, match=r"rex/a\.png cannot be read: not an image"):
         check_masks(tmp_path, "rex", [tmp_path / "a.png"])
-
-
-@pytest.mark.parametrize(
-    ("typed", "value"),
-    [
-        ("path=/a/My Photos", "/a/My Photos"),
-        ("path=/a/My Photos (1)", "/a/My Photos (1)"),
-        ("path=photos(1)", "photos(1)"),
-        ("path=/a/Rex's été & more!", "/a/Rex's été & more!"),
-        ("path=~/photos", "/home/rex/photos"),
-        ("path=~/My Photos (1)", "/home/rex/My Photos (1)"),
-        ('path="a, b"', "a, b"),
-        ("path=", ""),
-        ("files=[/a/b (1).safetensors,~/c.safetensors]", ["/a/b (1).safetensors", "/home/rex/c.safetensors"]),
-        ("run=runs/x/seed_42", "runs/x/seed_42"),
-        ("train=[trainer.steps=4,seed=0]", ["trainer.steps=4", "seed=0"]),
-        ("prompts=['a {} = (b)', c]", ["a {} = (b)", "c"]),
-        ("kappa=1e-4", 1e-4),
-        ("names=[a,1]", ["a", 1]),
-        ("x=int(3)", 3),
-    ],
-)
-def test_a_path_on_the_command_line_is_taken_as_it_is(
-    typed: str, value: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", "/home/rex")
-    assert OverridesParser.create().parse_override(quote_paths(typed)).value() == value
-
-
-@pytest.mark.parametrize("argument", ["--cfg=job", "--config-dir=/a=b (c)", "-m", "path", "x=range(1,3)", "x={a: (b}"])
-def test_what_is_no_path_stays(argument: str) -> None:
-    assert quote_paths(argument) == argument
-
-
-def test_the_home_folder_is_found_in_a_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    photo = tmp_path / "My Photos (1)" / "rex" / "a.png"
-    photo.parent.mkdir(parents=True)
-    Image.new("RGB", (16, 16)).save(photo)
-    (tmp_path / "pets.yaml").write_text("rex: {class: dog}")
-    (own,) = Folder("~/My Photos (1)/rex", initializer="dog").load()
-    (one_of_many,) = Collection("~/pets.yaml", "~/My Photos (1)").load()
-    assert own.images == one_of_many.images == (photo,)
-    cfg = compose("train", ["concepts=folder", "concepts.path=~/My Photos (1)/rex", "concepts.initializer=dog"])
-    assert build(cfg.concepts, ConceptSet).load()[0].images == (photo,)
-
-
-def test_a_folder_with_spaces_and_parentheses_has_a_name_without(tmp_path: Path) -> None:
-    assert Folder(str(tmp_path / "My Photos (1)"), initializer="dog").names() == ["My-Photos-1"]
-    with pytest.raises(InputError, match=r"concepts\.name \(by default the folder's\) '\u732b' cannot be a file name"):
-        Folder(str(tmp_path / "\u732b"), initializer="dog")
-
-
-FOLDER = {"path": "photos", "initializer": "dog"}
-
-
-@pytest.mark.parametrize(
-    ("target", "settings", "key"),
-    [
-        ("Folder", {**FOLDER, "path": ["a", "b"]}, "path"),
-        ("Folder", {**FOLDER, "initializer": ["a"]}, "initializer"),
-        ("Folder", {**FOLDER, "name": {"a": 1}}, "name"),
-        ("Folder", {**FOLDER, "placeholder": ["<a>"]}, "placeholder"),
-        ("Folder", {**FOLDER, "property": None}, "property"),
-        ("Collection", {"index": ["a"], "root": "b"}, "index"),
-        ("Collection", {"index": "dreambooth", "root": "b", "names": {"a": 1}}, "names"),
-        ("Collection", {"index": "dreambooth", "root": "b", "initializer_key": ["a"]}, "initializer_key"),
-        ("Toybox", {"split": ["table"]}, "split"),
-        ("Toybox", {"names": [["bird"]]}, "names"),
-    ],
-)
-def test_a_key_of_the_wrong_type_is_named(target: str, settings: dict[str, object], key: str) -> None:
-    with pytest.raises(InputError, match=f"^concepts.{key} is .* is needed$"):
-        build({"_target_": f"dti_repro.data.concept.{target}", **settings}, ConceptSet, "concepts").load()
-
-
-def own_subjects(folder: Path) -> ConceptSet:
-    return Toybox(root=str(folder))
-
-
-def own_collection(folder: Path) -> ConceptSet:
-    return Collection(str(folder / "subjects.yaml"), str(folder))
-
-
-@pytest.mark.parametrize("read", [own_subjects, own_collection])
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("a: &x {class: dog}\nb: *x\n", "aliases"),
-        ("a: {", "is no yaml"),
-        ("[" * 400, "is no yaml"),
-        ("- a\n", "is no mapping"),
-        ("a: 5\n", "a: Input should be .*write an entry as"),
-        ("a: {class: [x], initializer: [x], split: table, images: [a.png]}\n", "a"),
-        ("a: {class: dog, initializer: dog, split: table, images: 5}\n", "a"),
-        ("#" * (1 << 20) + "#", "larger than 1 MiB"),
-    ],
-    ids=["alias", "broken", "deep", "list", "entry", "words", "images", "large"],
-)
-def test_an_index_that_cannot_be_read_is_one_line(
-    read: Callable[[Path], ConceptSet], content: str, words: str, tmp_path: Path
-) -> None:
-    (tmp_path / "subjects.yaml").write_text(content)
-    with pytest.raises(InputError, match=words) as error:
-        read(tmp_path)
-    assert "subjects.yaml" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_an_index_from_windows_is_read(tmp_path: Path) -> None:
-    (tmp_path / "pets.yaml").write_bytes(b"\xef\xbb\xbf" + b"rex: {class: dog}\r\n")
-    assert files.read_yaml(tmp_path / "pets.yaml") == {"rex": {"class": "dog"}}

@@ -22,7 +22,7 @@ from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.masks import with_masks
 from dti_repro.data.views import Framing, buckets, cut, nearest_bucket
 from dti_repro.errors import InputError, OutOfMemoryError
-from dti_repro.training.datamodule import ConceptDataset
+from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.runs import hashed
 from dti_repro.training.train_missing import train
 from tests.crash import assert_same, stop_after
@@ -49,12 +49,6 @@ def photos(tmp_path: Path) -> Path:
 
 def concept_of(photos: Path) -> Concept:
     return Folder(str(photos), initializer="cat").load()[0]
-
-
-def own(cfg: DictConfig, photos: Path) -> DictConfig:
-    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(photos), "initializer": "cat"}
-    cfg.concepts = OmegaConf.create(node)
-    return cfg
 
 
 def test_buckets_are_those_that_sdxl_was_trained_with() -> None:
@@ -97,7 +91,7 @@ def test_a_step_is_of_one_bucket_and_each_photo_is_shown_equally_often(training:
     concept = concept_of(photos)
     initializer = backbone.embed_initializer("rex", "cat", 0)
     cache = LatentCache(None, {})
-    data = ConceptDataset.encode(backbone, concept, initializer, ["a {}"], [], 0, 3, cache, Framing("none"))
+    data = ConceptDataset(backbone, concept, initializer, ["a {}"], [], 0, 3, cache, Framing("none"))
     shown: Counter[int] = Counter()
     shapes = set()
     for step in range(2 * len(SHAPES)):
@@ -123,15 +117,15 @@ def test_square_photos_are_learned_as_without_a_crop(crop: str, training: Traini
 
 @pytest.mark.parametrize("crop", ["random", "none"])
 def test_an_interrupted_training_goes_on_to_the_same_bytes(
-    crop: str, training: Training, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crop: str, of_photos: Training, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = (f"trainer.crop={crop}", "trainer.checkpoint_every=2")
-    whole = train(own(training(*keys, f"runs={tmp_path / 'whole'}"), photos))[0]
+    whole = train(of_photos(photos, *keys, f"runs={tmp_path / 'whole'}"))[0]
     stop_after(monkeypatch, 3)
     with pytest.raises(OutOfMemoryError):
-        train(own(training(*keys), photos))
+        train(of_photos(photos, *keys))
     monkeypatch.undo()
-    assert_same(train(own(training(*keys), photos))[0], whole)
+    assert_same(train(of_photos(photos, *keys))[0], whole)
 
 
 @pytest.mark.parametrize("fuse", [True, False])
@@ -191,7 +185,7 @@ def test_sdxl_is_told_the_sizes_that_were_asked_for(photos: Path, tmp_path: Path
         ("as_published", Framing("none"), (16, 64, 0, 0, 8, 32)),
     ):
         backbone = backbones[sizes]
-        views = EncodedViews.encode(backbone, concept_of(photos), LatentCache(None, {}), framing, 0)
+        views = EncodedViews(backbone, concept_of(photos), LatentCache(None, {}), framing, 0)
         index = torch.tensor([0])
         noise = torch.randn(1, *views.shape(index), generator=torch.Generator().manual_seed(0))
         latents, t = views.sample(index, noise), torch.tensor([500])

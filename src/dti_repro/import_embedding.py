@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.embedding import check_file, load_any_layout, save_embeddings
-from dti_repro.artifacts.files import atomic_write, sha256, write_json
+from dti_repro.artifacts.files import sha256, write_file, write_json
 from dti_repro.artifacts.lock import locked
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash
@@ -65,16 +65,9 @@ def _write(
     run: RunFolder, concept: Concept, vectors: Mapping[str, Tensor], hashed: Mapping[str, Any], files: Sequence[Path]
 ) -> None:
     folder = run.concept(concept.name)
-    header = {
-        "method": run.method,
-        "config_hash": run.config_hash,
-        "base_model": run.backbone,
-        "concept": concept.name,
-        "initializer": concept.initializer,
-    }
+    header = run.header(concept.name, concept.initializer)
     with locked(folder.lock, f"concept '{folder.name}' is being trained"):
-        with atomic_write(run.config) as temporary:
-            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed)))
+        write_file(run.config, OmegaConf.to_yaml(OmegaConf.create(hashed)))
         write_json(folder.metadata, concept_metadata(concept))
         write_json(folder.provenance, {**provenance(time.time(), "cpu"), "imported": [file.name for file in files]})
         save_embeddings(folder.embedding, concept.placeholder, vectors, header)

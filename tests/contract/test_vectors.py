@@ -131,14 +131,6 @@ def test_a_contextual_start_is_where_crossinit_starts(training: Training) -> Non
     assert torch.equal(load_embedding(ti.embedding)[1], load_embedding(crossinit.embedding)[1])
 
 
-def test_a_start_that_is_not_there_is_named_before_a_model_is_loaded(
-    training: Training, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: pytest.fail("loaded"))
-    with pytest.raises(InputError, match=r"method\.init 'rows' is none of token, .*, contextual, and no embedding"):
-        train(training("method.init=rows"))
-
-
 @pytest.mark.parametrize("name", ["p_plus", "prospect", "neti"])
 def test_a_backbone_without_a_unet_says_so_before_it_is_loaded(
     name: str, training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from dti_repro.backbones import load
@@ -41,7 +41,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         (["method.magnitude=nan"], "magnitude is nan"),
         (["method.magnitude=biggest"], "magnitude is biggest: mean, min"),
         (["method=ti_rescaled", "method.magnitude=biggest"], "biggest"),
-        (["method.init=zero"], "method.init 'zero' is none of token"),
+        (["method.init=zero"], "method.init 'zero' is none of token, .*, contextual, and no embedding"),
         (["method=crossinit", "method.prior.distance=l1"], "distance is l1: unsquared or mse"),
         (["+method.foo=1"], "foo"),
         (["method=ti", "optim=spherical_sgd"], "method 'ti'.*SphericalSGD"),
@@ -76,12 +76,6 @@ def test_a_run_folder_that_cannot_be_written(training: Training, tmp_path: Path)
         train(training(f"runs={tmp_path / 'file'}"))
 
 
-def own(cfg: DictConfig, path: Path, **concept: str) -> DictConfig:
-    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(path), "initializer": "cat", **concept}
-    cfg.concepts = OmegaConf.create(node)
-    return cfg
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "rex"
@@ -104,10 +98,10 @@ def photos(tmp_path: Path) -> Path:
     ],
     ids=["missing", "empty", "text", "truncated"],
 )
-def test_bad_photos(training: Training, photos: Path, spoil: Callable[[Path], object], words: str) -> None:
+def test_bad_photos(of_photos: Training, photos: Path, spoil: Callable[[Path], object], words: str) -> None:
     spoil(photos)
     with pytest.raises(InputError, match=words) as error:
-        train(own(training(), photos))
+        train(of_photos(photos))
     assert "\n" not in str(error.value)
 
 
@@ -126,9 +120,9 @@ def test_bad_photos(training: Training, photos: Path, spoil: Callable[[Path], ob
     ],
     ids=str,
 )
-def test_bad_words(training: Training, photos: Path, concept: dict[str, str], words: str) -> None:
+def test_bad_words(of_photos: Training, photos: Path, concept: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        train(own(training(), photos, **concept))
+        train(of_photos(photos, **concept))
 
 
 def test_photos_of_every_kind_come_out_upright_in_eight_bits(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from dti_repro.artifacts.embedding import METHOD, save_state
 from dti_repro.errors import InputError
-from dti_repro.inference.blend_server import BlendServer, RefusedError, Turns
+from dti_repro.inference.blend import Request
+from dti_repro.inference.blend_server import BlendServer
 from dti_repro.interpolate import interpolate
 from dti_repro.launch.command_line import compose, quote_paths
 from tests.e2e.blending import prepared, served
@@ -184,35 +185,26 @@ def test_a_port_that_is_taken_is_said(checkpoint: Path, run: Path, server: Blend
         BlendServer(blend, cfg)
 
 
-def test_one_picture_at_a_time_and_a_newer_request_takes_the_place_of_a_waiting_one() -> None:
-    turns, order, begun, go_on = Turns(), [], threading.Event(), threading.Event()
+def test_one_picture_is_drawn_at_a_time(server: BlendServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on, drawn = threading.Event(), threading.Event(), []
 
-    def wait(name: str, kind: str) -> None:
-        try:
-            with turns.turn(kind):
-                order.append(name)
-                begun.set()
-                assert go_on.wait(10)
-        except RefusedError as refusal:
-            order.append(f"{name}: {refusal.status}")
+    def draw(request: Request) -> tuple[bytes, float]:
+        begun.set()
+        assert go_on.wait(10)
+        drawn.append(request.mode)
+        return b"", 1.0
 
-    def start(name: str, kind: str = "slerp") -> threading.Thread:
-        thread = threading.Thread(target=wait, args=(name, kind))
+    monkeypatch.setattr(server.blend, "draw", draw)
+    asking = [threading.Thread(target=ask, args=(server, {**ASKED, "mode": mode})) for mode in ("slerp", "lerp")]
+    for thread in asking:
         thread.start()
-        return thread
-
-    first = start("first")
-    assert begun.wait(10)
-    old, other = start("old"), start("other", "lerp")
-    while turns._newest != {"slerp": 2, "lerp": 1}:
-        pass
-    new = start("new")
-    old.join(10)
-    assert order == ["first", "old: 409"]
+        assert begun.wait(10)
+    begun.clear()
+    assert not begun.wait(0.2), "the second one waits"
     go_on.set()
-    for thread in (first, other, new):
+    for thread in asking:
         thread.join(10)
-    assert sorted(order[2:]) == ["new", "other"]
+    assert sorted(drawn) == ["lerp", "slerp"]
 
 
 def test_ctrl_c_ends_it(checkpoint: Path, run: Path) -> None:
@@ -221,5 +213,4 @@ def test_ctrl_c_ends_it(checkpoint: Path, run: Path) -> None:
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         server.run()
-        with pytest.raises(RefusedError), server.turns.turn("slerp"):
-            pass
+        assert server.drawing.locked(), "no picture begins any more"

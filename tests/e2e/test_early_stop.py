@@ -10,15 +10,15 @@ from statistics import pvariance
 from types import SimpleNamespace
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.config import validate
 from dti_repro.errors import InputError
 from dti_repro.experiments.notes import steps_used
-from dti_repro.training.datamodule import ConceptDataset
+from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.runs import hashed, is_complete
-from dti_repro.training.stop_rule import VarianceStop
+from dti_repro.training.stop_rule import has_settled
 from dti_repro.training.train_missing import train, train_missing
 from tests.crash import assert_same, stop_after
 
@@ -39,11 +39,11 @@ def test_the_rule_is_the_share_of_the_variance_in_the_last_losses() -> None:
     draw = random.Random(0)
     values = [1 / (1 + 0.1 * k) + 0.05 * draw.random() for k in range(200)]
     for window, eps in ((10, 0.1), (30, 0.15), (50, 0.5)):
-        rule = VarianceStop(window, eps)
-        found = [rule(values[:k]) for k in range(1, 201)]
+        trainer = OmegaConf.create({"stop_window": window, "stop_eps": eps})
+        found = [has_settled(values[:k], trainer) for k in range(1, 201)]
         assert found == [says_stop(values[:k], window, eps) for k in range(1, 201)]
         assert True in found
-    assert not VarianceStop(3, 0.5)([1.0] * 9)  # no variance at all says nothing
+    assert not has_settled([1.0] * 9, OmegaConf.create({"stop_window": 3, "stop_eps": 0.5}))  # no variance says nothing
 
 
 def test_each_concept_of_a_pack_stops_where_it_does_alone(training: Training, tmp_path: Path) -> None:

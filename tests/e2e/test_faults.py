@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
 import resource
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,16 +18,13 @@ from dti_repro import evaluate as evaluate_module
 from dti_repro import generate as generate_module
 from dti_repro import train as train_module
 from dti_repro.artifacts.lock import locked
-from dti_repro.errors import DivergedError, InputError, OutOfMemoryError, StoppedError
+from dti_repro.errors import DivergedError, InputError, OutOfMemoryError
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
-from dti_repro.launch import command
-from dti_repro.training.callbacks import StepBar
-from dti_repro.training.datamodule import Batch, ConceptDataset
 from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.runs import run_folder
 from dti_repro.training.train_missing import train
-from tests.crash import content, obey_permissions, started, status_of, stop_after
+from tests.crash import content, obey_permissions, started, status_of
 from tests.e2e import test_benchmark
 from tests.e2e.trained import trained_run, vectors
 
@@ -131,7 +124,7 @@ def test_a_read_only_folder_is_one_line(
 
 
 def test_an_image_that_vanishes_in_mid_run_is_named_and_the_rest_is_kept(
-    drawn: Callable[[str], DictConfig], training: Training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    drawn: Callable[[str], DictConfig], of_photos: Training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cfg = drawn("a")
     (picture,) = tmp_path.rglob("p001_s0.png")
@@ -144,8 +137,7 @@ def test_an_image_that_vanishes_in_mid_run_is_named_and_the_rest_is_kept(
     photo = tmp_path / "rex" / "0.png"
     photo.parent.mkdir()
     photo.write_bytes(kept)
-    own = training()
-    own.concepts = {"_target_": "dti_repro.data.concept.Folder", "path": str(photo.parent), "initializer": "cat"}
+    own = of_photos(photo.parent)
     monkeypatch.setattr("dti_repro.training.trainer.load_backbone", _vanish(photo))
     with pytest.raises(InputError, match=r"0\.png does not exist"):
         train(own)
@@ -188,22 +180,6 @@ def test_a_nan_in_the_loss_keeps_the_last_good_state_and_the_run_goes_on_from_it
         assert content(ours.path) == content(theirs.path)
 
 
-def test_a_truncated_checkpoint_is_named_and_removed_it_starts_again(
-    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(training(f"runs={tmp_path / 'whole'}"))[0]
-    stop_after(monkeypatch, step=4)
-    with pytest.raises(MemoryError):
-        train(training("trainer.checkpoint_every=2"))
-    monkeypatch.undo()
-    folder = run_folder(training()).concept("ann")
-    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:700])
-    with pytest.raises(InputError, match=r"last\.ckpt cannot be read; remove it to start again"):
-        train(training())
-    folder.checkpoint.unlink()
-    assert content(train(training())[0].path) == content(whole.path)
-
-
 def test_a_clock_that_goes_backwards_changes_nothing(
     training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,56 +190,6 @@ def test_a_clock_that_goes_backwards_changes_nothing(
     monkeypatch.undo()
     assert content(folder.path) == content(whole.path)
     assert json.loads(folder.provenance.read_text())["seconds"] == 0
-
-
-@pytest.fixture
-def answered_ctrl_c() -> Iterator[None]:
-    """A shell starts what it puts into the background with SIGINT ignored; a person at a terminal has an answer."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("answered_ctrl_c")
-def test_ctrl_c_saves_what_there_is_and_the_same_command_goes_on(
-    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(training(f"runs={tmp_path / 'whole'}"))[0]
-    draw = ConceptDataset.__getitem__
-
-    def pressed(self: ConceptDataset, step: int) -> Batch:
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return draw(self, step)
-
-    monkeypatch.setattr(ConceptDataset, "__getitem__", pressed)
-    with pytest.raises(StoppedError, match=r"stopped after step 4 of 6 \(ann\): the same command goes on from there"):
-        train(training())
-    monkeypatch.undo()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    folder = train(training())[0]
-    assert content(folder.path) == content(whole.path)
-    assert json.loads(folder.provenance.read_text())["resumed_from_step"] == 4
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (StoppedError("stopped after step 4"), 130, "stopped after step 4\n"),
-        (KeyboardInterrupt(), 130, "stopped: what is finished is kept, and the same command goes on from here\n"),
-        (OutOfMemoryError("out of memory"), 1, "error: out of memory\n"),
-    ],
-)
-def test_an_end_that_is_no_fault_is_one_line(
-    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def task(cfg: DictConfig) -> None:
-        raise error
-
-    monkeypatch.setattr("sys.argv", ["train"])
-    with pytest.raises(SystemExit) as end:
-        command.command("train")(task)()
-    assert (end.value.code, capsys.readouterr().err) == (code, said)
 
 
 def test_too_little_memory_says_what_to_reduce(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,46 +204,3 @@ def test_too_little_memory_says_what_to_reduce(training: Training, monkeypatch: 
     keys = r"trainer\.batch \(2;.*trainer\.pack.*backbone\.resolution \(16\).*backbone\.checkpointing"
     with pytest.raises(OutOfMemoryError, match=keys):
         train(training())
-
-
-def test_the_bar_counts_from_where_the_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    said, clock = io.StringIO(), iter(range(0, 1000, 4))
-    monkeypatch.setattr(said, "isatty", lambda: True)
-    monkeypatch.setattr("sys.stderr", said)
-    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
-    module = SimpleNamespace(
-        states=[SimpleNamespace(step=300), SimpleNamespace(step=294)],
-        settings=SimpleNamespace(steps=400),
-        last_loss=0.25,
-    )
-    bar = StepBar()
-    bar.on_train_start(None, module)
-    for _ in range(2):
-        bar.on_train_batch_end(None, module)
-    bar.on_train_end(None, module)
-    assert "step 296 of 400" in said.getvalue()
-    assert "s/it" in said.getvalue()
-    assert "loss 0.2500" in said.getvalue()
-
-
-def test_signals_of_a_cluster_reach_whoever_had_them(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning would requeue a job by itself at SIGUSR1 and end a training at SIGTERM; submitit's handlers, which
-    know better, stay while a step is taken."""
-    taken: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-    before = {number: signal.signal(number, lambda given, _: taken.append(given)) for number in numbers}
-    draw = ConceptDataset.__getitem__
-
-    def signalled(self: ConceptDataset, step: int) -> Batch:
-        if step == 1:
-            for number in numbers:
-                os.kill(os.getpid(), number)
-        return draw(self, step)
-
-    monkeypatch.setattr(ConceptDataset, "__getitem__", signalled)
-    try:
-        assert train(training("trainer.steps=3"))[0].is_done()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert taken == list(numbers)

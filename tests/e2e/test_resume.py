@@ -120,12 +120,11 @@ def test_a_second_process_on_the_same_concept_is_refused(training: Training) -> 
 
 
 def test_other_photos_under_the_same_name_are_not_taken_for_the_same_concept(
-    training: Training, tmp_path: Path
+    of_photos: Training, tmp_path: Path
 ) -> None:
     (tmp_path / "rex").mkdir()
     Image.new("RGB", (20, 30), "red").save(tmp_path / "rex" / "a.png")
-    cfg = training()
-    cfg.concepts = {"_target_": "dti_repro.data.concept.Folder", "path": str(tmp_path / "rex"), "initializer": "cat"}
+    cfg = of_photos(tmp_path / "rex")
     assert train(cfg)[0].name == "rex"
     Image.new("RGB", (20, 30), "blue").save(tmp_path / "rex" / "a.png")
     with pytest.raises(InputError, match=r"rex.*images"):

@@ -34,10 +34,10 @@ from dti_repro.methods.base import DerivedMethod, TokenMethod
 from dti_repro.methods.norm_controls import NormControl
 from dti_repro.metrics.base import ScoreMetric
 from dti_repro.toybox.training import Stage
-from dti_repro.training import concept_state as concept_state
+from dti_repro.training import concept_state
 from dti_repro.training.runs import run_folder
 from dti_repro.training.train_missing import train
-from tests.crash import stop_after
+from tests.crash import assert_same, stop_after
 from tests.e2e.trained import trained_run, vectors
 
 Training = Callable[..., DictConfig]
@@ -164,7 +164,10 @@ def test_a_training_asked_to_run_code_runs_none(training: Training, tmp_path: Pa
     assert not mark.exists()
 
 
-def test_checkpoints_are_no_pickles_and_of_bounded_size(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_no_pickles_and_of_bounded_size_and_without_one_it_starts_again(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train(training(f"runs={tmp_path / 'whole'}"))[0]
     stop_after(monkeypatch, step=3)
     with pytest.raises(MemoryError):
         train(training("trainer.checkpoint_every=2"))
@@ -183,6 +186,8 @@ def test_checkpoints_are_no_pickles_and_of_bounded_size(training: Training, monk
     monkeypatch.setattr(concept_state, "MAX_CHECKPOINT", 10)
     with pytest.raises(InputError, match=r"last\.ckpt cannot be read"):
         train(training())
+    path.unlink()
+    assert_same(train(training())[0], expected)
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "..", "", "hut\u00fc", "a b", ".x", "-x", "n" * 300, "x\n"])
@@ -192,17 +197,15 @@ def test_names_stay_in_their_folder(name: str) -> None:
 
 
 def test_prompts_and_placeholders_are_text_and_never_a_path(
-    training: Training, compose: Training, tmp_path: Path
+    of_photos: Training, compose: Training, tmp_path: Path
 ) -> None:
     """Slashes, 300 characters and any script may stand in a word or a prompt: files are called by numbers."""
     photos = tmp_path / "deep" / "photos"
     photos.mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(photos / "a.png")
     word = "<../../" + "x" * 300 + "\u732b>"
-    cfg = training(f"runs={tmp_path / 'deep' / 'runs'}", "trainer.steps=1")
-    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(photos), "name": "rex", "initializer": "cat"}
-    cfg.concepts = {**node, "placeholder": word}
-    (folder,) = train(cfg)
+    runs = f"runs={tmp_path / 'deep' / 'runs'}"
+    (folder,) = train(of_photos(photos, runs, "trainer.steps=1", name="rex", placeholder=word))
     assert load_embedding(folder.embedding)[0] == word
     texts = ["a {} /../../etc/passwd", "\u732b {} " + "y" * 300]
     asked = f"prompts={json.dumps(texts, ensure_ascii=False)}"

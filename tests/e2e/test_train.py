@@ -237,11 +237,6 @@ def test_the_commit_that_main_was_is_in_the_provenance(
     assert provenance["config"]["backbone"]["revision"] == "main"
 
 
-def test_mirrors_get_the_rows(training: Training, tmp_path: Path) -> None:
-    train(training("logger=tensorboard"))
-    assert list((tmp_path / "runs" / ".tensorboard").rglob("events.*"))
-
-
 def test_previews_show_the_held_out_prompts(training: Training) -> None:
     folder = train(training("trainer.preview_every=3"))[0]
     assert sorted(p.name for p in folder.previews.iterdir()) == ["step_000003.png", "step_000006.png"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dti_repro import train as train_module
-from dti_repro.training.datamodule import Batch
+from dti_repro.training.batches import Batch
 from dti_repro.training.lit_module import InversionModule
 from tests.crash import content, started, status_of
 from tests.e2e.test_benchmark import EXTRA

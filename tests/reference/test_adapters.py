@@ -38,8 +38,9 @@ from dti_repro.config import CONF
 from dti_repro.data.concept import Toybox
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.randomness import generator
+from dti_repro.data.views import Framing
 from dti_repro.losses.objectives import DCO, DiffusionLoss, Objective
-from dti_repro.training.datamodule import ConceptDataset
+from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.train_missing import train
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import SIDE
@@ -140,7 +141,7 @@ def test_a_training_is_the_loop_written_out_with_diffusers_and_peft(
     (concept,) = Toybox(["ann"], root=cfg.concepts.root).load()
     initializer = own.embed_initializer("ann", concept.initializer, 42)
     texts = cfg.templates.prompts, []
-    dataset = ConceptDataset.encode(own, concept, initializer, *texts, 42, 1, LatentCache(None, {}))
+    dataset = ConceptDataset(own, concept, initializer, *texts, 42, 1, LatentCache(None, {}), Framing())
     batch = dataset[0]
     unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet").requires_grad_(False)
     torch.manual_seed(generator(42, "ann", "adapter").initial_seed())

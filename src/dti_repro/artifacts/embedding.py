@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_repro.artifacts.files import atomic_write
+from dti_repro.artifacts.files import write_file
 from dti_repro.artifacts.run_dir import embedding_files, encoder_file
 from dti_repro.errors import InputError
 
@@ -34,7 +34,7 @@ SD_KEY = "emb_params"
 def save_embedding(path: Path, placeholder: str, vectors: Tensor, header: Mapping[str, str]) -> None:
     """Write (vectors, dim) under its placeholder. `header` takes method, config_hash, base_model, concept, initializer
     and, for a snapshot, step. Equal content is equal bytes."""
-    write_tensors(path, {placeholder: vectors}, {"format": FORMAT, "placeholder": placeholder, **header})
+    save_state(path, placeholder, {placeholder: vectors}, header)
 
 
 def save_embeddings(path: Path, placeholder: str, vectors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
@@ -50,8 +50,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     from safetensors.torch import save
 
     content = {key: rows.detach().to("cpu", torch.float32).contiguous() for key, rows in tensors.items()}
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(_sort_header(save(content, metadata=dict(header))))
+    write_file(path, _sort_header(save(content, metadata=dict(header))))
 
 
 def _sort_header(data: bytes) -> bytes:
@@ -103,11 +102,10 @@ def load_embedding(path: Path) -> tuple[str, Tensor, dict[str, str]]:
             f"embedding {path}: {method} learns other vectors for each layer or timestep, and here one list of vectors "
             "has to say it all: draw this word with python -m dti_repro.generate, or learn it with ti, dti or crossinit"
         )
-    tensors = {key: _as_vectors(path, tensor) for key, tensor in tensors.items()}
     if len(tensors) != 1:
         raise InputError(f"embedding {path} has {len(tensors)} keys ({', '.join(sorted(tensors)[:4])}), one expected")
     ((placeholder, vectors),) = tensors.items()
-    return placeholder, vectors, header
+    return placeholder, _as_vectors(path, vectors), header
 
 
 def for_encoders(vectors: Mapping[str, Tensor], spec: BackboneSpec, path: Path) -> dict[str, Tensor]:
@@ -200,7 +198,13 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"embedding {path} is not a safetensors file (pickles are never loaded): {error}") from error
-    return {key: _as_float(path, tensor) for key, tensor in tensors.items()}, header
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+            raise InputError(f"embedding {path} is {tensor.dtype}: float32, float16 or bfloat16 is needed")
+        tensors[key] = tensor.float()
+        if not tensors[key].isfinite().all():
+            raise InputError(f"embedding {path} holds numbers that are not finite in float32")
+    return tensors, header
 
 
 def _as_vectors(path: Path, tensor: Tensor) -> Tensor:
@@ -210,16 +214,3 @@ def _as_vectors(path: Path, tensor: Tensor) -> Tensor:
     if vectors.ndim != 2 or 0 in vectors.shape:
         raise InputError(f"embedding {path} has shape {tuple(vectors.shape)}, (vectors, dim) expected")
     return vectors
-
-
-def _as_float(path: Path, tensor: Tensor) -> Tensor:
-    """Return the tensor in float32. InputError that names the file for fewer than 16 bits a number and for numbers that
-    are not finite in float32."""
-    import torch
-
-    if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
-        raise InputError(f"embedding {path} is {tensor.dtype}: float32, float16 or bfloat16 is needed")
-    numbers = tensor.to(torch.float32)
-    if not bool(torch.isfinite(numbers).all()):
-        raise InputError(f"embedding {path} holds numbers that are not finite in float32")
-    return numbers

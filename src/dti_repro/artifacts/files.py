@@ -59,10 +59,15 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write bytes, or text in UTF-8, with atomic_write."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write json with sorted keys: equal content is equal bytes."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_file(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
@@ -72,11 +77,11 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
         content = json.loads(read_regular(path, MAX_JSON))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: {advice}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}): {advice}") from error
-    except (ValueError, RecursionError) as error:
-        reason = error if isinstance(error, InputError) else f"{path} is damaged"
+    except (InputError, OSError) as error:
+        reason = f"{path} cannot be read ({error.strerror or error})" if isinstance(error, OSError) else error
         raise InputError(f"{reason}: {advice}") from error
+    except (ValueError, RecursionError):
+        content = None
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: {advice}")
     return content

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dti_repro.artifacts.files import atomic_write
@@ -47,9 +48,9 @@ class Grid:
         left = MARGIN + max(int(font.getlength(label)) for label in labels) + GAP
         width = left + across * (CELL + GAP) + MARGIN
 
-        def heading(text: str) -> Image.Image:
+        def heading() -> Image.Image:
             strip = Image.new("RGB", (width, LINE + 2 * GAP), "white")
-            ImageDraw.Draw(strip).text((MARGIN, 0), text, "black", ImageFont.load_default(LINE))
+            ImageDraw.Draw(strip).text((MARGIN, 0), self.title, "black", ImageFont.load_default(LINE))
             return strip
 
         def titles(texts: Sequence[str]) -> Image.Image:
@@ -67,18 +68,13 @@ class Grid:
                 strip.paste(_enlarge(image), (left + i * (CELL + GAP), 0))
             return strip
 
-        strips = [heading(self.title)] if self.title else []
+        strips = [heading()] if self.title else []
         for start in range(0, len(self.references), across):
             strips.append(row("" if start else "references", self.references[start : start + across]))
         for start in range(0, len(self.columns), across):
             strips.append(titles(self.columns[start : start + across]))
             strips += [row(name, images[start : start + across]) for name, images in self.rows.items()]
-        canvas = Image.new("RGB", (width, sum(strip.height for strip in strips) + 2 * MARGIN), "white")
-        y = MARGIN
-        for strip in strips:
-            canvas.paste(strip, (0, y))
-            y += strip.height
-        return canvas
+        return ImageOps.expand(Image.fromarray(np.concatenate(strips)), (0, MARGIN), "white")
 
 
 def _enlarge(image: Image.Image) -> Image.Image:

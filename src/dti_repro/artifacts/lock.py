@@ -15,13 +15,15 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from dti_repro.errors import InputError
 
+T = TypeVar("T")
 HEARTBEAT = 15.0  # seconds between two heartbeats
 STALE = 90.0  # seconds without a heartbeat after which an owner counts as dead
 
@@ -89,6 +91,21 @@ def locked(file: Path, message: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked_if_free(items: Iterable[tuple[T, Path, str]], busy: list[BusyError]) -> Iterator[list[T]]:
+    """Lock what no other process has of (item, lock file, message), and yield these items. The errors of the others are
+    added to `busy`."""
+    with ExitStack() as stack:
+        free = []
+        for item, file, message in items:
+            try:
+                stack.enter_context(locked(file, message))
+                free.append(item)
+            except BusyError as error:
+                busy.append(error)
+        yield free
+
+
 def _acquire(descriptor: int, file: Path, message: str) -> None:
     """Write this process as the owner. BusyError if another owner lives."""
     text = os.pread(descriptor, 400, 0).decode(errors="replace").strip()
@@ -104,7 +121,8 @@ def _acquire(descriptor: int, file: Path, message: str) -> None:
     if owner is not None:
         requeued = owner.job == here.job != "" and owner.starts < here.starts
         if owner.host == here.host:
-            alive = not has_kernel_lock and owner.process != here.process and _process_exists(owner.process)
+            runs = owner.process != here.process and Path(f"/proc/{owner.process}").exists()
+            alive = runs and not has_kernel_lock
         else:
             alive = _seconds_since_heartbeat(descriptor, file.parent) < STALE
         if alive and not requeued:
@@ -119,14 +137,6 @@ def _seconds_since_heartbeat(descriptor: int, folder: Path) -> float:
         now.write(b".")
         now.flush()
         return abs(os.fstat(now.fileno()).st_mtime - os.fstat(descriptor).st_mtime)
-
-
-def _process_exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH  # EPERM: a process of another user
-    return True
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictInt, ValidationErr
 from pydantic.dataclasses import dataclass
 
 from dti_repro.artifacts.files import read_json, write_json
-from dti_repro.artifacts.run_dir import check_name, config_hash
+from dti_repro.artifacts.run_dir import check_name
 from dti_repro.errors import InputError
 
 NAME = "manifest.json"
@@ -71,9 +71,3 @@ class Manifest:
             for image in self.images
             if drawn.get(image.file) != (image.prompt, image.seed) or not isfile(folder / image.file)
         ]
-
-
-def generation_id(generation: Mapping[str, Any], templates: tuple[str, ...]) -> str:
-    """Return the name of the folder below `images/`: g and ten hex digits. With digits alone, or with an e between
-    them, Hydra would read `generation=<id>` as a number."""
-    return "g" + config_hash({"generation": generation, "templates": templates})

@@ -93,6 +93,16 @@ class RunFolder:
     def concept(self, name: str) -> ConceptFolder:
         return ConceptFolder(self.path / name)
 
+    def header(self, concept: str, initializer: str) -> dict[str, str]:
+        """Return the header of a concept's embedding files."""
+        return {
+            "method": self.method,
+            "config_hash": self.config_hash,
+            "base_model": self.backbone,
+            "concept": concept,
+            "initializer": initializer,
+        }
+
 
 def parse(path: str | Path) -> list[ConceptFolder]:
     """Return the finished concepts of a hash folder, a seed folder or a concept folder, sorted by path.
@@ -221,8 +231,8 @@ def log_column(log: Path, column: str) -> list[float]:
     try:
         with log.open(newline="") as file:
             numbers = [float(row[column]) for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{log} has no usable column {column}; train this concept again") from error
+    except (OSError, KeyError, TypeError, ValueError):
+        numbers = []
     if not numbers:
         raise InputError(f"{log} has no usable column {column}; train this concept again")
     return numbers

@@ -27,9 +27,8 @@ class ScoreGroup:
     @property
     def prompts(self) -> str:
         """The name of the prompt set; "" where there is no manifest, as for photos."""
-        manifests = [file.parents[1] / "images" / self.generation / NAME for file in self.files]
-        names = [str(Manifest.read(path).generation.get("prompts", "")) for path in manifests[:1] if path.is_file()]
-        return "".join(names)
+        manifest = self.files[0].parents[1] / "images" / self.generation / NAME
+        return str(Manifest.read(manifest).generation.get("prompts", "")) if manifest.is_file() else ""
 
     @property
     def seeds(self) -> int:

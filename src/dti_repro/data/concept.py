@@ -72,10 +72,13 @@ class ConceptSet(ABC):
         """Return the concepts of these names; None: the selected ones. InputError if there is no name, a name twice or
         an unknown name."""
         known = self.names()
-        selected = names if names is not None else known[:1] if self._selected is None else self._selected
-        selected = [selected] if isinstance(selected, str) else list(selected)
-        if selected == ["all"]:
+        selected = self._selected if names is None else names
+        if selected is None:
+            selected = known[:1]
+        elif selected in ("all", ["all"]):
             selected = known
+        elif isinstance(selected, str):
+            selected = [selected]
         if not selected:
             raise InputError("concepts.names is empty: give the name of a concept, or all")
         if len(set(selected)) < len(selected):

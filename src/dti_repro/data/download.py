@@ -23,7 +23,7 @@ from requests.exceptions import ConnectionError, RequestException
 from rich.console import Console
 from rich.progress import track
 
-from dti_repro.artifacts.files import atomic_write, sha256, write_json
+from dti_repro.artifacts.files import atomic_write, sha256, write_file, write_json
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.data.photos import check_photos, list_photos
 from dti_repro.data.published_prompts import PromptReader
@@ -129,8 +129,7 @@ class Files(Source):
         content = client.get(f"{self.base}/{part}")
         if hashlib.sha256(content).hexdigest() != expected:
             raise InputError(f"{self.base}/{part} is not the published file: its SHA-256 hash is different")
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
+        write_file(path, content)
         return True
 
 
@@ -159,8 +158,7 @@ class Pictures(Source):
             suffix = _suffix(content, url)
         except InputError as error:
             raise InputError(f"{part}: {error}; or save the photo by hand in {photos}/") from error
-        with atomic_write(photos / f"00{suffix}") as temporary:
-            temporary.write_bytes(content)
+        write_file(photos / f"00{suffix}", content)
         return True
 
 

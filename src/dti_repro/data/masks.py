@@ -19,7 +19,6 @@ from dti_repro.errors import InputError, one_line
 
 
 def mask_path(folder: Path, concept: str, photo: Path) -> Path:
-    """Return the path of the mask of a concept's photo."""
     return folder / concept / f"{photo.stem}.png"
 
 

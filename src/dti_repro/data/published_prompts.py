@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from zipfile import BadZipFile, ZipFile
 
 import yaml
 
-from dti_repro.artifacts.files import atomic_write
+from dti_repro.artifacts.files import write_file
 from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 
@@ -35,8 +36,7 @@ class PromptReader(ABC):
             raise InputError(f"{source} does not have the published form ({error!r})") from error
         for name, content in sets.items():
             path = folder / f"{name}.yaml"
-            with atomic_write(path) as temporary:
-                temporary.write_text(yaml.safe_dump({"name": name, **content}, sort_keys=False, allow_unicode=True))
+            write_file(path, yaml.safe_dump({"name": name, **content}, sort_keys=False, allow_unicode=True))
             load_prompts(str(path))
         shown = sets if len(sets) <= MAX_SHOWN else (f"<one of {len(sets)}>",)
         print(*(f"prompts={folder / name}.yaml" for name in shown), sep="\n")
@@ -116,41 +116,32 @@ class DreamBenchPlusPrompts(PromptReader):
 
     def write(self, folder: Path) -> None:
         super().write(folder)
-        source = folder / self.file
+        source, index = folder / self.file, folder / "concepts.yaml"
         entries = {name: {"class": word, "live": "live" in name} for name, (word, _) in _captions(source).items()}
-        with ZipFile(source) as archive:
-            photos = {_subject(info): info for info in archive.infolist() if _subject(info, "images", "jpg")}
-            for name in entries:
-                if name in photos:
-                    with atomic_write(folder / name / "00.jpg") as temporary:
-                        temporary.write_bytes(_content(archive, photos[name], MAX_PHOTO))
-        with atomic_write(folder / "concepts.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(entries, allow_unicode=True), encoding="utf-8")
-        print(f"concepts=collection concepts.index={folder / 'concepts.yaml'} concepts.root={folder}")
+        for name, photo in _members(source, "images", "jpg", MAX_PHOTO):
+            if name in entries:
+                write_file(folder / name / "00.jpg", photo)
+        write_file(index, yaml.safe_dump(entries, allow_unicode=True))
+        print(f"concepts=collection concepts.index={index} concepts.root={folder}")
 
 
 def _captions(source: Path) -> dict[str, tuple[str, list[str]]]:
     """Return subject -> its class and its prompts, sorted by name."""
     found = {}
-    with ZipFile(source) as archive:
-        for info in archive.infolist():
-            if name := _subject(info, "captions", "txt"):
-                lines = _content(archive, info, MAX_CAPTIONS).decode("utf-8-sig").splitlines()
-                class_word, *captions = [line.strip() for line in lines if line.strip()]
-                found[name] = (class_word, captions)
+    for name, text in _members(source, "captions", "txt", MAX_CAPTIONS):
+        class_word, *captions = [line.strip() for line in text.decode("utf-8-sig").splitlines() if line.strip()]
+        found[name] = (class_word, captions)
     return dict(sorted(found.items()))
 
 
-def _subject(info: ZipInfo, kind: str = "images", suffix: str = "jpg") -> str | None:
-    """Return <category>_<number> of a file of this kind, None for any other. Such a name is safe as a file's."""
-    found = re.fullmatch(rf"(?:.*/)?{kind}/((?:[a-z_]+/)+)(\d+)\.{suffix}", info.filename)
-    return found[1].replace("/", "_") + found[2] if found else None
-
-
-def _content(archive: ZipFile, info: ZipInfo, limit: int) -> bytes:
-    """Return a file of the zip. ValueError for a larger one: a zip can promise little and hold much."""
-    with archive.open(info) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"{info.filename} is larger than {limit} bytes")
-    return content
+def _members(source: Path, kind: str, suffix: str, limit: int) -> Iterator[tuple[str, bytes]]:
+    """Yield (<category>_<number>, content) of the files of a kind in a zip. Such a name is safe as a file's. ValueError
+    for a file of more than `limit` bytes: a zip can promise little and hold much."""
+    with ZipFile(source) as archive:
+        for name in archive.namelist():
+            if found := re.fullmatch(rf"(?:.*/)?{kind}/((?:[a-z_]+/)+)(\d+)\.{suffix}", name):
+                with archive.open(name) as file:
+                    content = file.read(limit + 1)
+                if len(content) > limit:
+                    raise ValueError(f"{name} is larger than {limit} bytes")
+                yield found[1].replace("/", "_") + found[2], content

@@ -31,15 +31,7 @@ from dti_repro.inference.selection import image_folders_of_run, image_folders_of
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
 from dti_repro.metrics.evaluator import ScoreFile, generated, real_references
-from dti_repro.training.runs import (
-    check_metadata,
-    check_pack,
-    is_complete,
-    read_in_training,
-    run_folder,
-    source_config,
-    start_of,
-)
+from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config
 from dti_repro.training.train_missing import train_missing
 
 
@@ -198,8 +190,7 @@ def is_trained(run: ExperimentRun, cfg: DictConfig) -> bool:
     if not all(is_complete(cfg, folder) for folder in folders):
         return False
     for folder in folders:
-        concept = run.concepts[folder.name]
-        check_metadata(folder, concept, start_of(cfg, concept), read_in_training(cfg))
+        check_metadata(cfg, folder, run.concepts[folder.name])
     return True
 
 

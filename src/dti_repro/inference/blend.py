@@ -42,12 +42,6 @@ class Request:
         return cls(**{key: check_value(content[key], hint, key) for key, hint in hints.items()})
 
 
-@dataclass(frozen=True)
-class Picture:
-    png: bytes
-    norm: float  # of the point: mean over its vectors and text encoders
-
-
 class Blend:
     """Two words and the model that draws what lies between them. Only one thread at a time may draw."""
 
@@ -67,7 +61,6 @@ class Blend:
         return self._ends.names
 
     def load(self) -> None:
-        """Load the model."""
         import torch
 
         from dti_repro.backbones.load import load_backbone
@@ -75,8 +68,9 @@ class Blend:
         torch.set_num_threads(self._cfg.threads)
         self._backbone = load_backbone(self._cfg.backbone, self._cfg.accelerator)
 
-    def draw(self, request: Request) -> Picture:
-        """Return the picture that `generate` draws of the point's vectors. InputError for what cannot be drawn."""
+    def draw(self, request: Request) -> tuple[bytes, float]:
+        """Return the picture that `generate` draws of the point's vectors, as PNG, and the mean of their norms.
+        InputError for what cannot be drawn."""
         from dti_repro.artifacts.embedding import for_encoders
 
         image_folder = self._image_folder(request)
@@ -92,7 +86,7 @@ class Blend:
         png = io.BytesIO()
         drawn.save(png, format="PNG")
         norms = [norm for rows in vectors.values() for norm in rows.norm(dim=-1).tolist()]
-        return Picture(png.getvalue(), sum(norms) / len(norms))
+        return png.getvalue(), sum(norms) / len(norms)
 
     def _image_folder(self, request: Request) -> ImageFolder:
         """Return the one image of a request, in a folder that is never made. InputError unless it can be drawn."""
@@ -101,12 +95,10 @@ class Blend:
         check_single(prompts)
         a = self._ends.folders[0]
         vectors = {self._point.word: a.embedding}  # of the shape of all points
-        image_folder = build_image_folder(
-            a.path / "blend", [self._point], prompts, [request.seed], settings, vectors=vectors
-        )
-        if self._checked != (
-            asked := (request.prompt, request.steps)
-        ):  # the check reads files; the slider changes none
+        images = a.path / "blend"
+        image_folder = build_image_folder(images, [self._point], prompts, [request.seed], settings, vectors=vectors)
+        asked = (request.prompt, request.steps)
+        if self._checked != asked:  # the check reads files; the slider changes none
             check_drawing([image_folder], self._cfg, settings)
             self._checked = asked
         return image_folder

@@ -8,15 +8,13 @@ answers from memory: no path of a request is opened.
 from __future__ import annotations
 
 import secrets
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from sys import exception
-from threading import Condition
+from threading import Lock
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -56,40 +54,6 @@ class RefusedError(Exception):
         self.status = status
 
 
-class Turns:
-    """Lets one picture be drawn at a time. Of the requests of a kind that wait, only the newest gets its turn."""
-
-    def __init__(self) -> None:
-        self._changed = Condition()
-        self._busy = self._closed = False
-        self._newest: Counter[str] = Counter()
-
-    @contextmanager
-    def turn(self, kind: str) -> Iterator[None]:
-        """Wait for the turn, and hold it. RefusedError if a newer request of this kind came meanwhile."""
-        with self._changed:
-            self._newest[kind] += 1
-            number = self._newest[kind]
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closed or not self._busy or self._newest[kind] > number)
-            if self._closed or self._newest[kind] > number:
-                raise RefusedError(HTTPStatus.CONFLICT, "a newer request took the place of this one")
-            self._busy = True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let nobody have a turn any more, and wait for who has one."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._busy)
-
-
 class BlendServer(ThreadingMixIn, TCPServer):
     """Serves the page of two words. port: 0 takes a free one. InputError for a port that cannot be had."""
 
@@ -103,7 +67,7 @@ class BlendServer(ThreadingMixIn, TCPServer):
         except OSError as error:
             raise InputError(f"port={cfg.port}: {error.strerror}: use another one, or port=0 for a free one") from error
         self.blend = blend
-        self.turns = Turns()
+        self.drawing = Lock()  # one picture at a time
         self.token = secrets.token_urlsafe(24)
         port = self.server_address[1]
         self.hosts = [f"{LOOPBACK}:{port}", f"localhost:{port}"]
@@ -124,7 +88,7 @@ class BlendServer(ThreadingMixIn, TCPServer):
         except KeyboardInterrupt:
             pass
         finally:
-            self.turns.close()
+            self.drawing.acquire()  # waits for that picture, and lets no other one begin
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a browser that went away; print the traceback of a fault."""
@@ -133,8 +97,6 @@ class BlendServer(ThreadingMixIn, TCPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
-
     server: BlendServer
     server_version, sys_version = "dti", ""
     timeout = 10  # seconds that a request may take to arrive
@@ -197,9 +159,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get_content_type() != "application/json":
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a request is application/json")
         request = Request.parse(body)
-        with self.server.turns.turn(request.mode):
-            picture = self.server.blend.draw(request)
-        return Answer(HTTPStatus.OK, "image/png", picture.png, {"X-Norm": f"{picture.norm:.3g}"})
+        with self.server.drawing:
+            png, norm = self.server.blend.draw(request)
+        return Answer(HTTPStatus.OK, "image/png", png, {"X-Norm": f"{norm:.3g}"})
 
 
 def _page(names: tuple[str, str], cfg: DictConfig) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dti_repro.adapters.folder import DIFFUSERS_LORA, adapter_files, adapter_of
-from dti_repro.artifacts.files import atomic_write, read_yaml
+from dti_repro.artifacts.files import atomic_write, read_yaml, write_file
 from dti_repro.artifacts.run_dir import ConceptFolder, check_name, embedding_files, parse
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
@@ -59,7 +59,7 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     for key in ("initializer", "method"):
         _check_plain(stored.get(key, "unknown"), WORDS, first, key)
     packaged = {path.stem: path for path in (CONF / "backbone").glob("*.yaml")}
-    model = stored.get("base_model") if stored.get("base_model") in packaged else "unknown"
+    model = stored["base_model"] if stored.get("base_model") in packaged else "unknown"
     backbone = read_yaml(packaged[model]) if model in packaged else {}
     trained_with = _backbone_of_run(folder)
     if not str(trained_with.get("_target_", backbone.get("_target_", BACKBONES[0]))).startswith(BACKBONES):
@@ -77,9 +77,12 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     norms = []
     for encoder, rows in vectors.items():
         norms += [encoder, *(f"{norm:.4f}" for norm in rows.norm(dim=-1).tolist())]
-    header = {key: value for key, value in stored.items() if key not in ("format", "encoders")}
-    header |= {"base_model": model, "format": program, "norms": " ".join(filter(None, norms))}
-    header["trigger_word"] = TRIGGERS[program].format(name=name, placeholder=placeholder)
+    header = {key: value for key, value in stored.items() if key != "encoders"} | {
+        "base_model": model,
+        "format": program,
+        "norms": " ".join(filter(None, norms)),
+        "trigger_word": TRIGGERS[program].format(name=name, placeholder=placeholder),
+    }
     files = tensors_for(program, name, placeholder, vectors)
     copies = _adapter_copies(name, adapter)
     notes = [NOTES[program].format(file=next(iter(files)), name=name)]
@@ -102,8 +105,7 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     for file, original in copies.items():
         with atomic_write(out / file) as temporary:
             shutil.copyfile(original, temporary)
-    with atomic_write(out / f"{name}.txt") as temporary:
-        temporary.write_text("".join(f"# {comment}\n" for comment in comments) + text, encoding="utf-8")
+    write_file(out / f"{name}.txt", "".join(f"# {comment}\n" for comment in comments) + text)
     for note in notes:
         print(f"{folder.name}: {note}", file=sys.stderr)
     return [*(out / file for file in (*files, *copies)), out / f"{name}.txt"]

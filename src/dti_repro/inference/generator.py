@@ -5,8 +5,7 @@ Imports no torch unless something is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import groupby
 
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.adapters.attach import adapted, check_adapters
 from dti_repro.artifacts.files import atomic_write, refuse_links, writing
-from dti_repro.artifacts.lock import BusyError, locked
+from dti_repro.artifacts.lock import BusyError, locked_if_free
 from dti_repro.artifacts.manifest import NAME, ManifestImage
 from dti_repro.backbones.location import located
 from dti_repro.config import target
@@ -42,10 +41,13 @@ def draw(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: Genera
     try:
         _print_cut_prompts(check_drawing(todo, cfg, settings))
         for k in range(0, len(todo), LOCKS):
-            with _locked(todo[k : k + LOCKS], busy) as locked_folders:
+            folders = todo[k : k + LOCKS]
+            locks = [(folder, folder.path / "lock", f"folder {folder.path} is being drawn") for folder in folders]
+            with locked_if_free(locks, busy) as locked_folders:
                 batches = []
                 for image_folder in locked_folders:
-                    missing = image_folder.missing()
+                    missing = image_folder.missing()  # another process may have drawn some meanwhile
+                    _remove_old_files(image_folder, missing)
                     starts = range(0, len(missing), cfg.batch)
                     batches += [(image_folder, missing[i : i + cfg.batch]) for i in starts]
                 run_on_devices(partial(_draw_batches, cfg, settings), batches, cfg.devices, cfg.accelerator)
@@ -101,26 +103,13 @@ def _print_cut_prompts(lost: Mapping[str, str]) -> None:
         print(f"{len(lost) - SHOWN} more prompts are cut")
 
 
-@contextmanager
-def _locked(image_folders: Sequence[ImageFolder], busy: list[BusyError]) -> Iterator[list[ImageFolder]]:
-    """Lock the folders and remove old files from them. The errors of those that another process has go to `busy`."""
-    with ExitStack() as stack:
-        locked_folders = []
-        for image_folder in image_folders:
-            try:
-                stack.enter_context(locked(image_folder.path / "lock", f"folder {image_folder.path} is being drawn"))
-            except BusyError as error:
-                busy.append(error)
-                continue
-            locked_folders.append(image_folder)
-            missing = image_folder.missing()  # another process may have drawn some meanwhile
-            manifest = image_folder.path / NAME
-            with writing(manifest):
-                if len(missing) == len(image_folder.manifest.images):  # the old manifest describes none of them
-                    manifest.unlink(missing_ok=True)
-                for image in missing:  # an image of other settings, which the new manifest would claim
-                    (image_folder.path / image.file).unlink(missing_ok=True)
-        yield locked_folders
+def _remove_old_files(image_folder: ImageFolder, missing: Sequence[ManifestImage]) -> None:
+    manifest = image_folder.path / NAME
+    with writing(manifest):
+        if len(missing) == len(image_folder.manifest.images):  # the old manifest describes none of them
+            manifest.unlink(missing_ok=True)
+        for image in missing:  # an image of other settings, which the new manifest would claim
+            (image_folder.path / image.file).unlink(missing_ok=True)
 
 
 def _draw_batches(

@@ -12,8 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.artifacts.manifest import Manifest, ManifestImage, generation_id
-from dti_repro.artifacts.run_dir import check_name
+from dti_repro.artifacts.manifest import Manifest, ManifestImage
+from dti_repro.artifacts.run_dir import check_name, config_hash
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.location import located
 from dti_repro.data.prompts import Prompt, PromptSet, check_template
@@ -74,7 +74,6 @@ class Subject:
 
     @property
     def phrase(self) -> str:
-        """What fills the prompt's field."""
         return f"{self.word} {self.behind}".rstrip()
 
 
@@ -142,11 +141,11 @@ def build_image_folder(
         for seed in seeds
     ]
     learned = [subject for subject in (*subjects, *negative_subjects) if subject.embedding_sha256]
-    manifest = Manifest(
-        generation, {subject.name: subject.embedding_sha256 for subject in learned}, tuple(manifest_images)
-    )
-    path = images / generation_id(generation, tuple(prompt.template for prompt in prompts.prompts))
-    return ImageFolder(path, manifest, vectors or {}, adapter)
+    digests = {subject.name: subject.embedding_sha256 for subject in learned}
+    templates = [prompt.template for prompt in prompts.prompts]
+    # Hydra would read `generation=<id>` as a number if it had digits alone, or an e between them.
+    path = images / f"g{config_hash({'generation': generation, 'templates': templates})}"
+    return ImageFolder(path, Manifest(generation, digests, tuple(manifest_images)), vectors or {}, adapter)
 
 
 def _fill_negative_prompt(template: str, subjects: Sequence[Subject], others: Sequence[Subject]) -> str:

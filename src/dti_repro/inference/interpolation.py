@@ -40,8 +40,7 @@ class Ends:
     @classmethod
     def of(cls, cfg: DictConfig, settings: GenerationConfig) -> Ends:
         """Return the words in the folders `a` and `b`. InputError that names the key of one that cannot be used."""
-        found = {key: parse(cfg[key]) for key in KEYS}
-        a, b = (_end(key, cfg[key], folders, settings) for key, folders in found.items())
+        a, b = (_end(key, cfg[key], settings) for key in KEYS)
         return cls((a, b), (learned_subject(a, a.embedding), learned_subject(b, b.embedding)))
 
     @property
@@ -127,7 +126,8 @@ def check_single(prompts: PromptSet) -> None:
         raise InputError("prompts: one word stands in each prompt here; use {} instead of names")
 
 
-def _end(key: str, path: str, folders: list[ConceptFolder], settings: GenerationConfig) -> ConceptFolder:
+def _end(key: str, path: str, settings: GenerationConfig) -> ConceptFolder:
+    folders = parse(path)
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"{key}={path} has several concepts ({names}): name one concept's folder")

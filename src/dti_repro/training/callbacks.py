@@ -21,8 +21,8 @@ from dti_repro.optim.spherical_sgd import SphereOptimizer
 
 if TYPE_CHECKING:
     from dti_repro.artifacts.tracking import Tracker
+    from dti_repro.training.batches import Batch
     from dti_repro.training.concept_state import ConceptState
-    from dti_repro.training.datamodule import Batch
     from dti_repro.training.lit_module import InversionModule
 
 BAR = "training {bar:20} step {n} of {total}, {rate_fmt}, {remaining} left{postfix}"
@@ -58,16 +58,13 @@ class ConceptCheckpoint(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
-        self._save_unfinished(trainer, pl_module)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: InversionModule, exception: BaseException) -> None:
-        if isinstance(exception, DivergedError):  # raised before the step: the state is the last good one
-            self._save_unfinished(trainer, pl_module)
-
-    def _save_unfinished(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         for c, state in enumerate(pl_module.states):
             if not state.finished:
                 state.save(pl_module.learned(c), trainer.optimizers)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: InversionModule, exception: BaseException) -> None:
+        if isinstance(exception, DivergedError):  # raised before the step: the state is the last good one
+            self.on_train_end(trainer, pl_module)
 
     def _finish(self, pl_module: InversionModule, c: int) -> None:
         """Write the embedding last: it says that the concept is done."""

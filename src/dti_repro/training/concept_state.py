@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dti_repro.artifacts.files import atomic_write, writing
+from dti_repro.artifacts.files import write_file, writing
 from dti_repro.artifacts.run_dir import ConceptFolder, is_whole, log_column
 from dti_repro.errors import InputError
-from dti_repro.training.datamodule import ConceptDataset
-from dti_repro.training.stop_rule import EVALUATED, VarianceStop
+from dti_repro.training.batches import ConceptDataset
+from dti_repro.training.stop_rule import EVALUATED, has_settled
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
 """The columns of log.csv. loss: the mean squared error, whatever an adapter's objective makes of it. Means over the
@@ -33,12 +34,11 @@ class ConceptState:
     dataset: ConceptDataset
     folder: ConceptFolder
     header: Mapping[str, str]  # of its embedding files
-    steps: int  # after which the training ends
-    stop: VarianceStop | None  # what may end it earlier
+    trainer: DictConfig  # says after which step the training ends, and what may end it earlier
     step: int = 0  # optimizer steps done
     resumed: int = 0  # the step from which this process went on
     rows: list[tuple[float, ...]] = field(default_factory=list)  # of log.csv, not yet written
-    evaluated: list[float] = field(default_factory=list)  # the loss on the fixed batch after each step, for `stop`
+    evaluated: list[float] = field(default_factory=list)  # with trainer.stop: the loss on the fixed batch, by step
 
     @property
     def name(self) -> str:
@@ -46,18 +46,18 @@ class ConceptState:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of log.csv."""
-        return COLUMNS if self.stop is None else (*COLUMNS, EVALUATED)
+        return (*COLUMNS, EVALUATED) if self.trainer.stop else COLUMNS
 
     @property
     def finished(self) -> bool:
-        return self.step == self.steps or (self.stop is not None and self.stop(self.evaluated))
+        stops = self.trainer.stop is not None and has_settled(self.evaluated, self.trainer)
+        return stops or self.step == self.trainer.steps
 
     def add_row(self, *row: float) -> None:
         """Count a step, with the numbers of its row of the log."""
         self.step += 1
         self.rows.append((self.step, *row))
-        if self.stop is not None:
+        if self.trainer.stop:
             self.evaluated.append(row[-1])
 
     def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -74,8 +74,7 @@ class ConceptState:
         }
         buffer = io.BytesIO()  # torch writes the file's name into the file: go through memory
         torch.save(checkpoint, buffer)
-        with atomic_write(self.folder.checkpoint) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        write_file(self.folder.checkpoint, buffer.getvalue())
 
     def resume(self, learned: nn.Module, optimizers: Sequence[Optimizer], snapshots: Sequence[int]) -> None:
         """Go on from last.ckpt, unless there is none, or log.csv ends before it, or a snapshot before it is missing.
@@ -94,7 +93,7 @@ class ConceptState:
                     owners[parameter].state[parameter] = state
         self.step = self.resumed = step
         self._cut_log(step)
-        self.evaluated = log_column(self.folder.log, EVALUATED) if self.stop is not None and step else []
+        self.evaluated = log_column(self.folder.log, EVALUATED) if self.trainer.stop and step else []
 
     def _read_checkpoint(self, parameters: int) -> dict[str, Any]:
         """Return the content of last.ckpt, {} if there is none. parameters: their size in bytes."""
@@ -120,8 +119,7 @@ class ConceptState:
         """Drop rows after the checkpoint's: a process may have died between the two files, or within a row."""
         if self.folder.log.is_file():
             lines = self.folder.log.read_text().split("\n")[: step + 1] if step else [",".join(self.columns)]
-            with atomic_write(self.folder.log) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
+            write_file(self.folder.log, "".join(f"{line}\n" for line in lines))
 
 
 def _sorted(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
+from torch.utils.data import DataLoader
 
 from dti_repro.adapters.base import Adapter
 from dti_repro.backbones.base import Backbone, Conditioning, Tokens, TokenVectors
+from dti_repro.config import build
 from dti_repro.errors import DivergedError
 from dti_repro.methods.base import SharedVectors, StepContext, TokenMethod
-from dti_repro.optim.schedule import Schedule
+from dti_repro.optim.schedule import split
 from dti_repro.optim.sphere import angle
+from dti_repro.training.batches import Batch, PackDataset, by_shape
 from dti_repro.training.concept_state import ConceptState
-from dti_repro.training.datamodule import Batch, by_shape
 
 
 class InversionModule(pl.LightningModule):
@@ -33,41 +34,33 @@ class InversionModule(pl.LightningModule):
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        method: TokenMethod,
-        states: Sequence[ConceptState],
-        optimizer: Callable[..., Optimizer],
-        adapter: Adapter,
-        settings: DictConfig,
-        schedule: Schedule,
-        method_config: Mapping[str, Any],
+        self, backbone: Backbone, adapter: Adapter, method: TokenMethod, states: Sequence[ConceptState], cfg: DictConfig
     ) -> None:
-        """states: of the method's concepts, in their order. optimizer(params=groups) makes the configured optimizer.
-        adapter: attached to the backbone. settings: as in conf/trainer. schedule: of the configured optimizer.
-        method_config: what the method was built from.
-        """
+        """adapter: attached to the backbone. states: of the method's concepts, in their order. cfg: of the training."""
         super().__init__()
         # Manual optimization: a step has a backward pass for each concept (or one for all) and each accumulated part,
         # and its numbers are checked before the optimizer steps.
         self.automatic_optimization = False
         vars(self)["backbone"] = backbone  # not a submodule: Lightning moves those to the CPU after `fit`
-        self.method = method
-        self.states = list(states)
         self.adapter = adapter
-        self.settings = settings
-        self.method_config = method_config
+        self.method = method
+        self.method_config = OmegaConf.to_container(cfg.method, resolve=True)
+        self.states = list(states)
+        self.settings = cfg.trainer
         self.last_loss = math.nan  # mean over the concepts
-        self._optimizer = optimizer
-        self._schedule = schedule
+        self._optim, self._schedule = split(cfg.optim, cfg.trainer.steps)
         self._produced: list[tuple[Tensor, TokenVectors]] = []  # of this step, where the parameters are no vectors
-        self._fuse = backbone.device.type != "cpu" if settings.fuse == "auto" else settings.fuse
+        self._fuse = backbone.device.type != "cpu" if cfg.trainer.fuse == "auto" else cfg.trainer.fuse
+
+    def train_dataloader(self) -> DataLoader[dict[int, Batch]]:
+        return DataLoader(PackDataset(self.states), batch_size=None)
 
     def configure_optimizers(self) -> list[Optimizer]:
         groups = self.method.param_groups()
         vectors = self._schedule.groups([group for group in groups if "lr" not in group], self.method.concepts)
         others = [group for group in groups if "lr" in group]
-        return [self._optimizer(params=vectors), *([Adam(others)] if others else []), *self.adapter.optimizers()]
+        optimizer = build(self._optim, Optimizer, "optim", params=vectors)
+        return [optimizer, *([Adam(others)] if others else []), *self.adapter.optimizers()]
 
     def learned(self, c: int) -> nn.Module:
         """Return all parameters that are learned for a concept."""
@@ -102,26 +95,23 @@ class InversionModule(pl.LightningModule):
             self.method.after_step([c], self._schedule.rate(optimizers[0], self.states[c].step))
         after = torch.stack([self._norm_and_angle(c) for c in batch]).tolist()
         for c, (loss, gradient), (norm, turned) in zip(batch, before, after, strict=True):
-            evaluated = [self._evaluate(c)] if self.settings.stop else []
-            self._add_row(self.states[c], loss, norm, turned, gradient, *evaluated)
+            row = [loss, norm, turned, gradient, *([self._evaluate(c)] if self.settings.stop else [])]
+            self.states[c].add_row(*row)
+            if self.logger is not None:
+                names = (f"{self.states[c].name}/{column}" for column in self.states[c].columns[1:])
+                self.logger.log_metrics(dict(zip(names, row, strict=True)), step=self.states[c].step)
         self.last_loss = sum(loss for loss, _ in before) / len(batch)
 
     def _losses(self, pack: dict[int, Batch]) -> tuple[Tensor, Tensor]:
         """Return each concept's mean loss, and its objective, which is minimised: (concepts,) both."""
         data = {c: self.states[c].dataset for c in pack}
         samples = torch.tensor(list(pack)).repeat_interleave(self.settings.batch)
-        latents = torch.cat([data[c].latents.sample(batch.image, batch.latent_noise) for c, batch in pack.items()])
-        noise = torch.cat([batch.noise for batch in pack.values()])
         t = torch.cat([batch.t for batch in pack.values()])
         chance = torch.cat([batch.chance for batch in pack.values()])
-        tokens, class_tokens = (
-            Tokens.concat([getattr(data[c], kind)[batch.template] for c, batch in pack.items()])
-            for kind in ("tokens", "class_tokens")
-        )
+        tokens = Tokens.concat([data[c].tokens[batch.template] for c, batch in pack.items()])
+        class_tokens = Tokens.concat([data[c].class_tokens[batch.template] for c, batch in pack.items()])
 
-        def encoded(tokens: Tokens, class_word: bool) -> Conditioning:
-            if class_word:
-                return self.backbone.encode_text(tokens)
+        def encode(tokens: Tokens) -> Conditioning:
             vectors = self.method(samples, t, chance)
             if torch.is_grad_enabled() and not isinstance(self.method, SharedVectors):
                 for rows in vectors.values():
@@ -129,45 +119,50 @@ class InversionModule(pl.LightningModule):
                 self._produced.append((samples, vectors))
             return self.backbone.encode_text(tokens, vectors)
 
-        def mean_loss(class_word: bool) -> Tensor:
-            conditioning = encoded(class_tokens if class_word else tokens, class_word)
-            return self._mean_loss(pack, latents, noise, t, conditioning)
+        def mean_loss(conditioning: Conditioning) -> Tensor:
+            return self._sample_losses(pack, conditioning).view(len(pack), -1).mean(dim=1)
+
+        def reference(class_word: bool) -> Tensor:
+            return mean_loss(self.backbone.encode_text(class_tokens) if class_word else encode(tokens))
 
         def attend(conditioning: Conditioning) -> list[Tensor]:
             with self.backbone.attention_maps() as maps:
-                self._mean_loss(pack, latents, noise, t, conditioning)
+                mean_loss(conditioning)
             return maps
 
         def encode_extra(class_word: bool) -> tuple[Tokens, Conditioning]:
-            kind = "extra_class_tokens" if class_word else "extra_tokens"
-            extra = Tokens.concat([getattr(data[c], kind)[batch.extra] for c, batch in pack.items()])
-            with torch.set_grad_enabled(not class_word):
-                return extra, encoded(extra, class_word)
+            if not class_word:
+                extra = Tokens.concat([data[c].extra_tokens[batch.extra] for c, batch in pack.items()])
+                return extra, encode(extra)
+            extra = Tokens.concat([data[c].extra_class_tokens[batch.extra] for c, batch in pack.items()])
+            with torch.no_grad():
+                return extra, self.backbone.encode_text(extra)
 
         def encode_class() -> Conditioning:
             with torch.no_grad():
-                return encoded(class_tokens, class_word=True)
+                return self.backbone.encode_text(class_tokens)
 
         recorded = self.backbone.attention_maps() if self.method.records_attention else nullcontext([])
-        conditioning = encoded(tokens, class_word=False)
+        conditioning = encode(tokens)
         with recorded as attention:
-            loss = self._mean_loss(pack, latents, noise, t, conditioning)
-        objective = self.adapter.objective(loss, mean_loss)
+            loss = mean_loss(conditioning)
+        objective = self.adapter.objective(loss, reference)
         context = StepContext(
             list(pack), tokens, class_tokens, conditioning, attention, encode_class, encode_extra, attend
         )
         regularizer = self.method.regularizer(context)
         return loss, objective if regularizer is None else objective + regularizer
 
-    def _mean_loss(
-        self, pack: dict[int, Batch], latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning
-    ) -> Tensor:
-        data = {c: self.states[c].dataset.latents for c in pack}
-        sizes = torch.cat([data[c].sizes[batch.image] for c, batch in pack.items()])
-        weights = [data[c].weight(batch.image) for c, batch in pack.items()]
+    def _sample_losses(self, pack: Mapping[int, Batch], conditioning: Conditioning) -> Tensor:
+        """Return the loss of each sample, those of one concept after another."""
+        views = {c: self.states[c].dataset.latents for c in pack}
+        latents = torch.cat([views[c].sample(batch.image, batch.latent_noise) for c, batch in pack.items()])
+        noise = torch.cat([batch.noise for batch in pack.values()])
+        t = torch.cat([batch.t for batch in pack.values()])
+        sizes = torch.cat([views[c].sizes[batch.image] for c, batch in pack.items()])
+        weights = [views[c].weight(batch.image) for c, batch in pack.items()]
         weight = None if weights[0] is None else torch.cat(weights)
-        loss = self.backbone.loss(latents, noise, t, replace(conditioning, sizes=sizes), weight)
-        return loss.view(len(pack), self.settings.batch).mean(dim=1)
+        return self.backbone.loss(latents, noise, t, replace(conditioning, sizes=sizes), weight)
 
     @torch.no_grad()
     def _evaluate(self, c: int) -> float:
@@ -176,10 +171,7 @@ class InversionModule(pl.LightningModule):
         batch = data.evaluation(self.settings.stop_batch).to(self.device)
         vectors = self.method(torch.full((len(batch.t),), c), batch.t)
         conditioning = self.backbone.encode_text(data.tokens[batch.template], vectors)
-        latents = data.latents.sample(batch.image, batch.latent_noise)
-        given = replace(conditioning, sizes=data.latents.sizes[batch.image])
-        weight = data.latents.weight(batch.image)
-        return self.backbone.loss(latents, batch.noise, batch.t, given, weight).mean().item()
+        return self._sample_losses({c: batch}, conditioning).mean().item()
 
     def _gradient_norm(self, c: int) -> Tensor:
         """Return the norm of the gradient of each vector, mean over the vectors: of the parameter where the parameters
@@ -210,9 +202,3 @@ class InversionModule(pl.LightningModule):
             f"concept '{state.name}' diverged at step {state.step + 1}: loss {loss:.4g}, gradient "
             f"{gradient:.4g}; {kept if state.step else 'nothing was learned before it, so nothing is kept'}"
         )
-
-    def _add_row(self, state: ConceptState, *row: float) -> None:
-        state.add_row(*row)
-        if self.logger is not None:
-            metrics = {f"{state.name}/{key}": value for key, value in zip(state.columns[1:], row, strict=True)}
-            self.logger.log_metrics(metrics, step=state.step)

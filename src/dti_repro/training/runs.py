@@ -5,14 +5,14 @@ No torch is imported here: what is wrong with the input, or already done, is sai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.adapters.folder import has_own_adapter
-from dti_repro.artifacts.files import read_json, sha256
+from dti_repro.artifacts.files import read_json, sha256, user_path
 from dti_repro.artifacts.run_dir import (
     ConceptFolder,
     RunFolder,
@@ -31,11 +31,12 @@ from dti_repro.config.values import Init
 from dti_repro.data.captions import CAPTIONS
 from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
-from dti_repro.training.stop_rule import EVALUATED, stop_rule
+from dti_repro.training.stop_rule import EVALUATED, has_settled
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
 LATER = {"masks_in_loss": False, "crop": "centre", "sizes": "uncropped", "schedule": "constant", "warmup": 0}
 """Keys that came later -> the value at which a run is what it was before, and keeps its hash."""
+NAMED_STARTS = get_args(get_args(Init)[0])
 HASHED_STOP = ("stop", "stop_window", "stop_eps", "stop_batch")
 FOR_PROMPTS = ("class_word", "live")
 """Keys of concept.json that most trainings do not read, and that can be corrected after them."""
@@ -95,17 +96,18 @@ def start_of(cfg: DictConfig, concept: Concept) -> Path | None:
     """Return the embedding that the concept's vectors start from, where `method.init` is the path of one or of a run
     that has the concept. InputError if it is not there."""
     init = cfg.method.get("init")
-    if init in (None, *get_args(get_args(Init)[0])):
+    if init in (None, *NAMED_STARTS):
         return None
-    path = Path(init).expanduser()
+    path = user_path(init)
     if path.is_dir():
         found = {folder.name: folder.embedding for folder in parse(path)}
         if len(found) > 1 and concept.name not in found:
             raise InputError(f"method.init {init} has no concept '{concept.name}' (there are: {', '.join(found)})")
         return found.get(concept.name, next(iter(found.values())))
     if not embedding_files(path):
-        names = ", ".join(get_args(get_args(Init)[0]))
-        raise InputError(f"method.init '{init}' is none of {names}, and no embedding or run lies there")
+        raise InputError(
+            f"method.init '{init}' is none of {', '.join(NAMED_STARTS)}, and no embedding or run lies there"
+        )
     return path
 
 
@@ -138,10 +140,10 @@ def snapshot_steps(cfg: DictConfig, folder: ConceptFolder) -> list[int]:
 
 def _has_ended(cfg: DictConfig, folder: ConceptFolder) -> bool:
     """Return whether the log goes to the last step, or to the one at which the training stopped."""
-    rule = stop_rule(cfg.trainer)
-    return folder.logged() == cfg.trainer.steps or (
-        rule is not None and folder.log.is_file() and rule(log_column(folder.log, EVALUATED))
-    )
+    if folder.logged() == cfg.trainer.steps:
+        return True
+    may_stop = cfg.trainer.stop is not None and folder.log.is_file()
+    return may_stop and has_settled(log_column(folder.log, EVALUATED), cfg.trainer)
 
 
 def concept_metadata(concept: Concept, start: Path | None = None) -> dict[str, Any]:
@@ -161,9 +163,9 @@ def concept_metadata(concept: Concept, start: Path | None = None) -> dict[str, A
     }
 
 
-def read_in_training(cfg: DictConfig) -> tuple[str, ...]:
-    """Return what this training reads of FOR_PROMPTS. A method with regularization prompts reads both: its prompts
-    differ for people and animals."""
+def _read_in_training(cfg: DictConfig) -> tuple[str, ...]:
+    """Return what a training reads of FOR_PROMPTS. A method with regularization prompts reads both: its prompts differ
+    for people and animals."""
     if cfg.method.get("prompts") is not None:
         return FOR_PROMPTS
     prompts = cfg.templates.prompts
@@ -172,15 +174,14 @@ def read_in_training(cfg: DictConfig) -> tuple[str, ...]:
     return ("class_word",) if in_templates or in_objective else ()
 
 
-def check_metadata(
-    folder: ConceptFolder, concept: Concept, start: Path | None = None, also: Sequence[str] = ()
-) -> None:
+def check_metadata(cfg: DictConfig, folder: ConceptFolder, concept: Concept) -> None:
     """Raise InputError if the folder was trained with other photos, another word or another start than the concept has
-    now. also: as of read_in_training."""
+    now."""
+    start = start_of(cfg, concept)
     if not folder.metadata.is_file():
         return
     before, now = read_json(folder.metadata, "remove that folder to train again"), concept_metadata(concept, start)
-    free = {*FOR_PROMPTS} - {*also}
+    free = {*FOR_PROMPTS} - {*_read_in_training(cfg)}
     changed = [key for key in now if key not in free and before.get(key) != now[key]]
     if changed:
         raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from omegaconf import DictConfig
@@ -12,22 +11,13 @@ EVALUATED = "eval_loss"
 """The column of log.csv that the rule reads: the loss on a fixed batch after each step."""
 
 
-@dataclass(frozen=True)
-class VarianceStop:
-    """DVAR (Voronov et al. 2023): stop when the variance of the last `window` losses is below `eps` times that of all,
-    as in its code."""
+def has_settled(losses: Sequence[float], trainer: DictConfig) -> bool:
+    """Return whether a training with `trainer.stop` ends after the last of these losses, one a step.
 
-    window: int
-    eps: float
-
-    def __call__(self, losses: Sequence[float]) -> bool:
-        """Return whether the training ends after the last of these losses, one a step."""
-        if len(losses) < self.window:
-            return False
-        total = np.var(losses)
-        return bool(total > 0 and np.var(losses[-self.window :]) / total < self.eps)
-
-
-def stop_rule(trainer: DictConfig) -> VarianceStop | None:
-    """Return the rule of a configuration's `trainer` node."""
-    return VarianceStop(trainer.stop_window, trainer.stop_eps) if trainer.stop == "dvar" else None
+    DVAR (Voronov et al. 2023) stops when the variance of the last `stop_window` losses is below `stop_eps` times that
+    of all, as in its code.
+    """
+    if len(losses) < trainer.stop_window:
+        return False
+    total = np.var(losses)
+    return bool(total > 0 and np.var(losses[-trainer.stop_window :]) / total < trainer.stop_eps)

@@ -18,15 +18,7 @@ from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.masks import check_training_masks, with_masks
 from dti_repro.data.photos import check_photos
 from dti_repro.launch.devices import run_on_devices
-from dti_repro.training.runs import (
-    check_metadata,
-    check_pack,
-    is_complete,
-    read_in_training,
-    run_folder,
-    source_config,
-    start_of,
-)
+from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config
 
 
 def train(cfg: DictConfig) -> list[ConceptFolder]:
@@ -54,7 +46,7 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
     folders = [run.concept(concept.name) for concept in concepts]
     pending = []
     for concept, folder in zip(concepts, folders, strict=True):
-        check_metadata(folder, concept, start_of(cfg, concept), read_in_training(cfg))
+        check_metadata(cfg, folder, concept)
         if is_complete(cfg, folder):
             print(f"done: {folder.path}")
             continue

@@ -6,9 +6,8 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,8 +19,8 @@ from torch.optim import Optimizer
 from dti_repro.adapters.base import Adapter
 from dti_repro.adapters.folder import copy_adapter
 from dti_repro.artifacts.embedding import for_encoders, load_embeddings, save_embeddings
-from dti_repro.artifacts.files import atomic_write, user_path, write_json
-from dti_repro.artifacts.lock import BusyError, locked
+from dti_repro.artifacts.files import user_path, write_file, write_json
+from dti_repro.artifacts.lock import BusyError, locked_if_free
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, has_content
 from dti_repro.artifacts.tracking import joined, tracking
@@ -40,9 +39,9 @@ from dti_repro.methods.base import DerivedMethod, TokenMethod
 from dti_repro.methods.initializers import resized
 from dti_repro.optim.schedule import split
 from dti_repro.optim.spherical_sgd import SphereOptimizer
+from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.callbacks import ConceptCheckpoint, Previews, Signals, StepBar
 from dti_repro.training.concept_state import ConceptState
-from dti_repro.training.datamodule import ConceptDataset, PackDataModule
 from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.runs import (
     concept_metadata,
@@ -53,7 +52,6 @@ from dti_repro.training.runs import (
     source_config,
     start_of,
 )
-from dti_repro.training.stop_rule import stop_rule
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -79,8 +77,10 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
     trained = 0
     busy: list[BusyError] = []
     for k in range(0, len(concepts), cfg.trainer.pack):
-        with _lock_pending(cfg, run, concepts[k : k + cfg.trainer.pack], busy) as pending:
-            if pending:
+        pack = concepts[k : k + cfg.trainer.pack]
+        locks = ((c, run.concept(c.name).lock, f"concept '{c.name}' is being trained") for c in pack)
+        with locked_if_free(locks, busy) as mine:
+            if pending := _pending(cfg, run, mine):
                 (_derive if isinstance(method, DerivedMethod) else _train_pack)(cfg, run, pending)
                 trained += len(pending)
     if busy:
@@ -122,31 +122,17 @@ def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
         raise InputError(f"optim: {name} cannot step from the gradients alone ({error}): choose another one") from error
 
 
-@contextmanager
-def _lock_pending(
-    cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], busy: list[BusyError]
-) -> Iterator[list[Concept]]:
-    """Lock the concepts' folders and write config.yaml and concept.json. Yield the concepts that are not complete. A
-    concept that another process trains is left out, and its error is added to `busy`."""
-    with ExitStack() as stack:
-        mine = []
-        for concept in concepts:
-            try:
-                lock = locked(run.concept(concept.name).lock, f"concept '{concept.name}' is being trained")
-                stack.enter_context(lock)
-                mine.append(concept)
-            except BusyError as error:
-                busy.append(error)
-        if mine and not has_content(run.config):
-            with atomic_write(run.config) as temporary:
-                temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
-        pending = [concept for concept in mine if not is_complete(cfg, run.concept(concept.name))]
-        for concept in pending:
-            folder = run.concept(concept.name)
-            if not folder.metadata.is_file():  # nobody can say on which photos its checkpoint was trained
-                folder.checkpoint.unlink(missing_ok=True)
-            write_json(folder.metadata, concept_metadata(concept, start_of(cfg, concept)))
-        yield pending
+def _pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> list[Concept]:
+    """Return which of these locked concepts are not complete, and write config.yaml and their concept.json."""
+    if concepts and not has_content(run.config):
+        write_file(run.config, OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
+    pending = [concept for concept in concepts if not is_complete(cfg, run.concept(concept.name))]
+    for concept in pending:
+        folder = run.concept(concept.name)
+        if not folder.metadata.is_file():  # nobody can say on which photos its checkpoint was trained
+            folder.checkpoint.unlink(missing_ok=True)
+        write_json(folder.metadata, concept_metadata(concept, start_of(cfg, concept)))
+    return pending
 
 
 def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
@@ -172,11 +158,7 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
         method.initialise([state.dataset.initializer for state in states], backbone.spec)
         for c, state in enumerate(states):
             _check_vectors(method.vectors(c), state)
-        settings, schedule = split(cfg.optim, cfg.trainer.steps)
-        optimizer = partial(build, settings, Optimizer, "optim")
-        config = OmegaConf.to_container(cfg.method, resolve=True)
-        module = InversionModule(backbone, method, states, optimizer, adapter, cfg.trainer, schedule, config)
-        _fit(cfg, run, module, ConceptCheckpoint(complete))
+        _fit(cfg, run, InversionModule(backbone, adapter, method, states, cfg), ConceptCheckpoint(complete))
 
 
 def _prepare(
@@ -190,9 +172,9 @@ def _prepare(
         say_oddities(concept.name, concept.images, backbone.spec.resolution, whole=framing.crop == "none")
         initializer = _initializer(cfg, concept, backbone)
         texts = cfg.templates.prompts, method.extra_prompts(concept.live)
-        dataset = ConceptDataset.encode(backbone, concept, initializer, *texts, run.seed, samples, cache, framing)
-        folder, header = run.concept(concept.name), _header(run, concept, backbone)
-        states.append(ConceptState(dataset, folder, header, cfg.trainer.steps, stop_rule(cfg.trainer)))
+        dataset = ConceptDataset(backbone, concept, initializer, *texts, run.seed, samples, cache, framing)
+        header = run.header(concept.name, concept.initializer)
+        states.append(ConceptState(dataset, run.concept(concept.name), header, cfg.trainer))
     return states
 
 
@@ -228,7 +210,8 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     signals = Signals()
     bars = [StepBar()] if cfg.trainer.progress else []
-    words = (run.method, joined([state.name for state in module.states]), f"seed{run.seed}", run.config_hash)
+    names = [state.name for state in module.states]
+    words = (run.method, joined(names), f"seed{run.seed}", run.config_hash)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
         with signals, tracking(cfg, "train", *words) as tracker:
@@ -246,11 +229,10 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
                 enable_progress_bar=False,
                 log_every_n_steps=1,
             )
-            trainer.fit(module, datamodule=PackDataModule(module.states))
+            trainer.fit(module)
     if signals.stopped:
         step = min(state.step for state in module.states)
-        names = ", ".join(state.name for state in module.states)
-        where = f"step {step} of {cfg.trainer.steps} ({names})"
+        where = f"step {step} of {cfg.trainer.steps} ({', '.join(names)})"
         raise StoppedError(f"stopped after {where}: the same command goes on from there")
 
 
@@ -265,7 +247,7 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> Non
         _write_provenance(cfg, folder, backbone, began, source=str(origin.path))
         paths = [(origin.snapshot(step), folder.snapshot(step)) for step in snapshot_steps(cfg, folder)]
         for path, derived in [*paths, (origin.embedding, folder.embedding)]:
-            header = _header(run, concept, backbone) | copy_adapter(path, derived)
+            header = run.header(concept.name, concept.initializer) | copy_adapter(path, derived)
             vectors = for_encoders(load_embeddings(path), backbone.spec, path)
             save_embeddings(derived, concept.placeholder, method.derive(vectors, backbone.spec), header)
 
@@ -291,14 +273,3 @@ def _write_provenance(cfg: DictConfig, folder: ConceptFolder, backbone: Backbone
     config = OmegaConf.to_container(cfg, resolve=True)
     record = {**provenance(began, backbone.device.type), "checkpoint": checkpoint, "config": config, **more}
     write_json(folder.provenance, record)
-
-
-def _header(run: RunFolder, concept: Concept, backbone: Backbone) -> dict[str, str]:
-    """Return the header of a concept's embedding files."""
-    return {
-        "method": run.method,
-        "config_hash": run.config_hash,
-        "base_model": backbone.spec.name,
-        "concept": concept.name,
-        "initializer": concept.initializer,
-    }

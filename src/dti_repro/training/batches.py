@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dti_repro.backbones.base import Backbone, InitializerEmbedding, PromptGroup, Tokens
 from dti_repro.data.concept import Concept
@@ -21,9 +19,6 @@ from dti_repro.errors import one_line
 
 if TYPE_CHECKING:
     from dti_repro.training.concept_state import ConceptState
-
-
-CENTRE = Framing()
 
 
 class Batch(NamedTuple):
@@ -38,32 +33,18 @@ class Batch(NamedTuple):
     extra: Tensor  # (n,) indices of the method's extra prompts
 
     def part(self, samples: slice) -> Batch:
-        """Return some of the samples."""
         return Batch(*(tensor[samples] for tensor in self))
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(tensor.to(device) for tensor in self))
 
 
-@dataclass(frozen=True)
 class ConceptDataset(Dataset[Batch]):
     """The encoded photos and prompts of one concept. Item k is the batch of optimizer step k, counted from 0. It is a
     function of (seed, concept, k) alone, so that neither packing nor resuming changes it."""
 
-    concept: Concept
-    initializer: InitializerEmbedding
-    tokens: Tokens  # one row per template
-    class_tokens: Tokens  # the same with the class word
-    extra_tokens: Tokens  # the method's extra prompts
-    extra_class_tokens: Tokens
-    latents: EncodedViews
-    seed: int
-    samples: int  # of one optimizer step
-    timesteps: int  # of the backbone
-
-    @classmethod
-    def encode(
-        cls,
+    def __init__(
+        self,
         backbone: Backbone,
         concept: Concept,
         initializer: InitializerEmbedding,
@@ -72,68 +53,64 @@ class ConceptDataset(Dataset[Batch]):
         seed: int,
         samples: int,
         cache: LatentCache,
-        framing: Framing = CENTRE,
-    ) -> ConceptDataset:
+        framing: Framing,
+    ) -> None:
         """Tokenize the templates, or the concept's captions in their place, and the extra prompts, and encode the
-        photos. Print which words of captions are cut off. InputError for a photo that is damaged."""
+        photos. Print which words of captions are cut off. samples: of one step. InputError for a damaged photo."""
+
+        def tokenized(texts: Sequence[str], class_word: bool = False) -> Tokens:
+            counts = {} if class_word else {concept.placeholder: initializer.positions}
+            return backbone.tokenize([concept.fill(text, class_word) for text in texts], counts).to(backbone.device)
+
         templates = concept.captions or templates
-        latents = EncodedViews.encode(backbone, concept, cache, framing, seed)
-        counts = {concept.placeholder: initializer.positions}
-        tokens, class_tokens, extra_tokens, extra_class_tokens = (
-            backbone.tokenize([concept.fill(text, class_word) for text in texts], {} if class_word else counts).to(
-                backbone.device
-            )
-            for texts in (templates, extra_prompts or templates[:1])
-            for class_word in (False, True)
-        )
+        extra_prompts = extra_prompts or templates[:1]
+        self.concept = concept
+        self.initializer = initializer
+        self.latents = EncodedViews(backbone, concept, cache, framing, seed)
+        self.tokens = tokenized(templates)
+        self.class_tokens = tokenized(templates, class_word=True)
+        self.extra_tokens = tokenized(extra_prompts)
+        self.extra_class_tokens = tokenized(extra_prompts, class_word=True)
+        self._templates, self._extra_prompts = len(templates), len(extra_prompts)
+        self._seed, self._samples, self._timesteps = seed, samples, backbone.spec.timesteps
         if concept.captions:
             _say_what_is_cut(backbone, concept, initializer.positions)
-        return cls(
-            concept,
-            initializer,
-            tokens,
-            class_tokens,
-            extra_tokens,
-            extra_class_tokens,
-            latents,
-            seed,
-            samples,
-            backbone.spec.timesteps,
-        )
 
     def __getitem__(self, step: int) -> Batch:
-        random = generator(self.seed, self.concept.name, "step", step)
+        random = self._generator("step", step)
         photos = self._photos(step)
         image = torch.tensor(self._views(step, photos))
-        shape = (self.samples, *self.latents.shape(image))
-        templates, extra = (len(next(iter(tokens.ids.values()))) for tokens in (self.tokens, self.extra_tokens))
-        template = torch.randint(templates, (self.samples,), generator=random)
+        shape = (self._samples, *self.latents.shape(image))
+        template = torch.randint(self._templates, (self._samples,), generator=random)
         return Batch(
             image=image,
             template=torch.tensor(photos) if self.concept.captions else template,
-            t=torch.randint(self.timesteps, (self.samples,), generator=random),
+            t=torch.randint(self._timesteps, (self._samples,), generator=random),
             latent_noise=torch.randn(shape, generator=random),
             noise=torch.randn(shape, generator=random),
-            chance=torch.rand(self.samples, generator=random),
-            extra=torch.randint(extra, (self.samples,), generator=random),
+            chance=torch.rand(self._samples, generator=random),
+            extra=torch.randint(self._extra_prompts, (self._samples,), generator=random),
         )
 
     def evaluation(self, samples: int) -> Batch:
         """Return a batch that is the same at every step, of views of one shape."""
-        random = generator(self.seed, self.concept.name, "evaluation")
+        random = self._generator("evaluation")
         views = [view for view, bucket in enumerate(self.latents.bucket) if bucket == 0]
         image = torch.tensor(views)[torch.randint(len(views), (samples,), generator=random)]
-        template = torch.randint(len(next(iter(self.tokens.ids.values()))), (samples,), generator=random)
+        template = torch.randint(self._templates, (samples,), generator=random)
         shape = (samples, *self.latents.shape(image))
         return Batch(
             image=image,
             template=torch.tensor(self.latents.photo)[image] if self.concept.captions else template,
-            t=torch.randperm(self.timesteps, generator=random)[:samples],
+            t=torch.randperm(self._timesteps, generator=random)[:samples],
             latent_noise=torch.randn(shape, generator=random),
             noise=torch.randn(shape, generator=random),
             chance=torch.zeros(samples),
             extra=torch.zeros(samples, dtype=torch.long),
         )
+
+    def _generator(self, use: str, *number: int) -> torch.Generator:
+        return generator(self._seed, self.concept.name, use, *number)
 
     def _photos(self, step: int) -> list[int]:
         """Return the photo of each sample of a step: all of one bucket, and each photo equally often."""
@@ -141,9 +118,9 @@ class ConceptDataset(Dataset[Batch]):
         bucket, before = self._bucket(step, buckets)
         photos = [photo for photo, its_bucket in enumerate(buckets) if its_bucket == bucket]
         shown = []
-        for sample in range(before * self.samples, (before + 1) * self.samples):
+        for sample in range(before * self._samples, (before + 1) * self._samples):
             epoch, place = divmod(sample, len(photos))
-            order = torch.randperm(len(photos), generator=generator(self.seed, self.concept.name, "epoch", epoch))
+            order = torch.randperm(len(photos), generator=self._generator("epoch", epoch))
             shown.append(photos[int(order[place])])
         return shown
 
@@ -153,15 +130,14 @@ class ConceptDataset(Dataset[Batch]):
         if len(set(buckets)) == 1:
             return buckets[0], step
         cycle, place = divmod(step, len(buckets))
-        random = generator(self.seed, self.concept.name, "buckets", cycle)
-        order = [buckets[photo] for photo in torch.randperm(len(buckets), generator=random).tolist()]
+        shuffled = torch.randperm(len(buckets), generator=self._generator("buckets", cycle))
+        order = [buckets[photo] for photo in shuffled.tolist()]
         bucket = order[place]
         return bucket, cycle * buckets.count(bucket) + order[:place].count(bucket)
 
     def _views(self, step: int, photos: Sequence[int]) -> list[int]:
         """Return one view of each photo, drawn where it has several."""
-        random = generator(self.seed, self.concept.name, "view", step)
-        drawn = torch.randint(1 << 31, (len(photos),), generator=random).tolist()
+        drawn = torch.randint(1 << 31, (len(photos),), generator=self._generator("view", step)).tolist()
         views = map(self.latents.views_of, photos)
         return [of_photo[number % len(of_photo)] for of_photo, number in zip(views, drawn, strict=True)]
 
@@ -183,27 +159,15 @@ def by_shape(pack: Mapping[int, Batch]) -> list[list[int]]:
 
 
 class PackDataset(Dataset[dict[int, Batch]]):
-    """Item k: the batches of the k-th step from now on, by the concept's place in the pack, of all concepts that are
-    not finished by then."""
+    """Each item: the batches of the next step of the concepts that are not finished, by their place in the pack. Items
+    are read one at a time, after the step before."""
 
     def __init__(self, states: Sequence[ConceptState]) -> None:
-        ends = (state.step if state.finished else state.steps for state in states)
-        self._remaining = [(state, range(state.step, end)) for state, end in zip(states, ends, strict=True)]
+        self._states = states
+        self._steps = max(0 if state.finished else state.trainer.steps - state.step for state in states)
 
     def __len__(self) -> int:
-        return max(len(steps) for _, steps in self._remaining)
+        return self._steps
 
-    def __getitem__(self, k: int) -> dict[int, Batch]:
-        pack = enumerate(self._remaining)
-        return {c: state.dataset[steps[k]] for c, (state, steps) in pack if k < len(steps) and not state.finished}
-
-
-class PackDataModule(pl.LightningDataModule):
-    """Shows each concept of a pack its batches, from the step on that it has reached."""
-
-    def __init__(self, states: Sequence[ConceptState]) -> None:
-        super().__init__()
-        self._states = states
-
-    def train_dataloader(self) -> DataLoader[dict[int, Batch]]:
-        return DataLoader(PackDataset(self._states), batch_size=None)
+    def __getitem__(self, _: int) -> dict[int, Batch]:
+        return {c: state.dataset[state.step] for c, state in enumerate(self._states) if not state.finished}
