@@ -9,7 +9,7 @@ N ?= 50
 SLURM := slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core slurm-wlm-mysql-plugin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all browser-test lint benchmark ablation methods figures claims report speed soak slurm-test
+.PHONY: help demo test test-all browser-test lint benchmark ablation methods figures claims report speed full-width soak slurm-test
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -59,6 +59,9 @@ report: $(STAMP) ## the page of the main table, from the runs or the stored resu
 
 speed: $(STAMP) ## measure this trainer and evaluator against the plain way, side by side
 	$(PY) benchmarks/speed.py $(ARGS)
+
+full-width: $(STAMP) ## every stage of a backbone (ARGS="backbone=sdxl") at its published widths, random weights
+	$(PY) -m dti_repro.full_width $(ARGS)
 
 soak: $(STAMP) ## kill train, generate, evaluate and benchmark N times (N=50) at random moments, compare the bytes
 	$(PY) benchmarks/soak.py kills=$(N)

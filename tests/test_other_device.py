@@ -4,7 +4,7 @@ tensors of two devices raises. The device is meta: without a driver, torch compu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,29 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch._subclasses import fake_impls
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.transforms import v2
 
+from dti_repro.artifacts.files import read_yaml
 from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.backbones.text_encoder import PlaceholderTokenizer
-from dti_repro.config import CONF, build
+from dti_repro.config import build
+from dti_repro.launch.failures import choices
 from dti_repro.metrics.base import ImageMetric, Sample
+from dti_repro.metrics.catalogue import metric_config
+from dti_repro.metrics.networks import write_untrained_metric
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.train_missing import train
-from tests.tiny import build_tiny_sdxl
-from tests.tiny_flow import SIDE, build_tiny_sana
+from tests.tiny_backbones import SAME_CODE, tiny_backbone
 
 Training = Callable[..., DictConfig]
-BUILDERS = {"sdxl": (build_tiny_sdxl, 16), "sana_1600m": (build_tiny_sana, SIDE)}  # and pixels of an image
-METRICS = ("toybox_image", "toybox_clip_t")
 GPU = torch.device("meta")
 
 
@@ -65,16 +67,20 @@ def _content(tensor: FakeTensor) -> np.ndarray:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """gpu() -> a context with a fake GPU, on which models that are loaded lie. Ids stay real."""
+    """gpu() -> a context with a fake GPU, on which loaded models lie. Ids and the pixels of photos stay real."""
 
     class Accelerator(CPUAccelerator):
         def setup_device(self, device: torch.device) -> None: ...
 
-    tokenize, trainer = PlaceholderTokenizer.__call__, pl.Trainer
+    tokenize, preprocess, trainer = PlaceholderTokenizer.__call__, v2.Compose.forward, pl.Trainer
 
     def real_ids(self: PlaceholderTokenizer, *arguments: Any) -> Any:
         with unset_fake_temporarily():
             return tokenize(self, *arguments)
+
+    def real_pixels(self: v2.Compose, *photos: Image.Image) -> Tensor:
+        with unset_fake_temporarily():
+            return preprocess(self, *photos).as_subclass(Tensor)
 
     def on_gpu(**options: Any) -> pl.Trainer:
         return trainer(**{**options, "accelerator": Accelerator(), "strategy": SingleDeviceStrategy(device=GPU)})
@@ -97,6 +103,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             yield
 
     monkeypatch.setattr(PlaceholderTokenizer, "__call__", real_ids)
+    monkeypatch.setattr(v2.Compose, "forward", real_pixels)
     monkeypatch.setattr(nn.Module, "_apply", move)
     read = fake_impls.op_implementations_dict
     monkeypatch.setitem(read, torch.ops.aten._local_scalar_dense.default, _number)
@@ -106,22 +113,22 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return faked
 
 
-@pytest.mark.parametrize("name", ["toybox", "sdxl", pytest.param("sana_1600m", marks=pytest.mark.slow)])
-def test_two_packs_a_generation_and_the_metrics_on_one_device(
+SLOW = (*SAME_CODE, "sd15")  # the toybox's code
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in choices("backbone")]
+)
+def test_a_training_and_a_generation_on_one_device(
     name: str, training: Training, tmp_path: Path, gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = [f"backbone={name}"]
-    if name in BUILDERS:
-        make, side = BUILDERS[name]
-        own += [f"backbone.path={make(tmp_path / name)}", f"backbone.resolution={side}", "backbone.dtype=float32"]
-    cfg = training(*own, "concepts.names=[ann,bob]", "trainer.pack=1", "trainer.steps=1")
+    """The toybox with two packs, one after the other."""
+    names = ["ann", "bob"] if name == "toybox" else ["ann"]
+    own = [f"backbone={name}"] if name == "toybox" else tiny_backbone(name, tmp_path / name)
+    cfg = training(*own, f"concepts.names=[{','.join(names)}]", "trainer.pack=1", "trainer.steps=1", "trainer.batch=1")
     settings = OmegaConf.to_container(cfg.backbone)
     settings.pop("generation", None)
     backbone: DiffusersBackbone = build(settings, DiffusersBackbone)
-    chosen = METRICS if name == "toybox" else ()
-    metrics = [
-        build(yaml.safe_load((CONF / "metric" / f"{metric}.yaml").read_text()), ImageMetric) for metric in chosen
-    ]
     learned: dict[str, Mapping[str, Tensor]] = {}
     monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: backbone)
     monkeypatch.setattr("dti_repro.training.trainer.check_words", lambda *_: None)  # reads weights from a file
@@ -136,15 +143,28 @@ def test_two_packs_a_generation_and_the_metrics_on_one_device(
         train(cfg)
         assert {rows.device for vectors in learned.values() for rows in vectors.values()} == {GPU}
         assert {tensor.device for tensor in backbone.state_dict().values()} == {GPU}
-        (image,) = backbone.generate(
-            ["a <ann> beside a <bob>"],
+        side = backbone.spec.resolution
+        images = backbone.generate(
+            [" beside ".join(f"a <{concept}>" for concept in names)],
             {word: {k: rows.cpu() for k, rows in vectors.items()} for word, vectors in learned.items()},
             [0],
             steps=1,
             guidance=5.0,
+            height=side,
+            width=side,
         )
-        samples = [Sample("ann", "a cat", {"class": "cat"})]
-        for metric in metrics:
+    assert [image.size for image in images] == [(side, side)]
+
+
+@pytest.mark.parametrize("names", [("toybox_image", "toybox_clip_t"), ("clip_i", "clip_t", "dino", "dinov2", "siglip")])
+def test_scores_on_one_device(names: Sequence[str], tmp_path: Path, gpu: Callable[..., Any]) -> None:
+    """The published evaluators are narrow here."""
+    image, samples = Image.new("RGB", (16, 16)), [Sample("ann", "a cat", {"class": "cat"})] * 2
+    for name in names:
+        widths = read_yaml(Path(__file__).with_name("narrow_widths.yaml"))
+        file = name if name.startswith("toybox") else str(write_untrained_metric(name, tmp_path, widths))
+        metric = build(metric_config(file), ImageMetric)
+        with gpu():
             metric.to(GPU)
             metric.set_references("ann", [image, image])
-            assert len(metric.score([image, image], [*samples, *samples])) == 2
+            assert len(metric.score([image, image], samples)) == 2

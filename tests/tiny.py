@@ -6,33 +6,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
     SchedulerMixin,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from open_clip.tokenizer import SimpleTokenizer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     PreTrainedTokenizerBase,
 )
 
+from dti_repro.artifacts.files import read_yaml
+from dti_repro.backbones.published import published_file
+from dti_repro.backbones.untrained_tokenizers import clip_tokenizer
 from dti_repro.toybox.language import WORDS
 from dti_repro.toybox.tokenizer import build_tokenizer, word_ids
 
 DIM = 32
 DIM_2 = 48  # of SDXL's second encoder
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-"""What the published schedulers of the family share."""
 
 
 def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0) -> Path:
@@ -68,7 +66,10 @@ def build_tiny_sd(folder: Path, prediction: str = "v_prediction", seed: int = 0)
             attention_head_dim=16,
         )
     scheduler = DDIMScheduler(
-        **BETAS,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
         prediction_type=prediction,
         clip_sample=False,
         set_alpha_to_one=False,
@@ -91,12 +92,8 @@ def build_tiny_clip_sd(folder: Path, openclip: bool, seed: int = 0) -> Path:
             attention_head_dim=(2, 4) if openclip else 4,
             use_linear_projection=openclip,
         )
-    scheduler = PNDMScheduler(
-        **BETAS,
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-    )
-    tokenizer = _clip_tokenizer("!" if openclip else "<|endoftext|>")
+    scheduler = published_scheduler("sd15")
+    tokenizer = clip_tokenizer("!" if openclip else "<|endoftext|>")
     return _save(folder, tokenizer, text_encoder, vae, unet, scheduler)
 
 
@@ -120,22 +117,25 @@ def build_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=DIM_2 + 6 * 8,
         )
-    scheduler = EulerDiscreteScheduler(
-        **BETAS,
-        timestep_spacing="leading",
-    )
+    scheduler = published_scheduler("sdxl")
     pipeline = StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=first,
         text_encoder_2=second,
-        tokenizer=_clip_tokenizer("<|endoftext|>"),
-        tokenizer_2=_clip_tokenizer("!"),
+        tokenizer=clip_tokenizer("<|endoftext|>"),
+        tokenizer_2=clip_tokenizer("!"),
         unet=unet,
         scheduler=scheduler,
         add_watermarker=False,
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def published_scheduler(name: str) -> SchedulerMixin:
+    """Return the scheduler of a backbone with published configs."""
+    config = read_yaml(published_file(name))["scheduler"]
+    return getattr(diffusers, config.pop("_class_name"))(**config)
 
 
 def _save(
@@ -181,10 +181,3 @@ def _clip_config(dim: int, activation: str) -> CLIPTextConfig:
         eos_token_id=2,
         pad_token_id=1,
     )
-
-
-def _clip_tokenizer(pad: str) -> CLIPTokenizer:
-    """Return CLIP's tokenizer, made of the list that open_clip ships."""
-    theirs = SimpleTokenizer()
-    vocab = {word: i for i, word in enumerate([*list(theirs.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocab, merges=list(theirs.bpe_ranks), pad_token=pad, model_max_length=77)

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 from pathlib import Path
 
 import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKLWan,
-    DPMSolverMultistepScheduler,
     SanaPipeline,
     SanaTransformer2DModel,
-    UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
 )
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer, T5Tokenizer, UMT5Config, UMT5EncoderModel
+from transformers import Gemma2Config, Gemma2Model, UMT5Config, UMT5EncoderModel
+
+from dti_repro.backbones.untrained_tokenizers import gemma_tokenizer, t5_tokenizer
+from tests.tiny import published_scheduler
 
 DIM = 32
 SIDE = 32  # pixels
-SENTENCE = "a photo of the cat car dog mug red on grass beach in snow left next to wearing hat rendition one my"
-WORDS = tuple(SENTENCE.split())
-FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-"""What the published scheduler configs of both say."""
 
 
 def build_tiny_sana(folder: Path, seed: int = 0) -> Path:
     """Write the checkpoint to `folder`: Gemma2 d = 32 of 2 layers, AutoencoderDC of factor 4, a transformer of 2
     blocks for 32 px images (8 x 8 latents of 4 channels), the published scheduler."""
-    tokenizer = _gemma_tokenizer()
+    tokenizer = gemma_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         text_encoder = Gemma2Model(
@@ -75,7 +69,7 @@ def build_tiny_sana(folder: Path, seed: int = 0) -> Path:
             sample_size=SIDE // 4,
             qk_norm="rms_norm_across_heads",
         )
-    scheduler = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, **FLOW)
+    scheduler = published_scheduler("sana_1600m")
     SanaPipeline(tokenizer, text_encoder, vae, transformer, scheduler).save_pretrained(folder)
     return folder
 
@@ -83,7 +77,7 @@ def build_tiny_sana(folder: Path, seed: int = 0) -> Path:
 def build_tiny_wan(folder: Path, seed: int = 0) -> Path:
     """Write the checkpoint to `folder`: UMT5 d = 32 of 2 layers, AutoencoderKLWan of factor 8 and the published
     statistics of 16 channels, a transformer of 2 blocks, the published scheduler."""
-    tokenizer = _t5_tokenizer()
+    tokenizer = t5_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         text_encoder = UMT5EncoderModel(
@@ -108,7 +102,7 @@ def build_tiny_wan(folder: Path, seed: int = 0) -> Path:
             num_layers=2,
             rope_max_seq_len=32,
         )
-    scheduler = UniPCMultistepScheduler(**FLOW)
+    scheduler = published_scheduler("wan_1300m")
     WanPipeline(tokenizer, text_encoder, vae, scheduler, transformer).save_pretrained(folder)
     return folder
 
@@ -117,25 +111,3 @@ def _spread(text_encoder: Gemma2Model | UMT5EncoderModel) -> None:
     """Norms differ from word to word, as in a real vocabulary."""
     table = text_encoder.get_input_embeddings().weight.data
     table.copy_(torch.randn(table.shape) * 0.1 * torch.linspace(0.7, 1.3, len(table))[:, None])
-
-
-def _gemma_tokenizer() -> GemmaTokenizer:
-    """Byte-pair encoding of words that hold the space before them, with bytes for the rest, and <bos>."""
-    instruction = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
-    learner = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    learner.normalizer = normalizers.Replace(" ", "▁")
-    learner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=special, show_progress=False)
-    learner.train_from_iterator([*[f" {word}" for word in WORDS], *instruction], trainer)
-    learned = json.loads(learner.to_str())["model"]
-    merges = [tuple(pair) for pair in learned["merges"]]
-    return GemmaTokenizer(vocab=learned["vocab"], merges=merges, add_bos_token=True)
-
-
-def _t5_tokenizer() -> T5Tokenizer:
-    """Unigrams: the words, with the space before them, and letters for the rest."""
-    letters = [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz,."]
-    words = [(f"▁{word}", -3.0) for word in WORDS]
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
-    return T5Tokenizer(vocab=[*special, *words, *letters], extra_ids=0)

@@ -13,6 +13,7 @@ from dti_repro.launch.failures import did_you_mean
 COMMANDS = (
     *("train", "generate", "evaluate", "table", "benchmark", "report", "plan", "demo"),
     *("interpolate", "blend", "mechanism", "claims", "figures", "export", "import_embedding", "download"),
+    "full_width",
 )
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     if sys.argv[1] in ("-sc", "--shell-completion"):
         complete()
         return
-    name = sys.argv.pop(1)
+    name = sys.argv.pop(1).replace("-", "_")
     if name not in COMMANDS:
         print(f"error: unknown command '{name}'{did_you_mean(name, COMMANDS)} (dti --help lists them)", file=sys.stderr)
         sys.exit(2)

@@ -3,8 +3,7 @@ vectors, and nothing of the model changed by a bit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,35 +31,20 @@ from dti_repro.launch.failures import choices
 from dti_repro.optim.sphere import angle
 from dti_repro.training.train_missing import train
 from tests.crash import content, stop_after
-from tests.tiny import build_tiny_clip_sd, build_tiny_sd, build_tiny_sdxl
-from tests.tiny_flow import SIDE, build_tiny_sana, build_tiny_wan
+from tests.tiny_backbones import SAME_CODE, tiny_backbone
 
 WORDS = "red cat"  # two tokens of every tokenizer
-BUILDERS: Mapping[str, tuple[Callable[[Path], Path], int]] = {  # and pixels of an image
-    "sana_1600m": (build_tiny_sana, SIDE),
-    "sana_4800m": (build_tiny_sana, SIDE),
-    "sd15": (partial(build_tiny_clip_sd, openclip=False), 16),
-    "sd21_base": (partial(build_tiny_clip_sd, openclip=True), 16),
-    "sdxl": (build_tiny_sdxl, 16),
-    "stable_diffusion": (build_tiny_sd, 16),
-    "toybox": (build_tiny_sd, 16),
-    "wan_1300m": (build_tiny_wan, SIDE),
-}
 LOADED_ELSEWHERE = ("sd15", "sd21_base", "sdxl")  # diffusers' pipelines of the flow models have no loader
 OTHERS = ("crossinit", "ti_rescaled", "ti_mean_norm")  # those that need a UNet are in tests/contract/test_vectors.py
 
-SAME_CODE = ("sana_4800m", "sd21_base", "stable_diffusion", "toybox")  # as sana_1600m and sd15, with other settings
-PARAMS = [pytest.param(name, marks=pytest.mark.slow if name in SAME_CODE else ()) for name in choices("backbone")]
+SLOW = (*SAME_CODE, "toybox")  # on the checkpoint of stable_diffusion
+PARAMS = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in choices("backbone")]
 
 
 @pytest.fixture(scope="module", params=PARAMS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     """Its name, and the overrides that choose it."""
-    name = request.param
-    build, side = BUILDERS[name]
-    folder = build(tmp_path_factory.mktemp(name))
-    overrides = [f"backbone={name}", f"backbone.path={folder}", f"backbone.resolution={side}", "backbone.dtype=float32"]
-    return name, overrides
+    return request.param, tiny_backbone(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")

@@ -211,6 +211,18 @@ COMMANDS: dict[str, dict[str, Any]] = {
     },
     "figures": {"results": FolderPath},
     "download": {"root": FolderPath, "progress": bool},
+    "full_width": {
+        **BACKBONE,
+        "folder": FolderPath | None,
+        "concept": Word,
+        "train": Overrides,
+        "generate": Overrides,
+        "metrics": Texts,
+        "widths": Annotated[str, Field(pattern=r"\.yaml$", description="the path of a yaml file")] | None,
+        "only": Literal["build", "load"] | None,
+        "delete": bool,
+        "out": FolderPath,
+    },
 }
 
 

@@ -6,7 +6,6 @@ Nothing is downloaded: a model that is not there is built from its published con
 from __future__ import annotations
 
 import inspect
-import json
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
@@ -15,13 +14,14 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dti_repro import backbones
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.backbones.base import Conditioning, TokenVectors
 from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.backbones.location import on_this_machine
+from dti_repro.backbones.published import published_file
+from dti_repro.backbones.untrained import write_checkpoint
 from dti_repro.config import build
 from dti_repro.cost.counting import META, Cost, GpuMode, measure
 from dti_repro.errors import InputError
@@ -46,10 +46,17 @@ class ModelCost:
             self.stored_bytes = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
         else:
             self.source = f"the published configuration of {backbone['name']}"
+            file = published_file(backbone["name"])
+            if file is None:
+                raise InputError(
+                    f"backbone.path {backbone['path']} is not downloaded, and backbones/published has no "
+                    f"{backbone['name']}.yaml: download it, or give a checkpoint's folder"
+                )
             with tempfile.TemporaryDirectory() as written:
-                weight_bytes = _write_published(backbone, Path(written))
+                write_checkpoint(backbone, file, Path(written), weights=False)
                 model = _without_weights(backbone, Path(written))
-            self.stored_bytes = weight_bytes * sum(weight.numel() for weight in model.parameters())
+            published_bytes = BYTES[read_yaml(file)["published_as"]]
+            self.stored_bytes = published_bytes * sum(weight.numel() for weight in model.parameters())
         self._model, self._autocast = model, precision == "bf16"
         self._weights = [*model.parameters(), *model.buffers()]
         parts = {**model.text_encoders, "denoiser": model.denoiser, "vae": model.vae}
@@ -140,43 +147,15 @@ def _without_weights(backbone: Mapping[str, Any], folder: Path) -> DiffusersBack
         return build(settings, DiffusersBackbone, "backbone").to(META)
 
 
-def _write_published(backbone: Mapping[str, Any], folder: Path) -> int:
-    """Write a backbone's published configs as a checkpoint without weights; return the bytes of a published weight. The
-    tokenizer makes a token of each four letters, which is about right for English. InputError if none are published."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    file = Path(backbones.__file__).parent / "published" / f"{backbone['name']}.yaml"
-    if not file.is_file():
-        raise InputError(
-            f"backbone.path {backbone['path']} is not downloaded, and backbones/published has no {file.name}: download "
-            "it, or give a checkpoint's folder"
-        )
-    published = read_yaml(file)
-    words = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
-    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]{1,4}"), "isolated")
-    for part, config in published["parts"].items():
-        (folder / part).mkdir()
-        (folder / part / "config.json").write_text(json.dumps(config))
-        (folder / part / "model.safetensors").touch()  # a checkpoint must have it; it is not read
-        if part.startswith("text_encoder"):
-            length = config.get("max_position_embeddings")
-            tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="?", model_max_length=length)
-            tokenizer.save_pretrained(folder / part.replace("text_encoder", "tokenizer"))
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": published["scheduler"]}))
-    index = {part.name: ["library", "class"] for part in folder.iterdir()}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return BYTES[published["published_as"]]
-
-
 def evaluator_cost(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checkpoint that a metric's yaml names, its number of parameters and its FLOPs for an image; texts cost
     less and are left out. InputError for a checkpoint whose architecture is not known here."""
+    from dti_repro.metrics.networks import untrained_network  # imports open_clip and timm
+
     encoder = config.get("encoder", config)
     checkpoint, preprocess = encoder["checkpoint"], encoder.get("preprocess")
     with catalogue.loading_weights(checkpoint), META:
-        network, size = _network(checkpoint)
+        network, size = untrained_network(checkpoint)
     if preprocess is not None:
         resize = preprocess["resize"]
         size = preprocess["crop"] or (resize[0] if isinstance(resize, list) else resize)
@@ -185,24 +164,3 @@ def evaluator_cost(config: Mapping[str, Any]) -> dict[str, Any]:
     weights, pixels = list(network.parameters()), torch.empty(1, 3, size, size, device=META)
     flops = measure(lambda: encode(pixels), weights).flops
     return {"checkpoint": checkpoint, "parameters": sum(weight.numel() for weight in weights), "image": flops}
-
-
-def _network(checkpoint: str) -> tuple[nn.Module, int]:
-    """Return the network and the side of its images in pixels; 0 where the metric's `preprocess` says it."""
-    import open_clip
-    import timm
-    from transformers import AutoConfig, AutoModel
-
-    published = read_yaml(Path(catalogue.__file__).with_name("published.yaml"))
-    if checkpoint in published:
-        return AutoModel.from_config(AutoConfig.for_model(**published[checkpoint])), 0
-    folder = catalogue.weights_folder(checkpoint)
-    if folder is not None and (folder / "open_clip_config.json").is_file():
-        clip = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
-    else:
-        clip = open_clip.get_model_config(checkpoint)
-    if clip is not None:
-        text = {key: value for key, value in clip["text_cfg"].items() if key != "hf_tokenizer_name"}
-        return open_clip.CLIP(clip["embed_dim"], clip["vision_cfg"], text), clip["vision_cfg"]["image_size"]
-    network = timm.create_model(catalogue.resolve_weights(checkpoint), pretrained=False)
-    return network, timm.data.resolve_model_data_config(network)["input_size"][-1]
