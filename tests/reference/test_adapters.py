@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from dti_repro.adapters.folder import CONFIG, DIFFUSERS_LORA, WEIGHTS, adapted, adapter_folder
+from dti_repro.adapters.files import loaded
+from dti_repro.adapters.folder import CONFIG, DIFFUSERS_LORA, WEIGHTS, adapter_folder
 from dti_repro.adapters.lora import LoRA
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.artifacts.run_dir import ConceptFolder
@@ -169,7 +170,7 @@ def prompt() -> dict[str, object]:
 
 def ours(backbone: StableDiffusion, folder: ConceptFolder) -> Image.Image:
     vectors = {"<ann>": {ENCODER: load_embedding(folder.embedding)[1]}}
-    with adapted(backbone.denoiser, adapter_folder(folder.embedding)):
+    with loaded(backbone.denoiser, adapter_folder(folder.embedding)):
         return backbone.generate(["a <ann> on the beach"], vectors, [3], steps=2, guidance=5.0)[0]
 
 
@@ -210,7 +211,7 @@ def test_what_peft_itself_saved_is_read(backbone: StableDiffusion, checkpoint: P
     theirs.save_pretrained(tmp_path)
     assert (tmp_path / CONFIG).is_file()
     inputs = torch.randn(1, 4, 4, 4), torch.tensor([500]), torch.randn(1, 24, 32)
-    with adapted(backbone.denoiser, tmp_path):
+    with loaded(backbone.denoiser, tmp_path):
         torch.testing.assert_close(backbone.denoiser(*inputs).sample, unet(*inputs).sample)
 
 
@@ -243,7 +244,7 @@ def test_a_saved_lora_is_the_same_model_in_the_pipelines_of_every_backbone(
     assert torch.equal(loss(), plain)
     assert not torch.allclose(wanted, plain, rtol=1e-3)
     place = adapter_folder(tmp_path / "embedding.safetensors")
-    with adapted(backbone.denoiser, place):
+    with loaded(backbone.denoiser, place):
         assert torch.equal(loss(), wanted)
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.load_lora_weights(place)

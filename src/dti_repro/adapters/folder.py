@@ -1,24 +1,19 @@
-"""Where an adapter lies next to its embedding, whether the two belong together, and the adapter on a denoiser.
+"""Where an adapter lies next to its embedding, and whether the two belong together.
 
 `<embedding>.adapter/` holds adapter_config.json and adapter_model.safetensors, peft's format, and for a LoRA
 pytorch_lora_weights.safetensors, diffusers'. The embedding's header holds the digest of peft's two, and is written
-after them. Torch and peft are imported only where there is an adapter.
+after them. Imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dti_repro.artifacts.files import atomic_write, sha256
 from dti_repro.artifacts.run_dir import embedding_files, read_header
 from dti_repro.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -74,20 +69,3 @@ def copy_adapter(source: Path, target: Path) -> dict[str, str]:
         with atomic_write(adapter_folder(target) / file.name) as temporary:
             shutil.copyfile(file, temporary)
     return {HEADER: adapter_sha256(folder)}
-
-
-def check_adapter(folder: Path) -> None:
-    """Raise InputError, which names the file, for an adapter that can be refused without a model."""
-    from dti_repro.adapters.files import read_config
-
-    read_config(folder)
-
-
-def adapted(denoiser: nn.Module, folder: Path | None) -> AbstractContextManager[None]:
-    """Put the adapter of this folder, if any, on the denoiser; at the exit take it off. InputError, which names the
-    file, for an adapter that does not fit."""
-    if folder is None:
-        return nullcontext()
-    from dti_repro.adapters.files import loaded
-
-    return loaded(denoiser, folder)
