@@ -9,7 +9,7 @@ N ?= 50
 SLURM := slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core slurm-wlm-mysql-plugin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all browser-test lint benchmark ablation figures claims report speed full-width soak slurm-test
+.PHONY: help demo test test-all browser-test lint benchmark ablation methods figures claims report speed full-width soak slurm-test
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -43,6 +43,10 @@ benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed
 
 ablation: $(STAMP) ## the ablation table on the toybox: what is missing is computed
 	$(PY) -m dti_repro.benchmark experiment=ablation $(ARGS)
+
+methods: $(STAMP) ## every method on the toybox at searched settings, search and table: what is missing is computed
+	$(PY) -m dti_repro.benchmark experiment=methods_search $(ARGS)
+	$(PY) -m dti_repro.benchmark experiment=methods $(ARGS)
 
 figures: $(STAMP) ## draw every figure of the stored results again, from the CSVs beside them (seconds)
 	$(PY) -m dti_repro.figures $(ARGS)

@@ -1,138 +1,121 @@
-"""What each method costs beside Textual Inversion: seconds of a training step and of an image.
+"""What each method costs beside Textual Inversion: CPU seconds of a training step and of an image.
 
-Every method takes its turn in each round, so that whatever else the machine does slows all of them. A step's time is
-the difference between a long and a short training, so that what a training does once does not count. The result is
-method_cost.md and method_cost.csv in `out`.
+All methods take their turn in each round, in one process that loads a model once, and every other round goes backwards.
+Ratios to TI of the same round count. The result is method_cost.md and method_cost.csv in `out`.
 """
 
 from __future__ import annotations
 
-import csv
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import hydra
 import torch
 from omegaconf import DictConfig
 
-from dti_repro.artifacts.files import atomic_write
 from dti_repro.artifacts.run_dir import ConceptFolder
-from dti_repro.backbones.checkpoint import PACKAGED
 from dti_repro.backbones.load import load_backbone
 from dti_repro.config import CONF
 from dti_repro.methods.word_files import load_word
+from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.train_missing import train
-from narrow import narrow_sdxl, processor
+from measured import write_result
+from narrow import narrow_sdxl
 
 BASE = "ti"
-PROMPTS = ("a photo of a <{}>", "a <{}> on the beach", "a <{}> on the grass", "a red <{}>")
+PROMPT = "a <{}> on the beach"
+SEEDS = (0, 1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seconds:
-    """Wall and CPU seconds of one turn."""
+    """CPU seconds of a method, one of each a round."""
 
-    wall: float
-    cpu: float
-
-    @classmethod
-    def of(cls, action: Callable[[], object]) -> Seconds:
-        wall, cpu = time.perf_counter(), time.process_time()
-        action()
-        return cls(time.perf_counter() - wall, time.process_time() - cpu)
+    step: list[float] = field(default_factory=list)
+    image: list[float] = field(default_factory=list)
 
 
 class Case:
-    """One backbone. sizes: the keys that shorten its trainings and drawings."""
+    """One backbone at one size of image."""
 
-    def __init__(self, name: str, backbone: str, checkpoint: Path, runs: Path, cfg: DictConfig) -> None:
-        self.name = name
+    def __init__(self, setup: Sequence[str], size: int | None, steps: int, runs: Path, cfg: DictConfig) -> None:
+        """setup: overrides of a training. size: pixels, None for the model's own. steps: of the sampler."""
+        self._setup = setup
+        self._size = size
+        self._steps = steps
         self._runs = runs
-        self.cfg = cfg
-        self._keys = [f"backbone={backbone}", f'backbone.path="{checkpoint}"', "concepts=toybox", "templates=toybox"]
-        if backbone != "toybox":
-            self._keys += ["backbone.resolution=256", "backbone.dtype=float32"]
+        self._cfg = cfg
 
-    def train(self, method: str, steps: int) -> ConceptFolder:
-        """Train one concept in a new folder."""
-        keys = [f"method={method}", "concepts.names=[bird]", "trainer.accelerator=cpu", "trainer.progress=false"]
-        keys += [f"trainer.steps={steps}", f"trainer.batch={self.cfg.batch}", f"trainer.threads={self.cfg.threads}"]
+    def train(self, method: str) -> tuple[ConceptFolder, float]:
+        """Train one concept in a new folder and return the CPU seconds of a step, the median of all but the first."""
+        seconds: list[float] = []
+        step = InversionModule.training_step
+
+        @wraps(step)
+        def timed(*arguments: Any) -> None:
+            began = time.process_time()
+            step(*arguments)
+            seconds.append(time.process_time() - began)
+
+        keys = [f"method={method}", "concepts=toybox", "concepts.names=[bird]", "templates=toybox"]
+        keys += ["trainer.accelerator=cpu", "trainer.progress=false", f"trainer.threads={self._cfg.threads}"]
+        keys += [f"trainer.batch={self._cfg.batch}", f"trainer.steps={self._cfg.steps + 1}"]
         with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            composed = hydra.compose("train", [*self._keys, *keys, f'runs="{tempfile.mkdtemp(dir=self._runs)}"'])
-        self.backbone = load_backbone(composed.backbone, "cpu")
-        return train(composed)[0]
+            composed = hydra.compose("train", [*self._setup, *keys, f'runs="{tempfile.mkdtemp(dir=self._runs)}"'])
+        self._backbone = load_backbone(composed.backbone, "cpu")
+        with patch.object(InversionModule, "training_step", timed):
+            (folder,) = train(composed)
+        return folder, statistics.median(seconds[1:])
 
-    def draw(self, folder: ConceptFolder) -> None:
-        """Draw each prompt with two seeds, in one batch."""
-        word = load_word(folder.embedding, self.backbone.spec)
-        prompts = [prompt.format(folder.name) for prompt in PROMPTS for _ in range(2)]
-        seeds = [0, 1] * len(PROMPTS)
-        self.backbone.generate(prompts, {f"<{folder.name}>": word}, seeds, steps=self.cfg.image_steps, guidance=5.0)
+    def draw(self, folder: ConceptFolder) -> float:
+        """Draw one image of each seed, in one batch, and return the CPU seconds of an image."""
+        word = load_word(folder.embedding, self._backbone.spec)
+        began = time.process_time()
+        self._backbone.generate(
+            [PROMPT.format(folder.name)] * len(SEEDS),
+            {f"<{folder.name}>": word},
+            SEEDS,
+            steps=self._steps,
+            guidance=5.0,
+            height=self._size,
+            width=self._size,
+        )
+        return (time.process_time() - began) / len(SEEDS)
 
 
-def measure(case: Case, methods: Sequence[str], repeats: int) -> dict[str, dict[str, list[Seconds]]]:
-    """Return method -> step | image -> seconds of each round. One round before the clock counts."""
-    short, long = 2, 2 + case.cfg.steps
-    folders = {method: case.train(method, short) for method in methods}
-    for folder in folders.values():
-        case.draw(folder)
-    found = {method: {"step": [], "image": []} for method in methods}
-    for _ in range(repeats):
-        for method, folder in folders.items():
-            least, most = (Seconds.of(lambda steps=steps, m=method: case.train(m, steps)) for steps in (short, long))
-            step = Seconds((most.wall - least.wall) / case.cfg.steps, (most.cpu - least.cpu) / case.cfg.steps)
-            drawn, images = Seconds.of(lambda f=folder: case.draw(f)), 2 * len(PROMPTS)
-            found[method]["step"].append(step)
-            found[method]["image"].append(Seconds(drawn.wall / images, drawn.cpu / images))
+def measure(case: Case, methods: Sequence[str], rounds: int) -> dict[str, Seconds]:
+    """Return the seconds of each method."""
+    found = {method: Seconds() for method in methods}
+    case.draw(case.train(BASE)[0])  # whatever only a first time costs
+    for number in range(rounds):
+        for method in methods if number % 2 == 0 else reversed(methods):
+            folder, step = case.train(method)
+            found[method].step.append(step)
+            found[method].image.append(case.draw(folder))
+        print(f"round {number + 1} of {rounds}", flush=True)
     return found
 
 
-def rows_of(case: Case, found: dict[str, dict[str, list[Seconds]]]) -> list[list[str]]:
-    """Return a row for each method: medians of wall and CPU seconds, and of the ratios of CPU seconds to TI's."""
+def rows_of(name: str, found: dict[str, Seconds]) -> list[list[str]]:
+    """Return a row for each method: medians of the seconds, and of the ratios to TI's in the same round with least and
+    most."""
     rows = []
-    for method, kinds in found.items():
-        row = [case.name, method]
-        for kind, turns in kinds.items():
-            ratios = [turn.cpu / base.cpu for turn, base in zip(turns, found[BASE][kind], strict=True)]
-            wall, cpu = (statistics.median(getattr(turn, unit) for turn in turns) for unit in ("wall", "cpu"))
-            row += [f"{wall:.3f}", f"{cpu:.3f}", f"{statistics.median(ratios):.2f}"]
-            row.append(f"{min(ratios):.2f} to {max(ratios):.2f}")
+    for method, seconds in found.items():
+        row = [name, method]
+        for turns, base in ((seconds.step, found[BASE].step), (seconds.image, found[BASE].image)):
+            ratios = [turn / other for turn, other in zip(turns, base, strict=True)]
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            row += [f"{statistics.median(turns):.3f}", f"{statistics.median(ratios):.2f}", spread]
         rows.append(row)
     return rows
-
-
-def write(rows: Sequence[Sequence[str]], folder: Path, command: str, cfg: DictConfig) -> None:
-    """Write both files."""
-    header = ["backbone", "method"]
-    for kind in ("step", "image"):
-        header += [f"{kind}, wall s", f"{kind}, CPU s", f"{kind}, times TI", f"{kind}, range"]
-    with atomic_write(folder / "method_cost.csv") as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    lines = [
-        "# What each method costs beside Textual Inversion",
-        "",
-        f"Made by `{command}`: medians of {cfg.repeats} rounds, in each of which every method took its turn. A step "
-        f"has {cfg.batch} samples; images are drawn in one batch of {2 * len(PROMPTS)} ({len(PROMPTS)} prompts, 2 "
-        f"seeds) with {cfg.image_steps} steps and guidance 5. `times TI`: ratio of CPU seconds to TI's in the same "
-        "round, median and range. Compare ratios: seconds are this machine's.",
-        "",
-        f"{processor()}, {os.cpu_count()} CPUs, {cfg.threads} threads; Python {platform.python_version()}, torch "
-        f"{torch.__version__}; load average at the end {os.getloadavg()[0]:.1f}.",
-        "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-    ]
-    with atomic_write(folder / "method_cost.md") as temporary:
-        temporary.write_text("\n".join(lines))
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="method_cost")
@@ -140,18 +123,30 @@ def main(cfg: DictConfig) -> None:
     hydra.core.global_hydra.GlobalHydra.instance().clear()  # the trainings compose configurations of their own
     torch.set_num_threads(cfg.threads)
     methods = [BASE, *(method for method in cfg.methods if method != BASE)]
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        runs, narrow = Path(folder) / "runs", narrow_sdxl(Path(folder) / "narrow")
+    rows = [["backbone", "method"]]
+    for kind in ("step", "image"):
+        rows[0] += [f"{kind}, CPU s", f"{kind}, times TI", f"{kind}, range"]
+    with tempfile.TemporaryDirectory() as scratch:
+        runs, narrow = Path(scratch) / "runs", narrow_sdxl(Path(scratch) / "narrow")
         runs.mkdir()
-        for name, backbone, checkpoint in (
-            ("toybox", "toybox", PACKAGED),
-            ("narrow SDXL, 256 px", "sdxl", narrow),
-        ):
-            case = Case(name, backbone, checkpoint, runs, cfg)
-            rows += rows_of(case, measure(case, methods, cfg.repeats))
+        sdxl = ["backbone=sdxl", f'backbone.path="{narrow}"', f"backbone.resolution={cfg.sdxl.size}"]
+        sdxl += ["backbone.dtype=float32"]
+        toybox = Case(["backbone=toybox"], None, cfg.toybox.image_steps, runs, cfg)
+        rows += rows_of("toybox", measure(toybox, methods, cfg.rounds))
+        other = Case(sdxl, cfg.sdxl.size, cfg.sdxl.image_steps, runs, cfg)
+        rows += rows_of(f"narrow SDXL, {cfg.sdxl.size} px", measure(other, methods, cfg.rounds))
     command = " ".join(["python benchmarks/method_cost.py", *sys.argv[1:]])
-    write(rows, Path(cfg.out), command, cfg)
+    about = (
+        f"Made by `{command}`: medians of {cfg.rounds} rounds, in each of which every method took its turn. A step has "
+        f"{cfg.batch} samples: losses and gradients, the optimizer, the log's row. Images are drawn in a batch of "
+        f"{len(SEEDS)}, of one prompt, with guidance 5, in {cfg.toybox.image_steps} steps on the toybox "
+        f"and {cfg.sdxl.image_steps} on SDXL. `times TI`: ratio of CPU seconds to TI's in the same round, median and "
+        "range. Compare ratios: seconds are this machine's, of one thread. The narrow SDXL has SDXL's layers, a tenth "
+        "as wide. At this size its text encoders cost more beside its UNet than at SDXL's own, so what a method "
+        "encodes more often weighs more."
+    )
+    title = "What each method costs beside Textual Inversion"
+    write_result(Path(cfg.out), "method_cost", title, about, rows, ["torch", "diffusers"])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Untrained checkpoints in the shape of published models, a tenth as wide, and the name of the processor."""
+"""Untrained checkpoints in the shape of published models, a tenth as wide."""
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import torch
@@ -73,13 +72,6 @@ def narrow_sdxl(folder: Path) -> Path:
         add_watermarker=False,
     ).save_pretrained(folder)
     return folder
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, **more: int) -> CLIPTextConfig:

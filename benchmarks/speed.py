@@ -6,9 +6,6 @@ machine does slows both. The result is speed.md and speed.csv in `out`.
 
 from __future__ import annotations
 
-import csv
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -19,12 +16,10 @@ from pathlib import Path
 
 import hydra
 import numpy as np
-import timm
 import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.artifacts.files import atomic_write
 from dti_repro.backbones import load
 from dti_repro.backbones.checkpoint import PACKAGED
 from dti_repro.backbones.stable_diffusion import ENCODER, StableDiffusion
@@ -36,7 +31,8 @@ from dti_repro.metrics.base import Sample
 from dti_repro.metrics.encoders import TimmEncoder
 from dti_repro.metrics.similarity import ReferenceSimilarity
 from dti_repro.training.train_missing import train
-from narrow import narrow_sd, processor
+from measured import write_result
+from narrow import narrow_sd
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "there is a {}", "the {}")
 
@@ -128,34 +124,14 @@ def evaluation(images: Sequence[Image.Image], concept: Concept, repeats: int) ->
     return measure(what, lambda: run(True), lambda: run(False), repeats)
 
 
-def write(pairs: Sequence[Pair], folder: Path, command: str, cfg: DictConfig) -> None:
-    header = ["what", "plain s", "ours s", "ratio", "ratio min", "ratio max"]
-    rows = [
-        [
-            pair.what,
-            *(f"{statistics.median(side):.3f}" for side in (pair.plain, pair.ours)),
-            *(f"{value:.2f}" for value in (statistics.median(pair.ratios), min(pair.ratios), max(pair.ratios))),
-        ]
-        for pair in pairs
-    ]
-    with atomic_write(folder / "speed.csv") as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    lines = [
-        "# Speed",
-        "",
-        f"Made by `{command}`: medians of {cfg.repeats} turns, {cfg.steps} steps of batch {cfg.batch}. Compare ratios:",
-        "plain / ours, measured side by side in one process. Above 1, ours is faster.",
-        "",
-        f"{processor()}, {os.cpu_count()} CPUs, {cfg.threads} threads; Python {platform.python_version()}, torch "
-        f"{torch.__version__}, timm {timm.__version__}; load average at the end {os.getloadavg()[0]:.1f}.",
-        "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-    ]
-    with atomic_write(folder / "speed.md") as temporary:
-        temporary.write_text("\n".join(lines))
+def rows_of(pairs: Sequence[Pair]) -> list[list[str]]:
+    """Return the lines of the table, its head first."""
+    rows = [["what", "plain s", "ours s", "ratio", "ratio min", "ratio max"]]
+    for pair in pairs:
+        seconds = (f"{statistics.median(side):.3f}" for side in (pair.plain, pair.ours))
+        ratios = (f"{value:.2f}" for value in (statistics.median(pair.ratios), min(pair.ratios), max(pair.ratios)))
+        rows.append([pair.what, *seconds, *ratios])
+    return rows
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="speed")
@@ -188,7 +164,12 @@ def main(cfg: DictConfig) -> None:
         )
     noise = np.random.default_rng(0).integers(0, 256, (cfg.images, 48, 48, 3), dtype=np.uint8)
     pairs.append(evaluation([Image.fromarray(pixels) for pixels in noise], concepts[0], cfg.repeats))
-    write(pairs, Path(cfg.out), " ".join(["python", *sys.argv]), cfg)
+    about = (
+        f"Made by `{' '.join(['python', *sys.argv])}`: medians of {cfg.repeats} turns, {cfg.steps} steps of batch "
+        f"{cfg.batch}, {cfg.threads} threads. Compare ratios: plain / ours, measured side by side in one process. "
+        "Above 1, ours is faster."
+    )
+    write_result(Path(cfg.out), "speed", "Speed", about, rows_of(pairs), ["torch", "timm"])
 
 
 if __name__ == "__main__":

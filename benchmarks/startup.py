@@ -6,9 +6,7 @@ same turn. The result is startup.md and startup.csv in `out`.
 
 from __future__ import annotations
 
-import csv
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -19,14 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from dti_repro.artifacts.files import atomic_write
-from narrow import processor
+from dti_repro.experiments.tables import markdown
+from measured import commit, write_result
 
 SRC = Path(__file__).parents[1] / "src"
 TORCH = "import torch"
@@ -155,38 +152,20 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def write(lines: Sequence[Sequence[str]], imports: Counter[str], cfg: DictConfig) -> None:
-    folder = Path(cfg.out)
-    with atomic_write(folder / "startup.csv") as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
-    git = ["git", "-C", str(cfg.before), "describe", "--always"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if cfg.before else ""
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    made = f"`python benchmarks/startup.py{' before=<src of another checkout>' if commit else ''}`"
-    machine = f"{processor()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {versions}"
-    text = [
-        "# How long a command takes to start",
-        "",
-        f"Made by {made}: median (least to most) of {cfg.repeats} turns, one thread, the toybox. Whole commands, from "
-        f"the start of Python to its end.{f' Before: {commit}.' if commit else ''}",
-        "",
-        f"{machine}; load average at the end {os.getloadavg()[0]:.1f}.",
-        "",
-        *_table(lines),
-        "",
+    before = f" Before: {commit(Path(cfg.before))}." if cfg.before else ""
+    key = " before=<src of another checkout>" if cfg.before else ""
+    about = (
+        f"Made by `python benchmarks/startup.py{key}`: median (least to most) of {cfg.repeats} turns, one thread, the "
+        f"toybox. Whole commands, from the start of Python to its end.{before}"
+    )
+    more = [
         "## What `train` imports",
         "",
         "Seconds of the modules themselves, by package (`python -X importtime`, once):",
         "",
-        *_table([["package", "s"], *([name, f"{s:.2f}"] for name, s in imports.most_common(SHOWN))]),
-        "",
+        markdown([["package", "s"], *([name, f"{s:.2f}"] for name, s in imports.most_common(SHOWN))]),
     ]
-    with atomic_write(folder / "startup.md") as temporary:
-        temporary.write_text("\n".join(text), encoding="utf-8")
-
-
-def _table(lines: Sequence[Sequence[str]]) -> list[str]:
-    head, *others = [f"| {' | '.join(line)} |" for line in lines]
-    return [head, "|" + "---|" * len(lines[0]), *others]
+    write_result(Path(cfg.out), "startup", "How long a command takes to start", about, lines, PACKAGES, more)
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="startup")

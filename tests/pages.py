@@ -14,11 +14,12 @@ from dti_repro.artifacts.manifest import NAME, Manifest, ManifestImage
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.artifacts.scores import ScoreRow, write_scores
 from dti_repro.data.concept import Concept
+from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.page.write import write_page
 from dti_repro.experiments.report import Report, make_report, write_tables
-from dti_repro.experiments.runner import ExperimentRun, RowResult, means_of
-from dti_repro.experiments.spec import Experiment, Published, RowSpec
-from dti_repro.experiments.tables import Claim, Row
+from dti_repro.experiments.spec import Claim, Experiment, Published, RowSpec
+from dti_repro.experiments.stages import RowResult, means_of
+from dti_repro.experiments.tables import Row
 from dti_repro.inference.image_folder import ImageFolder
 from dti_repro.metrics.evaluator import ScoreFile
 
@@ -62,7 +63,7 @@ class Example:
             image="image",
             text=("text",),
             rows=tuple(specs),
-            claims=(Claim("dti", "ti", "text", "DTI has more text than TI", "a paper"),),
+            claims=(Claim("dti", "ti", "DTI has more text than TI", "a paper", ("text",)),),
             baselines=("dti",),
             notes=self.notes,
         )

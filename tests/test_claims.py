@@ -86,8 +86,8 @@ def test_training_seeds_are_averaged_by_subject_each_with_the_same_weight(write:
     write("a", scores(0.1), [42])
     found = read_evidence(PART, write("b", scores(0.4), [43, 44]))
     assert found.seeds == (42, 43, 44)
-    assert found.differences[("s0",)] == pytest.approx((0.1 + 2 * 0.4) / 3 + 0.001)
-    assert set(found.differences) == {(name,) for name in SUBJECTS}
+    assert found.differences["s0"] == pytest.approx((0.1 + 2 * 0.4) / 3 + 0.001)
+    assert set(found.differences.index) == {*SUBJECTS}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_pairs_that_share_a_subject_count_as_their_subjects(tmp_path: Path) -> N
     keys = {"results": ("r",), "file": "paths.csv", "unit": ("a", "b"), "value": "spread", "trained": False}
     part = Part(says="x", more={"path": "x"}, less={"path": "y"}, **keys)
     found = read_evidence(part, tmp_path).differences
-    assert found == pytest.approx({(name,): 2 * value for name, value in own.items()})
+    assert found.to_dict() == pytest.approx({name: 2 * value for name, value in own.items()})
 
 
 def test_a_share_a_factor_and_lines_left_out_are_what_the_rule_says(tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_a_share_a_factor_and_lines_left_out_are_what_the_rule_says(tmp_path: Pa
     (tmp_path / "r" / "n.csv").write_text("\n".join(["word,by,found,rank", *lines]))
     keys = {"results": ("r",), "file": "n.csv", "unit": ("word",), "value": "found", "among": ("bird", "car")}
     part = Part(says="x", more={"by": "near"}, less={"by": "far"}, trained=False, times=0.5, **keys)
-    assert read_evidence(part, tmp_path).differences == {("w",): pytest.approx(2 / 3 - 0.5 * 0.5)}
+    assert read_evidence(part, tmp_path).differences["w"] == pytest.approx(2 / 3 - 0.5 * 0.5)
     without = Part(**{**vars(part), "without": {"rank": "2"}})
-    assert read_evidence(without, tmp_path).differences == {("w",): pytest.approx(0.5 - 0.25)}
+    assert read_evidence(without, tmp_path).differences["w"] == pytest.approx(0.5 - 0.25)
 
 
 @pytest.mark.parametrize("n", [6, 12])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import os
 import subprocess
@@ -15,19 +14,16 @@ from omegaconf import DictConfig
 
 from dti_repro import __main__, benchmark, evaluate
 from dti_repro.__main__ import COMMANDS
-from dti_repro.config import validate
 from dti_repro.config.schema import COMMANDS as COMMAND_KEYS
 from dti_repro.errors import InputError, ProcessDiedError
 from dti_repro.launch.command import command
-from dti_repro.launch.command_line import CommandLine, compose
+from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import choices, failure_of
 from dti_repro.launch.sweep import check_launcher
-from dti_repro.launch.untrusted import check_resolved, check_untrusted
 
 Capture = pytest.CaptureFixture[str]
 Answer = Callable[..., tuple[int, str]]
 METHODS = ", ".join(choices("method"))
-INIT = "token, random, vocab_mean, contextual or the path of an embedding or a run"
 
 
 @pytest.fixture
@@ -93,71 +89,6 @@ def test_ctrl_c_is_one_line(answer: Answer) -> None:
     stopped = "stopped: what is finished is kept, and the same command goes on from here\n"
     assert answer(raising(KeyboardInterrupt())) == (130, stopped)
     assert answer(doing(as_lightning_does)) == (130, stopped)
-
-
-BAD = {
-    "train": {
-        "trainer.steps=abc": "trainer.steps is abc: a whole number above 0 and at most 10000000 is needed",
-        "trainer.batch=[1]": "trainer.batch is [1]: a whole number above 0 and at most 4096 is needed",
-        "trainer.progress=3": "trainer.progress is 3: true or false is needed",
-        "trainer.latents=[x]": "trainer.latents is ['x']: the path of a folder or null is needed",
-        "trainer.snapshots=3": "trainer.snapshots is 3: a list of whole numbers above 0 is needed",
-        "seed={a: b}": "seed is {'a': 'b'}: a whole number is needed",
-        "runs=null": "runs is null: the path of a folder is needed",
-        "method.prior.kappa=x": "method.prior.kappa is x: a number of at least 0 is needed",
-        "method.prior.kappa=-1": "method.prior.kappa is -1: a number of at least 0 is needed",
-        "method.init=[x]": f"method.init is ['x']: {INIT} is needed",
-        "optim.beta=1": "optim.beta is 1: a number of at least 0 and below 1 is needed",
-        "backbone.path=3": "backbone.path is 3: text or null is needed",
-        "backbone.resolution=x": "backbone.resolution is x: a whole number above 0 or null is needed",
-        "concepts.names=[[a]]": "concepts.names is [['a']]: a list of text, text or null is needed",
-        "templates.prompts=3": "templates.prompts is 3: a list of text or captions is needed",
-    },
-    "plan": {
-        "generate=[3]": "generate is [3]: a list of overrides such as [seed=1] is needed",
-        "metrics=3": "metrics is 3: a metric's name, a list of names or a set is needed",
-        "out=3": "out is 3: the name of a .json file or null is needed",
-        "subjects=x": "subjects is x: a whole number above 0 or null is needed",
-    },
-    "evaluate": {
-        "metrics=[[a]]": "metrics is [['a']]: a metric's name, a list of names or a set is needed",
-        "run=3": "run is 3: the path of a folder is needed",
-    },
-}
-GOOD = {
-    "train": [
-        *("trainer.fuse=true", "method.magnitude=5.0", "optim.lr=1", "concepts.names=[a,b]", "backbone.revision=null"),
-        *("+logger.version=3", "backbone.path=a", "trainer.preview_prompts=['a {}']", "trainer.latents=null"),
-    ],
-    "plan": ["metrics=dti_paper", "subjects=2", "train=['trainer.steps=1']"],
-    "evaluate": ["metrics=[a,b]", "masks=a"],
-}
-
-
-@pytest.mark.parametrize("command", list(BAD))
-def test_a_value_of_another_type_or_range_is_named(command: str) -> None:
-    group = ["experiment=main_table"] if command == "plan" else []
-    for override, words in BAD[command].items():
-        cfg = compose(command, [*group, override])
-        with pytest.raises(InputError) as error:
-            validate(command, cfg)
-        assert str(error.value) == words
-    validate(command, compose(command, [*group, *GOOD[command]]))
-
-
-def test_every_key_of_a_command_is_described_before_torch_is_imported() -> None:
-    """And so it is judged."""
-    line = (
-        "import sys; from dti_repro.config import describe, validate;"
-        "from dti_repro.launch.command_line import compose;"
-        "cfg = compose('train', ['adapter=lora']); validate('train', cfg); print(describe('train', cfg));"
-        "assert 'torch' not in sys.modules"
-    )
-    said = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True).stdout
-    described = ast.literal_eval(said)
-    assert described["trainer.preview_every"] == "a whole number of at least 0"
-    assert described["trainer.accelerator"] == "cpu, gpu or auto"
-    assert described["adapter.alpha"] == "a number above 0 or null"
 
 
 def test_what_hydra_refuses_is_one_line(answer: Answer) -> None:
@@ -273,60 +204,3 @@ def test_a_terminal_without_the_character_ends_nothing(monkeypatch: pytest.Monke
     assert answer(doing(lambda: print("0.5 \u00b1 0.1", flush=True))) == (0, "")
     assert written.getvalue() == b"0.5 ? 0.1\n"
     assert os.environ["PYTHONIOENCODING"] == "ascii:replace"  # for processes that this one starts
-
-
-BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("name: ${oc.env:SECRET}\n", "own/x.yaml: line 1: '${oc.env:SECRET}' is not allowed; ${key} is"),
-        ("a:\n  - {b: [x, '${oc.select:x,${oc.env:SECRET}}']}\n", "line 2: '${oc.select:x,${oc.env:SECRET}}' is not"),
-        ('name: "\\x24{oc.env:SECRET}"\n', "'${oc.env:SECRET}' is not allowed"),
-        ("name: ${oc.decode:'${x}'}\nx: y\n", "is not allowed"),
-        ("name: ${oc.${x}:SECRET}\nx: env\n", "is not allowed"),
-        ("name: \\${oc.env:SECRET}\n", "is not allowed"),
-        ("defaults:\n  - /method: ${oc.env:SECRET}\n", "line 2: '${oc.env:SECRET}' is not allowed"),
-        ("defaults:\n  - /../../secret@pw\n", "leads out of the folder"),
-        ("defaults:\n  - ../../secret@pw: x\n", "leads out of the folder"),
-        (BOMB, "line 2: an alias (*a) is not allowed"),
-        ("a: " + "[" * 60 + "]" * 60, "line 1: nested more than 50 deep"),
-        ("a: [", "while parsing a flow node"),
-        ("a: b: c", "mapping values are not allowed here"),
-        ("\xff", "codec can't decode byte"),
-        ("a: " + "x" * (2 << 20), "a configuration is a regular file of at most 1024 KiB"),
-    ],
-    ids=lambda value: value[:30].encode("unicode_escape").decode(),
-)
-def test_a_configuration_from_elsewhere_reads_nothing_but_itself(
-    content: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SECRET", "s3cr3t")
-    file = tmp_path / "own" / "x.yaml"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(content.encode("latin-1"))
-    with pytest.raises(InputError) as error:
-        check_untrusted(tmp_path)
-    assert str(error.value).startswith(f"--config-dir {tmp_path}: own/x.yaml: ")
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
-    assert "s3cr3t" not in str(error.value)
-
-
-def test_a_configuration_from_elsewhere_may_refer_to_its_own_keys(answer: Answer, tmp_path: Path) -> None:
-    folder, linked = tmp_path / "conf", tmp_path / "linked"
-    (folder / "method").mkdir(parents=True)
-    linked.mkdir()
-    (folder / "prior").symlink_to(linked)
-    mine = folder / "method" / "mine.yaml"
-    mine.write_text("defaults: [dti, _self_]\nmagnitude: 2.0\nmagnitude_lr: ${optim.lr}\ninit: token\n")
-    call = [f"--config-dir={folder}", "method=mine"]
-    assert answer(doing(lambda: None), *call, "method.magnitude=mean") == (0, "")
-    mine.write_text(f"{mine.read_text()}x: $\ny: ${{method.x}}{{oc.env:HOME}}\n")  # becomes one when it is resolved
-    refused = "method.y is '${oc.env:HOME}': with --config-dir a value must not contain ${"
-    assert refused in answer(doing(lambda: None), *call)[1]
-    (linked / "x.yaml").write_text("kappa: ${oc.env:HOME}\n")  # Hydra follows links, too
-    with pytest.raises(InputError, match=r"prior/x\.yaml: line 1: '\$\{oc\.env:HOME\}' is not allowed"):
-        check_untrusted(folder)
-    check_resolved({"a": ["b", {"c": "$ {"}]})

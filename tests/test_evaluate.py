@@ -84,7 +84,7 @@ def configs(world: Path, *names: str) -> dict:
 
 
 def test_one_picture_and_one_photo_are_scored_like_many(world: Path, concept: Concept, file: ScoreFile) -> None:
-    """torchmetrics makes a scalar of one value; and one photo has no other to be compared with."""
+    """One photo has no other to be compared with."""
     one = replace(file, items=file.items[:1])
     alone = real_references(replace(concept, images=concept.images[:1]), file.csv.with_name("real.csv"))
     assert score([one, alone], configs(world, "image", "reading")) == 4

@@ -48,8 +48,9 @@ def test_a_tall_grid_is_not_cut(tmp_path: Path) -> None:
 
 
 def test_norms_are_the_same_bytes_when_plotted_again(tmp_path: Path) -> None:
-    plots = [save_norms(tmp_path / name, {"TI": ([1, 2], [0.3, 4.0])}, "Norm") for name in ("a.png", "b.png")]
-    assert plots[0].read_bytes() == plots[1].read_bytes()
+    for name in ("a", "b"):
+        save_norms(tmp_path / name, {"TI": [0.3, 4.0]}, "Norm")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_the_front_is_what_no_row_beats_on_both_axes() -> None:

@@ -18,20 +18,12 @@ from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.artifacts.scores import ScoreRow, read_scores, subject_means, write_scores
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
+from dti_repro.experiments.configs import ExperimentRun
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.notes import DEVIATIONS
 from dti_repro.experiments.report import make_report, write_tables
-from dti_repro.experiments.runner import ExperimentRun
-from dti_repro.experiments.spec import Experiment, RowSpec
-from dti_repro.experiments.tables import (
-    Claim,
-    Row,
-    claims_table,
-    compare,
-    differences_table,
-    markdown,
-    means_table,
-    numbers_table,
-)
+from dti_repro.experiments.spec import Claim, Experiment, RowSpec
+from dti_repro.experiments.tables import Row, claims_table, compare, differences_table, means_table, numbers_table
 
 SUBJECTS = [f"s{i:02d}" for i in range(12)]
 
@@ -96,11 +88,11 @@ def test_a_cell_is_the_mean_and_the_t_interval_over_subjects() -> None:
 def test_orderings_are_decided_by_the_paired_interval() -> None:
     rows = {r.name: r for r in (row("dti", 0.6, seed=1), row("ti", 0.5, seed=2), row("cross", 0.6, spread=0.1, seed=3))}
     claims = [
-        Claim("dti", "ti", "text", "DTI > TI", "the paper"),
-        Claim("ti", "dti", "text", "TI > DTI", "me"),
-        Claim("dti", "cross", "text", "DTI > CrossInit", "me"),
-        Claim("dti", "one", "text", "DTI > one", "me"),
-        Claim("dti", "photos", "text", "DTI > photos", "me"),
+        Claim("dti", "ti", "DTI > TI", "the paper", ("text",)),
+        Claim("ti", "dti", "TI > DTI", "me", ("text",)),
+        Claim("dti", "cross", "DTI > CrossInit", "me", ("text",)),
+        Claim("dti", "one", "DTI > one", "me", ("text",)),
+        Claim("dti", "photos", "DTI > photos", "me", ("text",)),
     ]
     rows |= {"one": Row("one", "One", {"text": {"s00": 0.1}}), "photos": Row("photos", "Photos", {})}
     table = claims_table(claims, rows, {"text": "Text"})
@@ -113,9 +105,8 @@ def test_a_claims_p_values_are_corrected_over_its_own_metrics() -> None:
     rows = {r.name: r for r in (row("dti", 0.6, seed=1), row("ti", 0.5, seed=2))}
     rows = {n: Row(n, r.label, {"text": r.scores["text"], "more": r.scores["text"]}) for n, r in rows.items()}
     claims = [
-        Claim("dti", "ti", "text", "DTI > TI", "me"),
-        Claim("dti", "ti", "more", "DTI > TI", "me"),
-        Claim("dti", "ti", "text", "alone", "me"),
+        Claim("dti", "ti", "DTI > TI", "me", ("text", "more")),
+        Claim("dti", "ti", "alone", "me", ("text",)),
     ]
     table = claims_table(claims, rows, {"text": "Text", "more": "More"})
     assert list(table["p (Holm)"]) == ["0.0010", "0.0010", "0.0005"]
@@ -150,7 +141,7 @@ def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(t
     under a table on one of the paper's models say where its code does otherwise."""
     ti = row("ti", 0.5)
     both = replace(ti, scores={"image": ti.scores["text"], "text": ti.scores["text"]})
-    rows = (RowSpec("ti", "TI", ("method=ti",)),)
+    rows = (RowSpec("ti", "TI", ("method=ti",)), RowSpec("crossinit", "CrossInit", ("method=crossinit",)))
     experiment = Experiment("x", "X", (), {"image": "i", "text": "t"}, "image", ("text",), rows)
 
     def table(masked: bool, *setup: str) -> str:
@@ -171,6 +162,12 @@ def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(t
     sana = table(False, "backbone=sana_1600m", "backbone.instruction='Say:\nit'")
     assert "as they are. Prompts are read with `backbone.instruction=Say: it`. " in sana
     assert "(there: DTI's prompts begin with 0 to 15 zero vectors)" in sana
+    published = table(False, "backbone=sana_1600m", "backbone.as_published=true")
+    assert "Prompts are read with `backbone.as_published=True`. " in published
+    assert "unequal (`backbone.as_published`): in training, prompts of DTI begin with 0 to 15 zero vectors" in published
+    assert "(there: in bfloat16)" in sana
+    assert "(there: in bfloat16)" not in published
+    assert "CrossInit's prior is the distance to the initial value (there: its mean square)" in sana
     assert "cut at 127" not in sana
 
 

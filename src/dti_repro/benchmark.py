@@ -18,28 +18,15 @@ from omegaconf import DictConfig
 from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import validate
-from dti_repro.data.masks import check_masks
+from dti_repro.experiments.configs import load_run, searched_file
+from dti_repro.experiments.jobs import choose_rows, group_into_sweeps, with_dependencies
 from dti_repro.experiments.paths import check_paths, write_paths
-from dti_repro.experiments.runner import (
-    RowResult,
-    check_rows,
-    choose_rows,
-    generate_rows,
-    group_into_sweeps,
-    list_score_files,
-    load_run,
-    means_of,
-    searched_file,
-    train_rows,
-    with_dependencies,
-)
-from dti_repro.experiments.search import mismatched_files
 from dti_repro.experiments.spec import Experiment
+from dti_repro.experiments.stages import RowResult, generate_rows, list_score_files, train_rows
 from dti_repro.experiments.training_columns import start_norms
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.sweep import as_choices
-from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import score
 
 
@@ -51,14 +38,12 @@ def benchmark(cfg: DictConfig) -> int:
     """
     run = load_run(cfg, HydraConfig.get().runtime.choices["experiment"], cfg.subjects)
     experiment = run.experiment
-    metrics = {name: metric_config(name) for name in experiment.metrics}
+    metrics = run.metrics()
     chosen = choose_rows(experiment, cfg.rows)
-    check_rows(run)
+    masks = None if cfg.masks is None else user_path(cfg.masks)
+    run.check(masks)
     if experiment.paths is not None:
         check_paths(run)
-    masks = None if cfg.masks is None else user_path(cfg.masks)
-    for concept in run.concepts.values() if masks else ():
-        check_masks(masks, concept.name, concept.images)
 
     clock = [time.time()]
     trained = train_rows(run, with_dependencies(experiment, chosen))
@@ -67,8 +52,7 @@ def benchmark(cfg: DictConfig) -> int:
     clock.append(time.time())
     generated = generate_rows(run, results)
     clock.append(time.time())
-    files = list_score_files(run, results) + (mismatched_files(results) if experiment.search else [])
-    computed = score(files, metrics, masks, cfg.accelerator, cfg.devices)
+    computed = score(list_score_files(run, results), metrics, masks, cfg.accelerator, cfg.devices)
     for result in results:
         start_norms(run, result)  # in a job too: the process that writes the table loads no model
     clock.append(time.time())
@@ -100,7 +84,7 @@ def _track(cfg: DictConfig, experiment: Experiment, results: Sequence[RowResult]
     with tracking(cfg, "benchmark", experiment.name) as tracker:
         rows = []
         for result in results if tracker.logger else ():
-            means = means_of(result.score_files, experiment.metrics)
+            means = result.means(experiment.metrics)
             of = {metric: fmean(by_subject.values()) for metric, by_subject in means.items()}
             tracker.numbers({f"{result.spec.name}/{Path(metric).stem}": mean for metric, mean in of.items()})
             rows.append([result.spec.label, *map(of.get, experiment.metrics)])
@@ -118,7 +102,7 @@ def stages(line: CommandLine) -> list[CommandLine]:
     cfg = table.compose()
     validate("benchmark", cfg)
     run = load_run(cfg, cfg.hydra.runtime.choices["experiment"], cfg.subjects)
-    check_rows(run)
+    run.check()
     sweeps = group_into_sweeps(run, choose_rows(run.experiment, cfg.rows))
     jobs = replace(line.without("rows"), multirun=True)
     return [*(jobs.adding(f"rows={as_choices(sweep)}") for sweep in sweeps), table]

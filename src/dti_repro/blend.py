@@ -8,7 +8,8 @@ from dti_repro.inference.blend import Blend
 from dti_repro.launch.command import command
 
 
-def blend(cfg: DictConfig) -> None:
+@command("blend")
+def main(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
     words = Blend(cfg)
     from dti_repro.inference.blend_server import BlendServer
@@ -17,11 +18,6 @@ def blend(cfg: DictConfig) -> None:
         words.load()
         print(f"open {server.address} in a browser of this machine; Ctrl-C ends it", flush=True)
         server.run()
-
-
-@command("blend")
-def main(cfg: DictConfig) -> None:
-    blend(cfg)
 
 
 if __name__ == "__main__":

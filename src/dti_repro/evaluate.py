@@ -19,7 +19,7 @@ from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import build
 from dti_repro.data.concept import ConceptSet
 from dti_repro.errors import InputError
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.markdown import markdown
 from dti_repro.launch.command import command
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, generated, score
@@ -66,35 +66,32 @@ def evaluate(cfg: DictConfig) -> int:
     return computed
 
 
+Values = Mapping[str, Mapping[str, list[float]]]  # concept -> metric -> its values
+
+
 def summary(files: Sequence[ScoreFile], metrics: Sequence[str]) -> str:
     """Return a table for each generation, concept by metric: the mean over its images (or its one value for all of
     them), their number, and the score files."""
-    parts = []
-    for generation, (paths, values) in _by_generation(files).items():
-        table = _markdown(values, metrics)
-        listed = "".join(f"  {path}\n" for path in paths)
+    values, parts = _values(files), []
+    for generation in dict.fromkeys(file.csv.stem for file in files):
+        table = _markdown(values[generation], metrics)
+        listed = "".join(f"  {f.csv}\n" for f in files if f.csv.stem == generation and f.csv.is_file())
         parts.append(f"generation {generation}, mean (number of values):\n\n{table}\nscore files:\n{listed}")
     return "\n".join(parts)
 
 
-Values = Mapping[str, Mapping[str, list[float]]]  # concept -> metric -> its values
-
-
-def _by_generation(files: Sequence[ScoreFile]) -> dict[str, tuple[list[Path], Values]]:
-    """Return generation -> its score files that are there, and what they hold."""
-    found = {}
-    for generation in dict.fromkeys(file.csv.stem for file in files):
-        paths = [file.csv for file in files if file.csv.stem == generation and file.csv.is_file()]
-        values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for row in (row for path in paths for row in read_scores(path)):
-            values[row.concept][row.metric].append(row.value)
-        found[generation] = (paths, values)
+def _values(files: Sequence[ScoreFile]) -> dict[str, Values]:
+    """Return what the score files that are there hold, by generation."""
+    found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for file in files:
+        for row in read_scores(file.csv) if file.csv.is_file() else ():
+            found[file.csv.stem][row.concept][row.metric].append(row.value)
     return found
 
 
 def _markdown(values: Values, metrics: Sequence[str]) -> str:
     lines = [
-        [concept, *(f"{fmean(of[m]):.3f} ({len(of[m])})" if of.get(m) else "" for m in metrics)]
+        [concept, *(f"{fmean(of[m]):.3f} ({len(of[m])})" if m in of else "" for m in metrics)]
         for concept, of in sorted(values.items())
     ]
     return markdown([["concept", *metrics], *lines])
@@ -103,8 +100,8 @@ def _markdown(values: Values, metrics: Sequence[str]) -> str:
 def _track(cfg: DictConfig, files: Sequence[ScoreFile], metrics: Sequence[str]) -> None:
     """Show the means of each generation in the logger, as numbers and as a table."""
     with tracking(cfg, "evaluate", *Path(cfg.run).resolve().parts[-3:]) as tracker:
-        for generation, (_, values) in _by_generation(files).items() if tracker.logger else ():
-            means = {concept: {m: fmean(of[m]) for m in metrics if of.get(m)} for concept, of in sorted(values.items())}
+        for generation, values in _values(files).items() if tracker.logger else ():
+            means = {concept: {m: fmean(of[m]) for m in metrics if m in of} for concept, of in sorted(values.items())}
             tracker.numbers({f"{generation}/{c}/{m}": mean for c, of in means.items() for m, mean in of.items()})
             rows = [[concept, *map(of.get, metrics)] for concept, of in means.items()]
             tracker.table(generation, ["concept", *metrics], rows, _markdown(values, metrics))

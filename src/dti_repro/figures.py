@@ -13,22 +13,15 @@ from dti_repro.errors import InputError
 from dti_repro.launch.command import command
 
 
-def figures(cfg: DictConfig) -> list[Path]:
-    """Draw the figures of each folder of results, and return their paths without the suffix. InputError where there are
-    no results."""
+@command("figures")
+def main(cfg: DictConfig) -> None:
+    """Draw the figures of each folder of results. InputError where there are no results."""
     results = Path(cfg.results)
     if not results.is_dir():
         raise InputError(f"results={cfg.results} is no folder: give the one that the benchmarks wrote to")
     from dti_repro.experiments.redraw import redraw_all  # pandas and matplotlib load with it
 
-    drawn = redraw_all(results)
-    print("\n".join(f"{path}.png .pdf .csv" for path in drawn))
-    return drawn
-
-
-@command("figures")
-def main(cfg: DictConfig) -> None:
-    figures(cfg)
+    print("\n".join(f"{path}.png .pdf .csv" for path in redraw_all(results)))
 
 
 if __name__ == "__main__":

@@ -55,9 +55,8 @@ def _rescale(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: st
 
     from dti_repro.backbones.base import EncoderSpec
     from dti_repro.backbones.checkpoint import vocabulary
-    from dti_repro.methods.magnitudes import magnitude_for
 
-    norm = magnitude_for(magnitude, EncoderSpec.of(vocabulary(checkpoint, encoder)))
+    norm = EncoderSpec.of(vocabulary(checkpoint, encoder)).norm(magnitude)
     return normalize(rows.double(), dim=-1) * norm  # the norm of float32 numbers may be larger than any of them
 
 

@@ -7,7 +7,6 @@ A CSV that is there and was made of the same inputs is not computed again; the f
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -17,19 +16,14 @@ from dti_repro.launch.command import command
 from dti_repro.launch.sweep import typed_overrides
 
 
-def mechanism(cfg: DictConfig, overrides: list[str]) -> Path:
-    """Write what is missing, and return the page. overrides: as typed, for the page."""
+@command("mechanism")
+def main(cfg: DictConfig) -> None:
+    """Write what is missing of the measurements, and the page."""
     inputs = Inputs.of(cfg)  # which refuses bad input before anything heavy is imported
     from dti_repro.experiments.mechanism.study import study
 
-    page = study(inputs, shlex.join(["dti", "mechanism", *overrides]))
+    page = study(inputs, shlex.join(["dti", "mechanism", *typed_overrides(HydraConfig.get())]))
     print(f"page: {page}")
-    return page
-
-
-@command("mechanism")
-def main(cfg: DictConfig) -> None:
-    mechanism(cfg, list(typed_overrides(HydraConfig.get())))
 
 
 if __name__ == "__main__":

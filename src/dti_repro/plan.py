@@ -16,12 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.artifacts.files import read_yaml, write_json
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.config import CONF, build
+from dti_repro.experiments.configs import ExperimentRun, searched_file
 from dti_repro.experiments.paths import images_between
-from dti_repro.experiments.runner import ExperimentRun, searched_file
 from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.launch.command import command
 from dti_repro.launch.sweep import typed_overrides
-from dti_repro.metrics.catalogue import metric_config
 from dti_repro.training.runs import source_config
 
 SHARED = {"backbone", "concepts", "templates"}  # groups that train and generate both have
@@ -52,7 +51,7 @@ def estimate_run(
 ) -> tuple[str, dict[str, Any]]:
     """Return the report and the data of the whole experiment, of which all rows count with the backbone and precision
     of the first one. device: a node of conf/device."""
-    metrics = {name: metric_config(name) for name in run.experiment.metrics}
+    metrics = run.metrics()
     trainings: dict[str, DictConfig] = {}  # rows may share one
     sets: dict[str, int] = {}  # of images, which rows may share, too: the number of trainings that draw each
     for row in run.experiment.rows:

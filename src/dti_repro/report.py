@@ -12,14 +12,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dti_repro.errors import InputError
-from dti_repro.experiments.runner import load_run, parse_run
+from dti_repro.experiments.configs import load_run, parse_run
 from dti_repro.launch.command import command
 
 LISTED = 4  # rows in a message
 
 
-def report(cfg: DictConfig) -> Path:
-    """Return the page. InputError where neither whole runs nor a result are there."""
+@command("report")
+def main(cfg: DictConfig) -> None:
+    """Write tables and page. InputError where neither whole runs nor a result are there."""
     name = HydraConfig.get().runtime.choices["experiment"]
     run = parse_run(cfg, name)
     run.generate_config()
@@ -54,12 +55,6 @@ def report(cfg: DictConfig) -> Path:
     drawn = sum(bool(result.image_folders) for result in results)
     source = f"from the tables in {folder}: {missing}" if missing else "from the runs"
     print(f"{page}: {len(found.rows)} rows, {drawn} with pictures, {source}")
-    return page
-
-
-@command("report")
-def main(cfg: DictConfig) -> None:
-    report(cfg)
 
 
 if __name__ == "__main__":

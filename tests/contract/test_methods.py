@@ -27,7 +27,7 @@ from tests.tiny import DIM
 
 ONE_CODE = ("ti_initial_norm", "ti_median_norm", "ti_pulled_norm", "ti_spread")  # as ti_mean_norm, with other settings
 METHODS = [pytest.param(name, marks=pytest.mark.slow if name in ONE_CODE else ()) for name in choices("method")]
-GROUPS = ("norm_control", "optim", "prior", "backbone", "concepts", "source", "device")
+GROUPS = ("norm_control", "optim", "prior", "backbone", "concepts", "source", "device", "adapter", "adapter/objective")
 Training = Callable[..., DictConfig]
 
 
@@ -39,15 +39,20 @@ Training = Callable[..., DictConfig]
 def test_the_keys_of_a_yaml_are_its_constructors(path: Path) -> None:
     """A key that does nothing is a lie, and a default hidden in code is a second place to look."""
     node = OmegaConf.load(path)
-    base = [item for item in node.get("defaults", ()) if isinstance(item, str) and item != "_self_"]
+    defaults = node.get("defaults", ())
+    base = [item for item in defaults if isinstance(item, str) and item != "_self_"]
     node = OmegaConf.merge(*(OmegaConf.load(path.with_stem(item)) for item in base), node)
     keys = {str(key) for key in node} - {"_target_", "defaults", "generation"}  # generation: generate's defaults
+    nodes = {str(key) for item in defaults if OmegaConf.is_dict(item) for key in item}
+    keys |= {key for key in nodes if not key.startswith("override")}
     keys -= {"schedule", "warmup"} if path.parent.name == "optim" else set()  # what the trainer does with lr
     target = get_class(node._target_)
     settings = _settings(target) - {"params"}
     assert keys <= settings
     if not issubclass(target, torch.optim.AdamW):  # torch's has switches of implementation besides
         assert keys == settings
+    if path.parent.name == "adapter":  # a run's hash tells adapters from none by their keys
+        assert bool(keys) == (path.stem != "none")
 
 
 @pytest.mark.parametrize("name", choices("method"))

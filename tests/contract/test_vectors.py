@@ -25,11 +25,10 @@ from dti_repro.launch.failures import choices
 from dti_repro.methods.norm_controls import KeepNorm, MatchSpread, PullToNorm
 from dti_repro.methods.word_files import load_word
 from dti_repro.training.train_missing import train
+from tests.contract.test_methods import METHODS, ONE_CODE
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import build_tiny_sana
 
-ONE_CODE = ("ti_initial_norm", "ti_median_norm", "ti_pulled_norm", "ti_spread")  # as ti_mean_norm, with other settings
-METHODS = [pytest.param(name, marks=pytest.mark.slow if name in ONE_CODE else ()) for name in choices("method")]
 TRAINED = [name for name in choices("method") if name not in (*ONE_CODE, "ti_rescaled")]  # the last has no training
 PATH_INIT = ["ti", "dti"]
 Training = Callable[..., DictConfig]

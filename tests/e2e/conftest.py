@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from dti_repro.config import CONF
 from dti_repro.generate import generate
 from dti_repro.launch.command_line import quote_paths
+from tests.e2e.tiny_benchmark import make_world
 from tests.e2e.trained import trained_run, vectors
 
 
@@ -31,6 +32,12 @@ def compose(checkpoint: Path) -> Callable[..., DictConfig]:
             return hydra.compose(command, overrides=[*map(quote_paths, (*backbone, *overrides))])
 
     return composed
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """Three subjects, two evaluators, prompts and experiments, all tiny."""
+    return make_world(tmp_path_factory.mktemp("world"), checkpoint)
 
 
 @pytest.fixture

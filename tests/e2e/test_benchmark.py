@@ -1,116 +1,17 @@
 """One command makes a table: everything is trained, generated, scored and compared; a second one computes nothing."""
 
-import csv
+from __future__ import annotations
+
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import timm
-import torch
-import yaml
 from PIL import Image
 
 from dti_repro.artifacts.image_grid import CELL
-
-CONCEPTS = ("rex", "tom", "zoe")
-EXTRA = ["trainer.steps=4", "trainer.batch=2", "trainer.progress=false", "trainer.threads=1"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    """Three subjects, two evaluators, a table and a search, all tiny."""
-    root = tmp_path_factory.mktemp("benchmark")
-    rng = np.random.default_rng(0)
-    subjects = {}
-    for name in CONCEPTS:
-        (root / "subjects" / name).mkdir(parents=True)
-        for i in range(2):
-            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / "subjects" / name / f"{i}.png")
-        words = {"initializer": "cat", "split": "table", "description": "red cat"}
-        subjects[name] = {**words, "images": ["0.png", "1.png"]}
-    (root / "subjects" / "subjects.yaml").write_text(yaml.safe_dump(subjects))
-    arguments = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    torch.manual_seed(0)
-    reader = timm.create_model("vit_tiny_patch16_224", num_classes=4, **arguments)
-    timm.models.save_for_hf(reader, root / "reader", model_args=arguments, safe_serialization=True)
-    heads = {"class": ["cat", "dog"], "background": ["beach", "sky"]}
-    (root / "reader" / "heads.json").write_text(json.dumps(heads))
-    weights = f"local-dir:{root / 'reader'}"
-    encoder = {"_target_": "dti_repro.metrics.encoders.TimmEncoder.load", "checkpoint": weights}
-    image = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity", "encoder": encoder}
-    text = {"_target_": "dti_repro.metrics.attributes.AttributeAccuracy", "checkpoint": weights}
-    (root / "image.yaml").write_text(yaml.safe_dump(image))
-    (root / "text.yaml").write_text(yaml.safe_dump({**text, "keys": ["class", "background"]}))
-    prompts = [
-        {"template": f"a {{}} {place}", "expect": {"background": b}}
-        for place, b in (("on a beach", "beach"), ("in the sky", "sky"))
-    ]
-    (root / "prompts.yaml").write_text(yaml.safe_dump({"name": "tiny", "prompts": prompts}))
-    write_experiments(root, checkpoint)
-    return root
-
-
-def write_experiments(root: Path, checkpoint: Path) -> None:
-    image, text = str(root / "image.yaml"), str(root / "text.yaml")
-    shared = {
-        "title": "Tiny",
-        "setup": [
-            "backbone=toybox",
-            f"backbone.path={checkpoint}",
-            "concepts.names=all",
-            f"concepts.root={root}/subjects",
-        ],
-        "train": EXTRA,
-        "generate": [f"prompts={root}/prompts.yaml", "steps=1", "progress=false", "threads=1", "seeds=[0,1]"],
-        "metrics": {image: "image", text: "text"},
-        "image": image,
-        "text": [text],
-    }
-    bounds = [{"name": b, "bound": b} for b in ("class", "description", "references")]
-    rows = [
-        {"name": "ti", "label": "TI", "overrides": ["method=ti"], "published": {"image": 0.561, "source": "paper"}},
-        {"name": "ti_rescaled", "overrides": ["method=ti_rescaled"]},
-        {"name": "dti", "label": "DTI", "overrides": ["method=dti"]},
-    ]
-    claims = [{"better": "dti", "worse": "ti", "says": "DTI > TI", "source": "me", "metrics": [text]}]
-    table = {**shared, "rows": [*bounds, *rows], "claims": claims, "baselines": ["dti"], "subjects": 2}
-    searched = [
-        {"name": "k0", "method": "dti", "overrides": ["method=dti", "method.prior.kappa=0"]},
-        {"name": "k50", "method": "dti", "overrides": ["method=dti"], "kappa": {"fraction": 0.5, "of": "k0"}},
-    ]
-    search = {**shared, "rows": [*bounds, *searched], "search": True}
-    wrong = {**shared, "rows": [{"name": "bad", "overrides": ["method=ti", "method.prior.kappa=1"]}]}
-    learned = [row for row in rows if row["name"] != "ti_rescaled"]
-    ways = [
-        {"name": f"{row['name']}_way", "label": row["name"], "row": row["name"], "mode": "slerp"} for row in learned
-    ]
-    paths = {"points": 4, "reader": text, "ways": ways}
-    between = {**shared, "rows": learned, "paths": paths, "training_seeds": [42, 43]}
-    by_step = {**shared, "rows": [bounds[0], *rows], "snapshots": [2, 4], "subjects": 2}
-    (root / "conf" / "experiment").mkdir(parents=True)
-    tables = {"tiny": table, "tiny_search": search, "wrong": wrong, "between": between, "by_step": by_step}
-    for name, content in tables.items():
-        (root / "conf" / "experiment" / f"{name}.yaml").write_text(yaml.safe_dump(content))
-
-
-def run(
-    root: Path,
-    experiment: str,
-    *options: str,
-    into: str = "",
-    overrides: tuple[str, ...] = (),
-    command: str = "benchmark",
-) -> subprocess.CompletedProcess:
-    paths = [f"runs={root}/runs{into}", f"out={root}/out{into}", f"searched={root}/searched.yaml"]
-    paths += ["accelerator=cpu"] if command == "benchmark" else []
-    line = [sys.executable, *options, "-m", f"dti_repro.{command}", "--config-dir", str(root / "conf")]
-    return subprocess.run([*line, f"experiment={experiment}", *paths, *overrides], capture_output=True, text=True)
+from tests.e2e.tiny_benchmark import lines, run
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +22,7 @@ def table(world: Path) -> Path:
 
 
 def test_the_table_has_every_row_with_all_its_columns(world: Path, table: Path) -> None:
-    with (table / "table.csv").open(newline="") as file:
-        rows = {row["row"]: row for row in csv.DictReader(file)}
+    rows = {row["row"]: row for row in lines(table / "table.csv")}
     assert list(rows) == ["class", "description", "references", "ti", "ti_rescaled", "dti"]
     image, text = str(world / "image.yaml"), str(world / "text.yaml")
     for name, row in rows.items():
@@ -211,8 +111,7 @@ def test_a_logger_shows_the_table_and_its_pictures_and_changes_nothing(world: Pa
     events = accumulator.EventAccumulator(str(world / "runs/.tensorboard/benchmark_tiny"))
     events.Reload()
     assert events.Tags()["images"] == ["pictures/front", "pictures/grid"]
-    with (table / "table.csv").open(newline="") as file:
-        means = {row["row"]: float(row[str(world / "image.yaml")]) for row in csv.DictReader(file)}
+    means = {row["row"]: float(row[str(world / "image.yaml")]) for row in lines(table / "table.csv")}
     assert events.Scalars("dti/image")[0].value == pytest.approx(means["dti"], rel=1e-5)
     shown = events.Tensors("table/text_summary")[0].tensor_proto.string_val[0]
     assert shown == before
@@ -231,8 +130,7 @@ def test_a_table_of_several_training_seeds_is_the_mean_over_them(world: Path, ta
     assert "generate:" not in alone.stdout
 
     def means(folder: Path) -> dict[tuple[str, ...], float]:
-        with (folder / "scores.csv").open(newline="") as file:
-            return {(r["row"], r["concept"], r["metric"]): float(r["mean"]) for r in csv.DictReader(file)}
+        return {(r["row"], r["concept"], r["metric"]): float(r["mean"]) for r in lines(folder / "scores.csv")}
 
     one, two = means(table), means(world / "out_other" / "tiny")
     both = {key: pytest.approx((one[key] + two[key]) / 2) for key in one}
@@ -252,8 +150,7 @@ def test_a_second_call_computes_nothing_and_says_the_same(world: Path, table: Pa
 
 
 def timeless(table: Path) -> list[dict[str, str]]:
-    with (table / "table.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key != "minutes"} for row in csv.DictReader(file)]
+    return [{key: value for key, value in row.items() if key != "minutes"} for row in lines(table / "table.csv")]
 
 
 @pytest.mark.slow
@@ -278,19 +175,6 @@ def test_an_unknown_row_is_named_before_a_job_is_sent(world: Path) -> None:
     assert result.stderr.startswith("error: rows=['ti', 'tii']: give names of rows of experiment 'tiny': class, ")
 
 
-@pytest.mark.slow
-def test_a_search_writes_the_best_setting_with_the_kappa_it_used(world: Path, table: Path) -> None:
-    result = run(world, "tiny_search", overrides=("hydra/launcher=basic",))
-    assert result.returncode == 0, result.stderr
-    assert "#2/0" in result.stdout  # k50 waits for k0's gradient: a second sweep
-    chosen = yaml.safe_load((world / "searched.yaml").read_text())["dti"]
-    assert chosen["row"] in ("k0", "k50")
-    with (world / "out" / "tiny_search" / "table.csv").open(newline="") as file:
-        rows = {row["row"]: row for row in csv.DictReader(file)}
-    assert rows["k0"]["criterion"]
-    assert float(rows["k50"]["kappa"]) == pytest.approx(0.5 * float(rows["k0"]["gradient"]), rel=0.06)
-
-
 @pytest.mark.parametrize(
     ("experiment", "words"),
     [("wrong", "row 'bad': method 'ti' has no key 'method.prior.kappa'"), ("nothing", "nothing")],
@@ -301,34 +185,3 @@ def test_a_wrong_experiment_is_one_clear_line(world: Path, experiment: str, word
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert words in result.stderr
-
-
-def test_ways_between_words_are_measured_for_each_pair_and_training_seed_and_only_once(world: Path) -> None:
-    assert (result := run(world, "between", into="_between")).returncode == 0, result.stderr
-    out = world / "out_between" / "between"
-    with (out / "paths.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    pairs = [("rex", "tom"), ("rex", "zoe"), ("tom", "zoe")]
-    wanted = [(way, *pair, seed) for way in ("ti_way", "dti_way") for seed in ("42", "43") for pair in pairs]
-    assert [(line["path"], line["a"], line["b"], line["seed"]) for line in lines] == wanted
-    assert {line["pair"] for line in lines} == {"same class"}
-    assert all(1 / 3 <= float(line["largest"]) <= 1 and 0 <= float(line["in_class"]) <= 1 for line in lines)
-    assert (out / "paths.pdf").is_file()
-    before = (out / "paths.csv").stat().st_mtime_ns
-    assert "paths:" not in run(world, "between", into="_between").stdout
-    assert (out / "paths.csv").stat().st_mtime_ns == before
-
-
-def test_a_row_for_each_snapshot_gives_the_way_of_each_method(world: Path) -> None:
-    assert (result := run(world, "by_step", into="_by_step")).returncode == 0, result.stderr
-    out = world / "out_by_step" / "by_step"
-    with (out / "trajectories.csv").open(newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["source"] == "ours"]
-    assert [(line["label"], line["step"]) for line in lines] == [
-        ("class", ""),
-        *((label, step) for label in ("TI", "ti_rescaled", "DTI") for step in ("2", "4")),
-    ]
-    with (out / "table.csv").open(newline="") as file:
-        norms = {row["row"]: row["norm"] for row in csv.DictReader(file)}
-    assert float(norms["ti_2"]) != float(norms["ti_4"])
-    assert (out / "trajectories.png").is_file()

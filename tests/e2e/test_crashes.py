@@ -24,13 +24,12 @@ from dti_repro.generate import generate
 from dti_repro.interpolate import interpolate
 from dti_repro.training.train_missing import train
 from tests.crash import Crash, Crasher, content, started, status_of
-from tests.e2e import test_benchmark
+from tests.e2e import tiny_benchmark
 from tests.e2e.trained import trained_run, vectors
 
 Training = Callable[..., DictConfig]
 pytestmark = pytest.mark.usefixtures("one_thread")
 forks = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that used a GPU cannot be forked")
-world = test_benchmark.world  # three subjects, two tiny evaluators and an experiment
 
 
 @contextmanager
@@ -145,7 +144,7 @@ def test_a_killed_command_given_again_ends_in_the_same_bytes(
         run = root / "stable_diffusion" / "ti" / "0123456789"
         match name:
             case "train":
-                return [*test_benchmark.EXTRA, *model, f"concepts.root={subjects}", f"runs={root}"]
+                return [*tiny_benchmark.EXTRA, *model, f"concepts.root={subjects}", f"runs={root}"]
             case "generate":
                 trained_run(root, {"rex": vectors(0)})
                 return [*model, *short, f"run={run}", "prompts=['a {}','the {}']", "steps=1"]

@@ -20,11 +20,9 @@ from dti_repro.generate import generate
 from dti_repro.training.runs import run_folder
 from dti_repro.training.train_missing import train
 from tests.crash import content
-from tests.e2e import test_benchmark
 from tests.e2e.trained import trained_run, vectors
 
 Compose = Callable[..., DictConfig]
-world = test_benchmark.world  # two tiny evaluators
 
 
 def processes_of(parent: int) -> list[int]:

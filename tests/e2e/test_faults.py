@@ -25,11 +25,10 @@ from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.runs import run_folder
 from dti_repro.training.train_missing import train
 from tests.crash import content, obey_permissions, started, status_of
-from tests.e2e import test_benchmark
+from tests.e2e import tiny_benchmark
 from tests.e2e.trained import trained_run, vectors
 
 Training = Callable[..., DictConfig]
-world = test_benchmark.world  # what `drawn` draws and scores
 
 
 def test_damaged_scores_are_computed_again_and_a_damaged_manifest_is_named(
@@ -104,7 +103,7 @@ def test_a_read_only_folder_is_one_line(
             command, folder = train_module.main, tmp_path / "runs"
             folder.mkdir()
             places = [f"concepts.root={subjects}", f"runs={folder}"]
-            arguments = [*(["-m"] if name == "sweep" else []), *test_benchmark.EXTRA, *model, *places]
+            arguments = [*(["-m"] if name == "sweep" else []), *tiny_benchmark.EXTRA, *model, *places]
         case "generate":
             command, run = generate_module.main, trained_run(tmp_path / "runs", {"rex": vectors(0)})
             folder = run / "rex"

@@ -89,7 +89,7 @@ def hub() -> Iterator[str]:
 
 
 def test_jobs_that_start_at_once_download_the_weights_once_and_whole(hub: str, tmp_path: Path) -> None:
-    code = "from dti_repro.backbones.hub import download; print(download('o/n', 'main'))"
+    code = "from dti_repro.backbones.hub import download, patterns; print(download('o/n', 'main', patterns()))"
     settings = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     proxies = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
     jobs = [

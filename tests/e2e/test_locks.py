@@ -17,10 +17,8 @@ from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
 from dti_repro.training.runs import run_folder
 from dti_repro.training.train_missing import train
-from tests.e2e import test_benchmark
 
 Training = Callable[..., DictConfig]
-world = test_benchmark.world  # what `drawn` draws and scores
 
 
 def hold(file: Path, text: str, age: float) -> None:

@@ -14,7 +14,7 @@ from dti_repro import train as train_module
 from dti_repro.training.batches import Batch
 from dti_repro.training.lit_module import InversionModule
 from tests.crash import content, started, status_of
-from tests.e2e.test_benchmark import EXTRA
+from tests.e2e.tiny_benchmark import EXTRA
 
 CELLS = 2 * 3  # methods and concepts
 STEPS = 4  # of EXTRA

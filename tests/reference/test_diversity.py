@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 from dti_repro.artifacts.scores import read_scores
 from dti_repro.config import build
 from dti_repro.errors import InputError
-from dti_repro.metrics.base import Sample, ScoreMetric
+from dti_repro.metrics.base import Sample, SetMetric
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.diversity import WEIGHTS
 from dti_repro.metrics.evaluator import Item, ScoreFile, score
@@ -40,19 +40,16 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)) for _ in TEXTS]
 
 
-def metric_of(folder: Path) -> ScoreMetric:
+def metric_of(folder: Path) -> SetMetric:
     config = {**metric_config("diversity"), "net": "squeeze", "checkpoint": f"local-dir:{folder}", "resize": 64}
-    return build(config, ScoreMetric)
+    return build(config, SetMetric)
 
 
 def test_diversity_is_torchmetrics_lpips_over_the_pairs_of_each_prompt(
     folder: Path, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metric = metric_of(folder)
-    for begin in (0, 4):  # a prompt's images come in two batches
-        part = slice(begin, begin + 4)
-        metric.update(images[part], [Sample("dog", text) for text in TEXTS[part]])
-    (value,) = metric.compute().values()
+    value = metric.score_set(metric.keep(images), [Sample("dog", text) for text in TEXTS])
 
     monkeypatch.setenv("TORCH_HOME", str(folder))
     monkeypatch.setattr(torch.hub, "_hub_dir", str(folder))
@@ -63,12 +60,8 @@ def test_diversity_is_torchmetrics_lpips_over_the_pairs_of_each_prompt(
 
     expected = fmean([fmean(lpips(i, j) for i, j in combinations(range(3), 2)), lpips(3, 4)])
     assert value == pytest.approx(expected, rel=1e-5)
-    metric.reset()
-    metric.update(images[:1] * 3, [Sample("dog", TEXTS[0])] * 3)
-    metric.update(images[-1:], [Sample("cat", "a cat")])
-    collapsed, single = metric.compute().values()
-    assert collapsed == 0
-    assert np.isnan(single)
+    assert metric.score_set(metric.keep(images[:1] * 3), [Sample("dog", TEXTS[0])] * 3) == 0
+    assert np.isnan(metric.score_set(metric.keep(images[-1:]), [Sample("cat", "a cat")]))
 
 
 def test_a_set_of_images_has_one_row_that_is_computed_once(images: list[Image.Image], tmp_path: Path) -> None:
@@ -95,4 +88,4 @@ def test_weights_that_are_missing_or_hold_code_are_one_line(folder: Path, tmp_pa
         metric_of(tmp_path)
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="give torchvision:IMAGENET1K_V1"):
-        build({**metric_config("diversity"), "checkpoint": "torchvision:OTHER"}, ScoreMetric)
+        build({**metric_config("diversity"), "checkpoint": "torchvision:OTHER"}, SetMetric)

@@ -15,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dti_repro.backbones.base import Backbone
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.config import CONF, build
 from dti_repro.cost.counting import META, measure
 from dti_repro.cost.estimate import Device, Estimate
 from dti_repro.cost.models import ModelCost, evaluator_cost
 from dti_repro.errors import InputError
-from dti_repro.experiments.runner import ExperimentRun
+from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.launch.failures import choices
 from dti_repro.metrics.catalogue import metric_config
@@ -113,7 +113,7 @@ def test_generation_does_what_the_plan_counts(name: str, whole: Mapping[str, Pat
     side = 64
     settings = node(name, path=str(whole[name]), resolution=side, dtype="float32")
     settings.pop("generation")
-    backbone = build(settings, Backbone)
+    backbone = build(settings, DiffusersBackbone)
     cost = ModelCost(settings)
     rows = {n: torch.randn(1, 1, 1, e.dim, requires_grad=True) for n, e in backbone.spec.encoders.items()}
     tokens = backbone.tokenize(["a photo of a <x>"], {"<x>": 1})

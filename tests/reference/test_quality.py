@@ -36,13 +36,12 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_quality_is_pyiqas(checkpoint: Path, images: list[Image.Image], tmp_path: Path) -> None:
     metric = build({**metric_config("quality"), "checkpoint": str(checkpoint)}, ScoreMetric)
-    metric.update(images, [Sample("dog", "")] * 3)
     theirs = pyiqa.create_metric("musiq", device="cpu", pretrained_model_path=str(checkpoint))
     expected = []
     for number, image in enumerate(images):
         image.save(tmp_path / f"{number}.png")
         expected.append(theirs(str(tmp_path / f"{number}.png")).item())
-    assert metric.compute().tolist() == pytest.approx(expected, abs=1e-5)
+    assert metric.score(images, [Sample("dog", "")] * 3).tolist() == pytest.approx(expected, abs=1e-5)
     assert len(set(expected)) == 3
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import hydra
@@ -10,14 +13,21 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SanaPipeline
+from omegaconf import DictConfig
+from PIL import Image
 from tokenizers import AddedToken
+from torch.nn.functional import normalize
 
+from dti_repro.artifacts.embedding import load_embeddings
 from dti_repro.backbones.flow_matching import ENCODER
 from dti_repro.backbones.sana import LENGTH, Sana
 from dti_repro.config import CONF
 from dti_repro.data.prompts import Prompt, PromptSet
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, Subject, build_image_folder
+from dti_repro.training.batches import Batch, ConceptDataset
+from dti_repro.training.runs import hashed
+from dti_repro.training.train_missing import train
 from tests.tiny_flow import DIM, SIDE
 
 PROMPT = "a <x> next to a Red mug"
@@ -79,14 +89,14 @@ def test_the_instruction_is_the_same_in_training_and_generation_but_as_published
 def test_images_of_another_instruction_have_another_folder(sana_checkpoint: Path) -> None:
     model = ["backbone=sana_1600m", f"backbone.path={sana_checkpoint}", "prompts=demo"]
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        one, other = (
-            GenerationConfig.of(hydra.compose("generate", [*model, f"backbone.instruction={instruction}"]))
-            for instruction in ("pipeline", "none")
-        )
+        each = [
+            GenerationConfig.of(hydra.compose("generate", [*model, f"backbone.{key}"]))
+            for key in ("instruction=pipeline", "instruction=none", "instruction=as_published", "as_published=true")
+        ]
     rex = [Subject("rex", "dog", "dog")]
     prompts = PromptSet("ours", (Prompt("a {}"),))
-    folders = {build_image_folder(Path("images"), rex, prompts, [0], settings).path for settings in (one, other)}
-    assert len(folders) == 2
+    folders = {build_image_folder(Path("images"), rex, prompts, [0], settings).path for settings in each}
+    assert len(folders) == len(each)
 
 
 def test_the_initializers_states_are_gemmas_last(backbone: Sana, pipeline: SanaPipeline) -> None:
@@ -119,6 +129,117 @@ def test_the_same_picture_as_diffusers(
     assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1
     other = backbone.generate(["a dog"], {}, [5], steps=2, guidance=4.5)[0]
     assert not np.array_equal(np.asarray(ours), np.asarray(other))
+
+
+@pytest.fixture
+def published(
+    sana_checkpoint: Path, training: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[torch.Tensor, list[Batch], ConceptDataset, DictConfig]]:
+    """Train with as_published and return the vector, the batches, where they are from, and the configuration."""
+    batches: list[Batch] = []
+    datasets: list[ConceptDataset] = []
+    draw = ConceptDataset.__getitem__
+
+    def spy(self: ConceptDataset, step: int) -> Batch:
+        datasets.append(self)
+        batches.append(draw(self, step))
+        return batches[-1]
+
+    def run(*overrides: str) -> tuple[torch.Tensor, list[Batch], ConceptDataset, DictConfig]:
+        model = ["backbone=sana_1600m", f"backbone.path={sana_checkpoint}", f"backbone.resolution={SIDE}"]
+        exact = ["backbone.dtype=float32", "backbone.as_published=true", "trainer.batch=4", "trainer.steps=3"]
+        cfg = training(*model, *exact, *overrides)
+        (folder,) = train(cfg)
+        return next(iter(load_embeddings(folder.embedding).values()))[0], batches, datasets[0], cfg
+
+    monkeypatch.setattr(ConceptDataset, "__getitem__", spy)
+    return run
+
+
+def test_as_published_trains_dti_as_a_plain_loop_with_zero_vectors_before_its_prompts(
+    sana_checkpoint: Path, published: Callable[..., tuple[torch.Tensor, list[Batch], ConceptDataset, DictConfig]]
+) -> None:
+    learned, batches, dataset, cfg = published("method=dti", "method.prior.kappa=1e-3")
+    batches = list(batches)
+    theirs = SanaPipeline.from_pretrained(sana_checkpoint)
+    tokenizer, table = theirs.tokenizer, theirs.text_encoder.get_input_embeddings().weight.detach()
+    cat = tokenizer(" cat", add_special_tokens=False).input_ids
+    tokenizer.add_tokens([AddedToken("<ann>", lstrip=True, normalized=False), "<zero-pad>"])
+    ann, zero = tokenizer.convert_tokens_to_ids(["<ann>", "<zero-pad>"])
+    photos = [Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.LANCZOS) for path in dataset.concept.images]
+    pixels = torch.stack([torch.from_numpy(np.array(photo)) for photo in photos]).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        latents = theirs.vae.encode(pixels / 127.5 - 1).latent * theirs.vae.config.scaling_factor
+    magnitude, (mu,) = table.norm(dim=-1).mean(), normalize(table[cat], dim=-1)
+    v = mu.clone()
+    for batch in batches:
+        prompts = [cfg.templates.prompts[int(k)].replace("{}", "<ann>") for k in batch.template]
+        padded = ["<zero-pad>" * n + prompt.lower() for n, prompt in zip(batch.zeros, prompts, strict=True)]
+        read = tokenizer(padded, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+        v.requires_grad_()
+        rows = torch.cat([table, torch.zeros(2, DIM)]).index_put((torch.tensor(ann),), magnitude * v)
+        assert not rows[zero].any()
+        hidden = theirs.text_encoder(
+            inputs_embeds=rows[read.input_ids] * math.sqrt(DIM), attention_mask=read.attention_mask
+        ).last_hidden_state
+        sigma = ((batch.t + 1) / 1000).view(-1, 1, 1, 1)
+        x = latents[batch.image]
+        predicted = theirs.transformer(
+            (1 - sigma) * x + sigma * batch.noise,
+            encoder_hidden_states=hidden,
+            encoder_attention_mask=read.attention_mask,
+            timestep=batch.t + 1.0,
+        ).sample
+        loss = (predicted - (batch.noise - x)).square().mean() - 1e-3 * mu @ v
+        (g,) = torch.autograd.grad(loss, v)
+        v = v.detach()
+        g = g - (g @ v) * v
+        v = normalize(v - 0.04 * g / g.norm(), dim=0)
+    assert max(int(batch.zeros.max()) for batch in batches) > 0
+    torch.testing.assert_close(learned, magnitude * v, rtol=1e-4, atol=1e-5)
+    counts = torch.cat([dataset[step].zeros for step in range(1000)]).bincount(minlength=16)
+    expected = [math.exp(-n / 2) - (math.exp(-(n + 1) / 2) if n < 15 else 0) for n in range(16)]
+    torch.testing.assert_close(counts / 4000, torch.tensor(expected), rtol=0, atol=0.02)
+
+
+def test_as_published_pads_no_other_method(
+    published: Callable[..., tuple[torch.Tensor, list[Batch], ConceptDataset, DictConfig]],
+) -> None:
+    _, batches, _, cfg = published("method=ti")
+    assert not torch.cat([batch.zeros for batch in batches]).any()
+    cfg.backbone.as_published = False
+    assert "as_published" not in hashed(cfg)["backbone"]  # older runs keep their hash
+
+
+def test_as_published_draws_with_the_autoencoder_in_bfloat16_alone(
+    sana_checkpoint: Path, backbone: Sana, pipeline: SanaPipeline, learned: torch.Tensor
+) -> None:
+    published = Sana("sana", str(sana_checkpoint), None, as_published=True)
+    words, settings = {"<x>": {ENCODER: learned}}, {"steps": 2, "guidance": 4.5}
+    (ours,) = published.generate([PROMPT], words, [5], **settings)
+    rounded = SanaPipeline(**pipeline.components | {"vae": deepcopy(pipeline.vae).to(torch.bfloat16)})
+    rounded.set_progress_bar_config(disable=True)
+    theirs = rounded(
+        PROMPT.replace("<x>", "<x> <x>_1"),
+        num_inference_steps=2,
+        guidance_scale=4.5,
+        height=SIDE,
+        width=SIDE,
+        generator=torch.Generator().manual_seed(5),
+        use_resolution_binning=False,
+    ).images[0]
+    assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1
+    (exact,) = Sana("sana", str(sana_checkpoint), None, instruction="as_published").generate(
+        [PROMPT], words, [5], **settings
+    )
+    assert np.abs(np.asarray(ours).astype(int) - np.asarray(exact)).max() > 0
+    pixels = torch.rand(1, 3, SIDE, SIDE)
+    assert torch.equal(published.encode_images(pixels).mean, backbone.encode_images(pixels).mean)
+
+
+def test_as_published_has_an_instruction_of_its_own(sana_checkpoint: Path) -> None:
+    with pytest.raises(InputError, match=r"leave out backbone\.instruction"):
+        Sana("sana", str(sana_checkpoint), None, instruction="none", as_published=True)
 
 
 def test_latents_are_those_of_the_pipelines_autoencoder(backbone: Sana, pipeline: SanaPipeline) -> None:

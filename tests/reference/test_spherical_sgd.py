@@ -63,34 +63,6 @@ def test_one_step_is_geoopts_riemannian_step_with_a_unit_gradient() -> None:
     torch.testing.assert_close(sphere.expmap(v0, -math.atan(0.3) * direction), v.data, atol=1e-14, rtol=0)
 
 
-def test_a_linear_loss_is_descended_along_the_great_circle() -> None:
-    """loss = <a, v>: every step turns v by arctan(lr) in the plane of v and a, towards -a."""
-    a, v0 = unit_rows(2, seed=5)
-    v = torch.nn.Parameter(v0[None].clone())
-    optimizer = SphericalSGD([v], lr=0.01, eps=1e-300)
-    start = math.acos(float(a @ v0))
-    for _ in range(50):
-        optimizer.zero_grad()
-        (v @ a).sum().backward()
-        optimizer.step()
-    assert math.acos(float(v.data[0] @ a)) == pytest.approx(start + 50 * math.atan(0.01), abs=1e-12)
-
-
-def test_the_first_order_change_of_a_loss_is_lr_times_the_riemannian_gradient() -> None:
-    target = unit_rows(seed=9)
-
-    def loss(x: Tensor) -> Tensor:
-        return ((x - target) ** 4).sum()
-
-    v0 = unit_rows(1)
-    target, lr = target[:1], 1e-5
-    v = torch.nn.Parameter(v0.clone())
-    loss(v).backward()
-    slope = geoopt.Sphere().egrad2rgrad(v0, v.grad).norm().item()
-    SphericalSGD([v], lr=lr).step()
-    assert (loss(v0) - loss(v.data)).item() / lr == pytest.approx(slope, rel=1e-3)
-
-
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_a_row_without_gradient_stays_to_the_bit(beta: float) -> None:
     v = torch.nn.Parameter(unit_rows().float())

@@ -110,9 +110,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scores(folder: Path, images: list[Image.Image]) -> list[float]:
     metric = build({**metric_config("vqa_score"), "checkpoint": f"local-dir:{folder}"}, ScoreMetric)
-    for part in (slice(0, 2), slice(2, 3)):
-        metric.update(images[part], [Sample("rex", text) for text in TEXTS[part]])
-    return metric.compute().tolist()
+    return metric.score(images, [Sample("rex", text) for text in TEXTS]).tolist()
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 `<embedding>.adapter/` holds adapter_config.json and adapter_model.safetensors, peft's format, and for a LoRA
 pytorch_lora_weights.safetensors, diffusers'. The embedding's header holds the digest of peft's two, and is written
-after them. No torch is imported here, and peft only where there is an adapter.
+after them. Imports no torch.
 """
 
 from __future__ import annotations

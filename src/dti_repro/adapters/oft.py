@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from peft import OFTConfig, PeftConfig
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
 
 from dti_repro.adapters.peft import PeftAdapter
 from dti_repro.config.values import Targets
@@ -26,6 +22,3 @@ class OFT(PeftAdapter):
 
     def config(self) -> PeftConfig:
         return OFTConfig(r=self.r, oft_block_size=0, target_modules=list(self.targets))
-
-    def save_for_diffusers(self, folder: Path, weights: Mapping[str, Tensor], part: str) -> None:
-        """Write nothing: diffusers loads OFT through peft."""

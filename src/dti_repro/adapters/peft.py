@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,12 +16,12 @@ from torch.optim import AdamW, Optimizer
 from dti_repro.adapters.base import Adapter
 from dti_repro.adapters.files import attached, save_weights, weights_of
 from dti_repro.adapters.folder import HEADER, adapter_folder, adapter_sha256
-from dti_repro.backbones.base import Backbone
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.config.values import Targets
 from dti_repro.losses.objectives import Objective, Reference
 
 
-class PeftAdapter(Adapter):
+class PeftAdapter(Adapter, ABC):
     """float32 weights, stepped by AdamW (with betas .9 and .999), whatever the denoiser's own type.
 
     targets: ends of the names of the denoiser's layers that get an adapter. lr, weight_decay: of AdamW. objective: is
@@ -43,13 +43,12 @@ class PeftAdapter(Adapter):
     def config(self) -> PeftConfig:
         """Return peft's configuration of the adapter."""
 
-    @abstractmethod
     def save_for_diffusers(self, folder: Path, weights: Mapping[str, Tensor], part: str) -> None:
-        """Write what diffusers needs besides peft's files. weights: by the denoiser's own names. part: the denoiser's
-        name in diffusers' pipeline."""
+        """Write what diffusers needs where it does not load this adapter through peft. weights: by the denoiser's own
+        names. part: the denoiser's name in diffusers' pipeline."""
 
     @contextmanager
-    def attached(self, backbone: Backbone, random: Generator) -> Iterator[None]:
+    def attached(self, backbone: DiffusersBackbone, random: Generator) -> Iterator[None]:
         what = f"adapter.targets [{', '.join(self.targets)}]"
         with ExitStack() as stack:
             with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator, on the CPU

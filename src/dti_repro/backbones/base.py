@@ -1,20 +1,19 @@
-"""What a frozen text-to-image model must offer, so that a word can be learned on it."""
+"""What a frozen text-to-image model is given and gives, in the terms of methods and trainings."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+
+from dti_repro.config.values import Magnitude
 
 CHUNK = 1 << 14  # rows of a vocabulary that are converted to float64 at once
+ZERO = -2
+"""The position at which a text encoder reads a vector of zeros."""
 
 TokenVectors = dict[str, Tensor]
 """Text encoder -> (batch, layers, vectors, dim). layers is 1, or the number of cross-attention layers of the denoiser
@@ -59,6 +58,10 @@ class EncoderSpec:
         std = (norms.square().mean() / table.shape[1] - mean_row.mean().square()).sqrt().item()
         return cls(table.shape[1], numbers, std, mean_row.float(), end)
 
+    def norm(self, magnitude: Magnitude) -> float:
+        """Return the norm that a configuration names: a statistic of the vocabulary's norms, or a number."""
+        return self.norms[magnitude] if isinstance(magnitude, str) else float(magnitude)
+
 
 @dataclass(frozen=True)
 class BackboneSpec:
@@ -90,7 +93,8 @@ class InitializerEmbedding:
 @dataclass(frozen=True)
 class Tokens:
     """Prompts as ids, per text encoder (batch, length). `positions` says where learned vectors are: at a position
-    s >= 0 of prompt b the encoder reads vectors[b, layer, s] instead of the table; elsewhere positions are -1."""
+    s >= 0 of prompt b the encoder reads vectors[b, layer, s] instead of the table, at ZERO zeros; elsewhere positions
+    are -1."""
 
     ids: Mapping[str, Tensor]
     positions: Mapping[str, Tensor]
@@ -104,6 +108,17 @@ class Tokens:
     def repeat(self, times: int) -> Tokens:
         """Return each prompt so many times in a row."""
         return self._map(lambda tensor: tensor.repeat_interleave(times, dim=0))
+
+    def with_zeros(self, counts: Tensor) -> Tokens:
+        """Return prompt b with counts[b] zero vectors behind its first token, and as many tokens fewer at its end."""
+        ids, positions = {}, {}
+        for name, row in self.ids.items():
+            place = torch.arange(row.shape[1], device=row.device)
+            source = (place - counts[:, None]).clamp(min=0)
+            zeros = (place > 0) & (place <= counts[:, None])
+            ids[name] = row.gather(1, source)
+            positions[name] = self.positions[name].gather(1, source).masked_fill(zeros, ZERO)
+        return Tokens(ids, positions)
 
     @property
     def have_vectors(self) -> bool:
@@ -182,105 +197,3 @@ class LatentDistribution:
     def sample(self, index: Tensor, noise: Tensor) -> Tensor:
         """Return mean + std * noise of the images that index (batch,) selects."""
         return self.mean[index] + self.std[index] * noise
-
-
-class Backbone(nn.Module, ABC):
-    """A frozen model: no weight requires or receives a gradient; gradients pass through to the learned vectors."""
-
-    spec: BackboneSpec
-    folder: Path  # of the checkpoint
-    denoiser: nn.Module  # adapters are attached to it
-
-    DENOISER: ClassVar[str]
-    """The denoiser's folder in the checkpoint, and its name in diffusers' pipeline."""
-    SIDE: ClassVar[int] = 8
-    """The sides of an image are multiples of this number of pixels."""
-    SUPPORTS: ClassVar[frozenset[Support]] = frozenset()
-    """What methods may ask of it."""
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """The device of the weights."""
-
-    @abstractmethod
-    def embed_initializer(self, concept: str, initializer: str, seed: int) -> InitializerEmbedding:
-        """Return rows and hidden states of the initializer's tokens. InputError for a word that is not in the
-        vocabulary."""
-
-    @abstractmethod
-    def tokenize(self, prompts: Sequence[str], placeholders: Mapping[str, int]) -> Tokens:
-        """Tokenize training prompts that may contain placeholders ("a photo of a <dog>"); the Tokens are on the CPU.
-
-        placeholders: placeholder -> number of its vectors. Positions number the vectors of all placeholders in the
-        mapping's order: with {"<dog>": 2, "<mug>": 1} the mug reads position 2. InputError for a prompt that is so long
-        that a placeholder is cut off.
-        """
-
-    @abstractmethod
-    def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
-        """Encode tokens, with the learned vectors (batch or 1, layers, vectors, dim) at their positions. vectors=None:
-        there are no positions."""
-
-    @abstractmethod
-    def encode_images(self, pixels: Tensor) -> LatentDistribution:
-        """Encode pixels (images, 3, height, width) in [-1, 1]."""
-
-    def attention_maps(self) -> AbstractContextManager[list[Tensor]]:
-        """Record, while the context is open, the shares (batch, heads, queries, length) that each cross-attention layer
-        gives to the tokens, in the order of the calls. For backbones that support `attention`."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def loss(
-        self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, weight: Tensor | None = None
-    ) -> Tensor:
-        """Return the mean squared error of the model's prediction (noise, v or velocity), in float32, one value per
-        sample: (batch,). weight: as in weighted_mean, None for the plain mean."""
-
-    @classmethod
-    @abstractmethod
-    def check_generation(
-        cls,
-        folder: Path,
-        *,
-        steps: int,
-        sampler: str,
-        sampler_options: Mapping[str, Any],
-        height: int | None,
-        width: int | None,
-    ) -> None:
-        """Raise InputError for settings that `generate` cannot use with the checkpoint in this folder. Read no
-        weights."""
-
-    @classmethod
-    @abstractmethod
-    def truncated_words(cls, folder: Path, groups: Sequence[PromptGroup], **settings: Any) -> dict[str, str]:
-        """Return prompt -> the words at its end that the checkpoint in this folder does not read, as the context has no
-        room for them. Prompts that fit are left out. Read no weights. settings: of the constructor.
-
-        InputError for a prompt that loses a placeholder, or has a word <name> that is none of the placeholders.
-        """
-
-    @abstractmethod
-    def generate(
-        self,
-        prompts: Sequence[str],
-        words: Mapping[str, LearnedWord | Mapping[str, Tensor]],
-        seeds: Sequence[int],
-        *,
-        steps: int,
-        guidance: float,
-        negative_prompt: str = "",
-        sampler: str = "default",
-        sampler_options: Mapping[str, Any] = MappingProxyType({}),
-        height: int | None = None,
-        width: int | None = None,
-    ) -> list[Image.Image]:
-        """Generate one image per prompt and seed, independent of the rest of the batch.
-
-        prompts and negative_prompt may have placeholders. words: placeholder -> its word, or its vectors
-        {text encoder: (vectors, dim)} where they are the same at every layer and timestep.
-        sampler: `default` (the checkpoint's) or the name of a diffusers scheduler class. sampler_options: keys of its
-        config. InputError for an image with numbers that are not finite.
-        """

@@ -1,10 +1,11 @@
-"""A backbone in diffusers' format: text encoders that learned vectors enter, a VAE, a denoiser, and the library's own
-pipeline around them."""
+"""A frozen text-to-image model in diffusers' format: text encoders that learned vectors enter, a VAE, a denoiser, and
+the library's own pipeline around them."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypedDict
@@ -16,13 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dti_repro.backbones.base import (
-    Backbone,
     BackboneSpec,
     Conditioning,
     EncoderSpec,
     InitializerEmbedding,
+    LatentDistribution,
     LearnedWord,
     PromptGroup,
+    Support,
     Tokens,
     TokenVectors,
 )
@@ -46,8 +48,9 @@ class FrozenSettings(TypedDict, total=False):
     variant: str | None
 
 
-class DiffusersBackbone(Backbone):
-    """Loaded from a folder or the Hub. Subclasses say how prompts become conditioning and what the loss is.
+class DiffusersBackbone(nn.Module, ABC):
+    """A frozen model: no weight requires or receives a gradient; gradients pass through to the learned vectors.
+    Subclasses say how prompts become conditioning and what the loss is.
 
     name: its folder below `runs`. path: the checkpoint's folder or id on the Hub, None for the packaged toybox.
     resolution: pixels of a training image, None for the model's own. dtype: of the frozen weights, float32 or
@@ -57,6 +60,14 @@ class DiffusersBackbone(Backbone):
     `torch.device("meta")` it has shapes and no weights.
     """
 
+    DENOISER: ClassVar[str]
+    """The denoiser's folder in the checkpoint, and its name in diffusers' pipeline."""
+    SIDE: ClassVar[int] = 8
+    """The sides of an image are multiples of this number of pixels."""
+    SUPPORTS: ClassVar[frozenset[Support]] = frozenset()
+    """What methods may ask of it."""
+    pads_directions: bool = False
+    """Whether zero vectors stand before the training prompts of methods that learn unit directions."""
     ENCODERS: ClassVar[Mapping[str, EncoderConfig]]
     DENOISER_CLASS: ClassVar[type[ModelMixin]]
     VAE_CLASS: ClassVar[type[ModelMixin]]
@@ -119,7 +130,25 @@ class DiffusersBackbone(Backbone):
         """Pixels per latent, along a side."""
 
     @abstractmethod
-    def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning: ...
+    def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
+        """Encode tokens, with the learned vectors (batch or 1, layers, vectors, dim) at their positions. vectors=None:
+        there are no positions."""
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> LatentDistribution:
+        """Encode pixels (images, 3, height, width) in [-1, 1]."""
+
+    @abstractmethod
+    def loss(
+        self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean squared error of the model's prediction (noise, v or velocity), in float32, one value per
+        sample: (batch,). weight: as in weighted_mean, None for the plain mean."""
+
+    def attention_maps(self) -> AbstractContextManager[list[Tensor]]:
+        """Record, while the context is open, the shares (batch, heads, queries, length) that each cross-attention layer
+        gives to the tokens, in the order of the calls. For backbones that support `attention`."""
+        raise NotImplementedError
 
     @abstractmethod
     def _generate_pixels(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
@@ -155,19 +184,26 @@ class DiffusersBackbone(Backbone):
         return self.denoiser.device
 
     def embed_initializer(self, concept: str, initializer: str, seed: int) -> InitializerEmbedding:
+        """Return rows and hidden states of the initializer's tokens. InputError for a word that is not in the
+        vocabulary."""
         rows = {name: encoder.rows(initializer) for name, encoder in self.text_encoders.items()}
         placeholder = "<initializer>"  # its positions are those of the initializer's tokens
         tokens = self.tokenize([placeholder], {placeholder: max(map(len, rows.values()))}, "")
         with torch.no_grad():
             outputs = self._outputs(tokens, {name: word.to(self.device)[None, None] for name, word in rows.items()})
         states = {
-            name: output.last_hidden_state[0, (tokens.positions[name][0] >= 0).to(self.device)].float().clone()
+            name: output.last_hidden_state[0, (tokens.positions[name][0] >= 0).to(self.device)].float()
             for name, output in outputs.items()
         }
         return InitializerEmbedding(concept, seed, rows, states)
 
     def tokenize(self, prompts: Sequence[str], placeholders: Mapping[str, int], prefix: str | None = None) -> Tokens:
-        """Tokenize prompts as in `Backbone`. prefix: a text before every prompt; None: the one of training."""
+        """Tokenize prompts that may contain placeholders ("a photo of a <dog>"); the Tokens are on the CPU.
+
+        placeholders: placeholder -> number of its vectors. Positions number the vectors of all placeholders in the
+        mapping's order: with {"<dog>": 2, "<mug>": 1} the mug reads position 2. prefix: a text before every prompt;
+        None: the one of training. InputError for a prompt that is so long that a placeholder is cut off.
+        """
         prefix = self.training_prefix if prefix is None else prefix
         counts = self._clean_placeholders(placeholders)
         texts = [self._clean(prompt) for prompt in prompts]
@@ -216,25 +252,38 @@ class DiffusersBackbone(Backbone):
         height: int | None = None,
         width: int | None = None,
     ) -> list[Image.Image]:
+        """Generate one image per prompt and seed, independent of the rest of the batch.
+
+        prompts and negative_prompt may have placeholders. words: placeholder -> its word, or its vectors
+        {text encoder: (vectors, dim)} where they are the same at every layer and timestep.
+        sampler: `default` (the checkpoint's) or the name of a diffusers scheduler class. sampler_options: keys of its
+        config. InputError for an image with numbers that are not finite.
+        """
         learned = {placeholder: LearnedWord.of(word) for placeholder, word in words.items()}
         counts = {placeholder: word.count for placeholder, word in learned.items()}
         distinct = list(dict.fromkeys(prompts))  # several seeds of a prompt share its encoding
         index = [distinct.index(prompt) for prompt in prompts]
         tokens = self.tokenize(distinct, counts, self.generation_prefix)
+        negative_learned = self.tokenize([negative_prompt], counts, "").have_vectors
+        # without a learned word it is the same at every timestep
+        fixed = None if negative_learned else self._encode_negative(negative_prompt, counts, None)
 
         def encoded(t: Tensor) -> tuple[Conditioning, Conditioning]:
             vectors = joined([word.at(t) for word in learned.values()])
             vectors = {name: rows.to(self.device, torch.float32) for name, rows in vectors.items()}
             conditional = self.encode_text(tokens, vectors)[index]
-            unconditional = self._encode_negative(negative_prompt, counts, vectors)
+            unconditional = self._encode_negative(negative_prompt, counts, vectors) if fixed is None else fixed
             return conditional, unconditional.lengthened(conditional.hidden.shape[1])
 
         pipeline = self._pipeline(self._sampler(self.generation_scheduler, sampler, sampler_options))
         pipeline.set_progress_bar_config(disable=True)
-        by_timestep = any("timestep" in word.depends_on for word in learned.values())
+        if any("timestep" in word.depends_on for word in learned.values()):
+            given = embeds_by_timestep(pipeline, encoded, len(prompts), steps)
+        else:
+            given = embeds(*encoded(torch.zeros(1)), len(prompts))
         pixels = self._generate_pixels(
             pipeline,
-            **(embeds_by_timestep if by_timestep else embeds)(pipeline, encoded, len(prompts), steps),
+            **given,
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -275,6 +324,8 @@ class DiffusersBackbone(Backbone):
         height: int | None,
         width: int | None,
     ) -> None:
+        """Raise InputError for settings that `generate` cannot use with the checkpoint in this folder. Read no
+        weights."""
         for key, side in (("height", height), ("width", width)):
             if side is not None and side % cls.SIDE:
                 raise InputError(f"{key}={side}: this backbone needs a multiple of {cls.SIDE} pixels")
@@ -282,6 +333,11 @@ class DiffusersBackbone(Backbone):
 
     @classmethod
     def truncated_words(cls, folder: Path, groups: Sequence[PromptGroup], **settings: Any) -> dict[str, str]:
+        """Return prompt -> the words at its end that the checkpoint in this folder does not read, as the context has no
+        room for them. Prompts that fit are left out. Read no weights. settings: of the constructor.
+
+        InputError for a prompt that loses a placeholder, or has a word <name> that is none of the placeholders.
+        """
         tokenizers = [config.load_tokenizer(folder) for config in cls.ENCODERS.values()]
         _, prefix = cls.prompt_prefixes(**settings)
         truncated: dict[str, str] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from dti_repro.errors import InputError
 
@@ -11,7 +12,12 @@ CONFIGS = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model"]
 UNREAD = ["*non_ema*", "safety_checker/*", "feature_extractor/*", "vae_1_0/*", "*onnx*"]
 
 
-def patterns(variant: str | None = None, weights: bool = True) -> dict[str, Any]:
+def is_id(text: str) -> bool:
+    """Return whether this may be the id of a repository."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
+
+
+def patterns(variant: str | None = None, weights: bool = True) -> dict[str, list[str]]:
     """Return which files of a repository are downloaded: the weights of a variant or the plain ones, or no weights."""
     if not weights:
         return {"allow_patterns": CONFIGS, "ignore_patterns": UNREAD}
@@ -21,7 +27,7 @@ def patterns(variant: str | None = None, weights: bool = True) -> dict[str, Any]
     return {"allow_patterns": [*CONFIGS, *named], "ignore_patterns": UNREAD}
 
 
-def cached(repository: str, revision: str, **files: Any) -> Path | None:
+def cached(repository: str, revision: str, files: Mapping[str, list[str]]) -> Path | None:
     """Return the folder of a snapshot in the cache, which may lack files; None if there is none. InputError if this can
     be no id. files: as `patterns` returns them."""
     from huggingface_hub import errors, snapshot_download
@@ -34,10 +40,9 @@ def cached(repository: str, revision: str, **files: Any) -> Path | None:
         return None
 
 
-def download(repository: str, revision: str, **files: Any) -> Path:
+def download(repository: str, revision: str, files: Mapping[str, list[str]]) -> Path:
     """Download a snapshot from the Hub; HF_HUB_OFFLINE and HF_HOME are respected. Return its folder, which has the name
-    of its commit. files: as `patterns` returns them, by default the plain weights. InputError that says what to accept
-    or download."""
+    of its commit. files: as `patterns` returns them. InputError that says what to accept or download."""
     from huggingface_hub import constants, errors, snapshot_download
 
     missing = f"backbone.path {repository} is no folder here"
@@ -48,7 +53,7 @@ def download(repository: str, revision: str, **files: Any) -> Path:
     if constants.HF_HUB_OFFLINE:
         raise offline
     try:
-        return Path(snapshot_download(repository, revision=revision, **(files or patterns())))
+        return Path(snapshot_download(repository, revision=revision, **files))
     except errors.GatedRepoError as error:
         reason = f"{missing}, and on the Hugging Face Hub it is gated: accept its licence there, then `hf auth login`"
         raise InputError(reason) from error

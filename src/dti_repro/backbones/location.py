@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dti_repro.artifacts.files import user_path
 from dti_repro.backbones.checkpoint import PACKAGED, check_class, check_kind, check_whole
-from dti_repro.backbones.hub import cached, download, patterns
+from dti_repro.backbones.hub import cached, download, is_id, patterns
 from dti_repro.backbones.single_file import convert, find_converted, is_single_file, kind_of
 from dti_repro.backbones.variant import variant_view
 from dti_repro.errors import InputError
 
-KEYS = {"path": None, "revision": "main", "variant": None, "config": None}
-"""The keys of a backbone that say where its checkpoint is -> what they are where a yaml lacks them."""
+KEYS = ("path", "revision", "variant", "config")
+"""The keys of a backbone that say where its checkpoint is; a yaml may lack some."""
 
 
 def located(backbone: Mapping[str, Any]) -> Path:
@@ -26,7 +25,7 @@ def located(backbone: Mapping[str, Any]) -> Path:
     ours = module.startswith("dti_repro.")
     if ours and is_single_file(backbone["path"]) and (file := user_path(backbone["path"])).is_file():
         check_class(file, kind_of(file), name)
-    folder = locate(*(backbone.get(key, default) for key, default in KEYS.items()))
+    folder = locate(**{key: backbone[key] for key in KEYS if key in backbone})
     if ours:
         check_kind(folder, name)
     return folder
@@ -34,7 +33,7 @@ def located(backbone: Mapping[str, Any]) -> Path:
 
 def on_this_machine(backbone: Mapping[str, Any]) -> Path | None:
     """Return the folder of a configuration's `backbone` node as `find`."""
-    return find(*(backbone.get(key, default) for key, default in KEYS.items()))
+    return find(**{key: backbone[key] for key in KEYS if key in backbone})
 
 
 def locate(path: str | None, revision: str = "main", variant: str | None = None, config: str | None = None) -> Path:
@@ -48,7 +47,7 @@ def locate(path: str | None, revision: str = "main", variant: str | None = None,
     if folder is None and is_single_file(path):
         folder = convert(path, config)
     elif folder is None:
-        folder = _view(download(path, revision, **patterns(variant)), variant)
+        folder = _whole(download(path, revision, patterns(variant)), variant)
     check_whole(folder)
     return folder
 
@@ -62,8 +61,8 @@ def find(
         if variant is not None:
             raise InputError(f"backbone.variant={variant}: a single file has one kind of weights, leave this key out")
         return find_converted(path, config)
-    if path is not None and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) and not Path(path).is_dir():
-        folder = cached(path, revision, **patterns(variant))
+    if path is not None and is_id(path) and not Path(path).is_dir():
+        folder = cached(path, revision, patterns(variant))
         try:
             return None if folder is None else _whole(folder, variant)
         except InputError:  # an interrupted download leaves a part of it
@@ -72,16 +71,10 @@ def find(
 
 
 def _whole(folder: Path, variant: str | None) -> Path:
-    if variant is None or not (folder / "model_index.json").is_file():
-        check_whole(folder)
-        return folder
-    view = _view(folder, variant)
-    check_whole(view)
-    return view
-
-
-def _view(folder: Path, variant: str | None) -> Path:
-    return folder if variant is None else variant_view(folder, variant)
+    if variant is not None and (folder / "model_index.json").is_file():
+        folder = variant_view(folder, variant)
+    check_whole(folder)
+    return folder
 
 
 def commit(folder: Path) -> str | None:

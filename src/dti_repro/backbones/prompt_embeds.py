@@ -28,11 +28,6 @@ def joined(words: Sequence[TokenVectors]) -> TokenVectors:
     return out
 
 
-def embeds(pipeline: DiffusionPipeline, encoded: Encoded, prompts: int, steps: int) -> dict[str, Any]:
-    """Return arguments for prompts that are the same at every timestep."""
-    return _arguments(*encoded(torch.zeros(1)), prompts)
-
-
 def embeds_by_timestep(pipeline: DiffusionPipeline, encoded: Encoded, prompts: int, steps: int) -> dict[str, Any]:
     """Return arguments for prompts that are encoded anew at each of the pipeline's timesteps, after each step for the
     next one."""
@@ -42,7 +37,7 @@ def embeds_by_timestep(pipeline: DiffusionPipeline, encoded: Encoded, prompts: i
         following = pipeline.scheduler.timesteps[step + 1 : step + 2]
         if len(following) == 0:
             return {}
-        given = _arguments(*encoded(following), prompts)
+        given = embeds(*encoded(following), prompts)
         changed = {"prompt_embeds": ("negative_prompt_embeds", "prompt_embeds")}
         if "add_text_embeds" in tensors:
             changed["add_text_embeds"] = ("negative_pooled_prompt_embeds", "pooled_prompt_embeds")
@@ -52,13 +47,13 @@ def embeds_by_timestep(pipeline: DiffusionPipeline, encoded: Encoded, prompts: i
 
     names = [name for name in ("prompt_embeds", "add_text_embeds") if name in pipeline._callback_tensor_inputs]
     return {
-        **_arguments(*encoded(pipeline.scheduler.timesteps[:1]), prompts),
+        **embeds(*encoded(pipeline.scheduler.timesteps[:1]), prompts),
         "callback_on_step_end": encode_next,
         "callback_on_step_end_tensor_inputs": names,
     }
 
 
-def _arguments(conditional: Conditioning, unconditional: Conditioning, prompts: int) -> dict[str, Tensor]:
+def embeds(conditional: Conditioning, unconditional: Conditioning, prompts: int) -> dict[str, Tensor]:
     """Return conditionings as arguments of a pipeline; one row is broadcast to all prompts."""
     out = {}
     for prefix, conditioning in (("", conditional), ("negative_", unconditional)):

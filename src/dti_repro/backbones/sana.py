@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -17,6 +18,7 @@ from dti_repro.backbones.base import Conditioning, LatentDistribution, Tokens, T
 from dti_repro.backbones.diffusers_base import FrozenSettings
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.text_encoder import EncoderConfig
+from dti_repro.errors import InputError
 
 LENGTH = 300  # tokens that the transformer reads, the pipeline's max_sequence_length
 
@@ -29,6 +31,9 @@ class Sana(FlowMatching):
     generation; `none`; `as_published`: none in training and the pipeline's in generation, as in the DTI paper's code;
     any other text is used in both. Prompts are made lower case, as in the pipeline. Initializers' states and negative
     prompts have no instruction.
+
+    as_published: as the DTI paper's code, which is unequal: that instruction; zero vectors before the training prompts
+    of DTI, and of no other method; an autoencoder that draws in bfloat16 (and encodes photos in float32).
     """
 
     SIDE: ClassVar[int] = 32
@@ -46,13 +51,26 @@ class Sana(FlowMatching):
         resolution: int | None,
         flow_shift: PositiveFloat | None = None,
         instruction: str = "pipeline",
+        as_published: bool = False,
         **frozen: Unpack[FrozenSettings],
     ) -> None:
+        prefixes = self.prompt_prefixes(instruction, as_published)
         super().__init__(name, path, resolution, flow_shift, **frozen)
-        self.training_prefix, self.generation_prefix = self.prompt_prefixes(instruction=instruction)
+        self.training_prefix, self.generation_prefix = prefixes
+        self.pads_directions = as_published
+        # a copy, as the autoencoder of training keeps all digits of its weights
+        self.drawing_vae = deepcopy(self.vae).to(torch.bfloat16) if as_published else None
 
     @classmethod
-    def prompt_prefixes(cls, instruction: str = "pipeline", **settings: Any) -> tuple[str, str]:
+    def prompt_prefixes(
+        cls, instruction: str = "pipeline", as_published: bool = False, **settings: Any
+    ) -> tuple[str, str]:
+        if as_published:
+            if instruction not in ("pipeline", "as_published"):
+                raise InputError(
+                    "backbone.as_published is true, which has an instruction of its own: leave out backbone.instruction"
+                )
+            instruction = "as_published"
         lines = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
         pipeline = "\n".join(lines)
         prefixes = {"none": ("", ""), "pipeline": (pipeline, pipeline), "as_published": ("", pipeline)}
@@ -89,6 +107,8 @@ class Sana(FlowMatching):
         """Generate the exact size; by default the pipeline generates the nearest size of a list, and rescales."""
         for side in ("height", "width"):
             arguments[side] = arguments[side] or self._model_resolution()
+        if self.drawing_vae is not None:
+            pipeline.register_modules(vae=self.drawing_vae)
         return pipeline(negative_prompt=None, use_resolution_binning=False, **arguments).images
 
 

@@ -7,9 +7,7 @@ another checkpoint of its kind.
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from dti_repro.artifacts.files import user_path
@@ -21,7 +19,7 @@ from dti_repro.backbones.checkpoint import (
     update_with_file,
     update_with_folder,
 )
-from dti_repro.backbones.hub import cached, download, patterns
+from dti_repro.backbones.hub import cached, download, is_id, patterns
 from dti_repro.backbones.own_cache import keep, kept_folder
 from dti_repro.errors import InputError, one_line
 
@@ -39,7 +37,7 @@ def is_single_file(path: str | None) -> bool:
 
 def kind_of(file: Path) -> str:
     """Return diffusers' class of pipeline for a single file. InputError for one that is no whole Stable Diffusion."""
-    keys = list(_dtypes(file, lambda key: True))
+    keys = _dtypes(file)
     kind = next((kind for start, kind in KINDS.items() if any(key.startswith(start) for key in keys)), None)
     if kind is None or not any(key.startswith(UNET) for key in keys):
         raise InputError(
@@ -73,7 +71,7 @@ def convert(path: str, config: str | None) -> Path:
 
         print(one_line(f"{file}: converted once, to {target}"), file=sys.stderr)
         dtypes = {"F16": torch.float16, "BF16": torch.bfloat16}
-        stored = next(iter(_dtypes(file, lambda key: key.startswith(UNET)).values()))
+        stored = next(dtype for key, dtype in _dtypes(file).items() if key.startswith(UNET))
         options = {"local_files_only": True, "torch_dtype": dtypes.get(stored, torch.float32)}
         with loading(file, "the checkpoint"):
             pipeline = getattr(diffusers, kind).from_single_file(
@@ -104,14 +102,14 @@ def _configs(file: Path, config: str | None, fetch: bool) -> Path | None:
     folder = user_path(config)
     if folder.is_dir():
         return folder.absolute()
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", config):
+    if not is_id(config):
         raise InputError(f"backbone.config {config} does not exist")
     files = patterns(weights=False)
-    found = cached(config, "main", **files)
+    found = cached(config, "main", files)
     if found is not None and (found / "model_index.json").is_file():
         return found
     try:
-        return download(config, "main", **files) if fetch else None
+        return download(config, "main", files) if fetch else None
     except InputError as error:
         raise InputError(
             f"backbone.config {config}, which {file.name} needs for its configurations and tokenizers: "
@@ -127,12 +125,12 @@ def _folder(file: Path, configs: Path) -> Path:
     return kept_folder(CONVERTED, digest.hexdigest())
 
 
-def _dtypes(file: Path, wanted: Callable[[str], bool]) -> dict[str, str]:
-    """Return key -> type of the tensors that are wanted, from the file's header."""
+def _dtypes(file: Path) -> dict[str, str]:
+    """Return key -> type of the tensors, from the file's header."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="numpy") as content:
-            return {key: content.get_slice(key).get_dtype() for key in content.keys() if wanted(key)}  # noqa: SIM118
+            return {key: content.get_slice(key).get_dtype() for key in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"backbone.path {file} cannot be read ({error}): copy it again") from error

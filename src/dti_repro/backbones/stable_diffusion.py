@@ -27,7 +27,7 @@ from dti_repro.backbones.cross_attention import give_layers, recording
 from dti_repro.backbones.diffusers_base import DiffusersBackbone, FrozenSettings
 from dti_repro.backbones.location import locate
 from dti_repro.backbones.single_file import is_single_file
-from dti_repro.backbones.text_encoder import EncoderConfig, InjectedEmbedding, with_bypass
+from dti_repro.backbones.text_encoder import EncoderConfig, with_bypass
 from dti_repro.errors import InputError
 from dti_repro.losses.weighting import weighted_mean
 
@@ -141,14 +141,6 @@ class StableDiffusion(LatentDiffusion):
         {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     )
 
-    @property
-    def text_encoder(self) -> CLIPTextModel:
-        return self.text_encoders[ENCODER].model
-
-    @property
-    def embedding(self) -> InjectedEmbedding:
-        return self.text_encoders[ENCODER].embedding
-
     def _read(
         self, tokens: Tokens, vectors: TokenVectors, bypass: TokenVectors
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -156,4 +148,4 @@ class StableDiffusion(LatentDiffusion):
         if not bypass:
             return output.last_hidden_state, None, None
         states = with_bypass(output.hidden_states[-1], tokens.positions[ENCODER], bypass[ENCODER])
-        return output.last_hidden_state, self.text_encoder.final_layer_norm(states), None
+        return output.last_hidden_state, self.text_encoders[ENCODER].model.final_layer_norm(states), None

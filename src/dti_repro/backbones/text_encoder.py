@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from dti_repro.backbones.base import ZERO
 from dti_repro.backbones.checkpoint import initializer_ids, load_weights, loading
 from dti_repro.errors import InputError
 
@@ -124,8 +125,8 @@ class InjectedEmbedding(nn.Module):
 
     @contextmanager
     def reading(self, positions: Tensor, vectors: Tensor) -> Iterator[None]:
-        """While this context is open, the embedding is vectors[b, s] where positions[b, p] = s >= 0; positions (batch,
-        length), vectors (batch, vectors, dim)."""
+        """While this context is open, the embedding is vectors[b, s] where positions[b, p] = s >= 0, and zero where it
+        is ZERO; positions (batch, length), vectors (batch, vectors, dim)."""
         self._learned = positions, vectors
         try:
             yield
@@ -142,7 +143,8 @@ class InjectedEmbedding(nn.Module):
         learned = _at_positions(vectors.to(embedded.dtype), positions)
         if self.scaled:
             learned = learned * self.table.embed_scale.to(embedded.dtype)
-        return torch.where(positions[..., None] >= 0, learned, embedded)
+        embedded = torch.where(positions[..., None] >= 0, learned, embedded)
+        return embedded.masked_fill(positions[..., None] == ZERO, 0)
 
 
 def _at_positions(vectors: Tensor, positions: Tensor) -> Tensor:
@@ -196,7 +198,7 @@ class TextEncoder(nn.Module):
         rows = self.table[ids].float()
         if not ids or bool((rows == 0).all(dim=-1).any()):
             raise InputError(f"initializer '{initializer}' is unknown to the tokenizer of {self.model.name_or_path}")
-        return rows.clone()
+        return rows
 
     def forward(self, ids: Tensor, positions: Tensor, vectors: Tensor | None, **options: Any) -> Any:
         """Return the model's output for ids (batch, length), with vectors (batch or 1, vectors, dim) at the

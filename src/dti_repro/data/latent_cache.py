@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dti_repro.artifacts.files import write_file, writing
-from dti_repro.backbones.base import Backbone, LatentDistribution
+from dti_repro.backbones.base import LatentDistribution
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.errors import InputError
 
 BATCH = 8  # photos in one pass of the encoder
@@ -34,7 +35,7 @@ class LatentCache:
     folder: Path | None
     encoder: Mapping[str, Any]
 
-    def encode(self, backbone: Backbone, pixels: Tensor) -> LatentDistribution:
+    def encode(self, backbone: DiffusersBackbone, pixels: Tensor) -> LatentDistribution:
         """Return the mean and standard deviation of photos (n, 3, height, width) in [-1, 1]. InputError if the folder
         cannot be written."""
         if self.folder is None:
@@ -64,6 +65,6 @@ def make_private_folder(folder: Path) -> None:
         )
 
 
-def _encode(backbone: Backbone, pixels: Tensor) -> LatentDistribution:
+def _encode(backbone: DiffusersBackbone, pixels: Tensor) -> LatentDistribution:
     parts = [backbone.encode_images(part) for part in pixels.split(BATCH)]
     return LatentDistribution(torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts]))

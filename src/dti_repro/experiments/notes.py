@@ -7,10 +7,11 @@ from statistics import fmean
 
 from omegaconf import DictConfig
 
-from dti_repro.experiments.runner import ExperimentRun, RowResult
-from dti_repro.experiments.spec import Experiment
+from dti_repro.experiments.configs import ExperimentRun
+from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.experiments.stages import RowResult
 from dti_repro.experiments.statistics import MIN_SUBJECTS
-from dti_repro.inference.image_folder import PROMPT_KEYS
+from dti_repro.inference.image_folder import reading_of
 from dti_repro.launch.command_line import running_command
 
 NOT_IN_TABLE = ("runs", "out", "rows", "accelerator", "devices", "logger")  # keys that change no number of a table
@@ -35,27 +36,34 @@ NOTES = (
 # Where a run on one of the paper's models differs from the published code, by the class of the backbone. See
 # docs/deviations.md.
 _SHARED = (
-    "photos are resized with Lanczos and cropped at the centre (there: bicubic, cropped at random)",
+    "photos are resized with Lanczos and cropped as `trainer.crop` says, by default at the centre (there: bicubic, "
+    "cropped at random)",
     "noise is drawn on the CPU (there: on the GPU)",
+    "the number of steps is fixed (there: chosen on the test prompts)",
+    "scores are means over images (there: the image score is a mean of the batches' means)",
 )
+_LEARNED = "what is learned, and its prior, are float32 (there: in bfloat16, where the text encoder is)"
+_CROSSINIT = "CrossInit's prior is the distance to the initial value (there: its mean square)"
 _VAE = "the autoencoder draws in float32 (there: in bfloat16)"
 MASK_DEVIATION = "masks are black or white, cut at 127 (there: the photo is multiplied by the grey value)"
 _SIZES = (
     "the model is told the size of the square that it is trained on, without a crop (there: each photo's own size and "
     "the corner of its crop)"
 )
+_PADDING = "no prompt is padded (there: DTI's prompts begin with 0 to 15 zero vectors)"
+_PADDED = (
+    "As in the published code, and unequal (`backbone.as_published`): in training, prompts of DTI begin with 0 to 15 "
+    "zero vectors, and those of other methods with none. See docs/deviations.md."
+)
 DEVIATIONS = {
     "dti_repro.backbones.sdxl.StableDiffusionXL": (
         *_SHARED,
+        _LEARNED,
         _SIZES,
         "all frozen weights have `backbone.dtype` (there: CLIP-L in float32, the others in bfloat16)",
         "a word of several vectors stands in a prompt once (there: twice in generation)",
     ),
-    "dti_repro.backbones.sana.Sana": (
-        *_SHARED,
-        _VAE,
-        "no prompt is padded (there: DTI's prompts begin with 0 to 15 zero vectors)",
-    ),
+    "dti_repro.backbones.sana.Sana": (*_SHARED, _LEARNED, _VAE, _PADDING),
     "dti_repro.backbones.wan.Wan": (*_SHARED, _VAE),
 }
 
@@ -70,7 +78,7 @@ def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
     rows = [row for row in run.experiment.rows if row.bound is None]
     seeds = sorted({cfg.seed for row in rows for cfg in run.train_configs(row)})
     trained = f"{len(seeds)} training seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), " if seeds else ""
-    reading = {key: " ".join(backbone[key].split()) for key in PROMPT_KEYS if key in backbone}
+    reading = {key: " ".join(str(value).split()) for key, value in reading_of(backbone).items()}
     prompts = run.prompts()
     return (
         f"{len(run.concepts)} subjects ({', '.join(run.concepts)}), "
@@ -83,18 +91,25 @@ def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
 
 def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list[str]:
     """Return the notes under a table: those of every table, sources, differences to the published code, its yaml's."""
-    deviations = DEVIATIONS.get(backbone._target_, ())
-    if backbone.get("sizes") == "as_published":
-        deviations = tuple(deviation for deviation in deviations if deviation != _SIZES)
+    as_published = backbone.get("as_published", False)
+    repeated = {_VAE, _PADDING} if as_published else {_SIZES} if backbone.get("sizes") == "as_published" else set()
+    deviations = [deviation for deviation in DEVIATIONS.get(backbone._target_, ()) if deviation not in repeated]
     if deviations and masked:
-        deviations = (*deviations, MASK_DEVIATION)
+        deviations.append(MASK_DEVIATION)
+    if deviations and any(map(_has_original_prior, experiment.rows)):
+        deviations.append(_CROSSINIT)
     sources = sorted({row.published.source for row in experiment.rows if row.published})
     return [
         *NOTES,
         *(f"Published numbers: {source}." for source in sources),
         *(f"Differs from the published code: {deviation}. See docs/deviations.md." for deviation in deviations),
+        *([_PADDED] if as_published else []),
         *experiment.notes,
     ]
+
+
+def _has_original_prior(row: RowSpec) -> bool:
+    return "method=crossinit" in row.overrides and "method.prior.distance=mse" not in row.overrides
 
 
 def steps_used(results: Sequence[RowResult]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pandas import DataFrame, read_csv
 
 from dti_repro.errors import InputError
-from dti_repro.experiments.mechanism.style import line_style, panels
+from dti_repro.experiments.mechanism.style import legend, line_style, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,15 +36,13 @@ def draw(table: DataFrame) -> Figure:
     figure, (panes,) = panels([SHOWN[column] for column in measured], title="Between two learned words", width=4.6)
     ways, pairs = list(table["path"].unique()), list(table["pair"].unique())
     for column, axes in zip(measured, panes, strict=True):
-        for k, pair in enumerate(pairs):
-            for x, way in enumerate(ways):
-                values = table[(table["path"] == way) & (table["pair"] == pair)][column]
-                place = x + (k - (len(pairs) - 1) / 2) * 0.3
-                jitter = [place + 0.1 * ((7 * i % 11) / 10 - 0.5) for i in range(len(values))]
-                style = {**line_style(k), "linestyle": ""}
-                axes.plot(jitter, values, **style | {"markersize": 2.5, "alpha": 0.5})
-                axes.plot(place, values.mean(), **style | {"markersize": 9, "markeredgecolor": "black"}, label=pair)
+        for (way, pair), values in table.groupby(["path", "pair"], sort=False)[column]:
+            k = pairs.index(pair)
+            place = ways.index(way) + (k - (len(pairs) - 1) / 2) * 0.3
+            jitter = [place + 0.1 * ((7 * i % 11) / 10 - 0.5) for i in range(len(values))]
+            style = {**line_style(k), "linestyle": ""}
+            axes.plot(jitter, values, **style | {"markersize": 2.5, "alpha": 0.5})
+            axes.plot(place, values.mean(), **style | {"markersize": 9, "markeredgecolor": "black"}, label=pair)
         axes.set_xticks(range(len(ways)), [way.replace("_", " ") for way in ways])
-    handles = dict(zip(*reversed(panes[0].get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    legend(figure)
     return figure

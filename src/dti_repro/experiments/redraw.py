@@ -22,8 +22,9 @@ def redraw(folder: Path) -> list[Path]:
     if (folder / RECORD).is_file():
         for name, part in PARTS.items():
             path = folder / f"{name}.csv"
-            if path.is_file() and (rows := part.read(path)):
-                save(part.draw(rows), folder / name)
+            table = part.read(path) if path.is_file() else ()
+            if len(table):
+                save(part.draw(table), folder / name)
                 drawn.append(folder / name)
     return drawn
 

@@ -8,26 +8,28 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from operator import sub
 from pathlib import Path
 
 from pandas import DataFrame
 
-from dti_repro.artifacts.files import atomic_write, read_json, sha256, write_json
+from dti_repro.artifacts.files import read_json, sha256, write_file, write_json
 from dti_repro.artifacts.provenance import machines, provenance
 from dti_repro.artifacts.run_dir import final_norm
+from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.figures import save_front
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.notes import DIFFERENCES, VERDICTS, about, notes_of, steps_used
-from dti_repro.experiments.runner import ExperimentRun, RowResult, means_of
 from dti_repro.experiments.search import COLUMNS as SEARCH_COLUMNS
 from dti_repro.experiments.search import search
 from dti_repro.experiments.spec import Experiment
+from dti_repro.experiments.stages import RowResult
 from dti_repro.experiments.tables import (
     Row,
     claims_table,
     compare,
     differences_table,
-    markdown,
     means_table,
     numbers_table,
     scores_table,
@@ -56,7 +58,11 @@ class Report:
     rows: Sequence[Row]
     extras: Sequence[str]
     notes: Sequence[str]
-    differences: DataFrame
+
+    @cached_property
+    def differences(self) -> DataFrame:
+        """The differences of every row to each baseline."""
+        return compare(self.rows, self.experiment.baselines, list(self.experiment.metrics))
 
     @property
     def labels(self) -> dict[str, str]:
@@ -94,8 +100,7 @@ def tabulate(
     rows = []
     for result in results:
         extras = training_columns(run, result) | found.get(result.spec.name, {})
-        scores = means_of(result.score_files, experiment.metrics)
-        rows.append(Row(result.spec.name, result.spec.label, scores, extras))
+        rows.append(Row(result.spec.name, result.spec.label, result.means(experiment.metrics), extras))
     extras = (*COLUMNS, *(SEARCH_COLUMNS if experiment.search else ()))
     report = make_report(run, rows, extras, command, masked)
     return replace(report, notes=[*report.notes, *steps_used(results)])
@@ -104,10 +109,9 @@ def tabulate(
 def make_report(run: ExperimentRun, rows: Sequence[Row], extras: Sequence[str], command: str, masked: bool) -> Report:
     """Return the report of rows with scores. command: what makes the table again. masked: whether references were
     black outside of their masks."""
-    experiment, backbone = run.experiment, run.generate_config().backbone
-    differences = compare(rows, experiment.baselines, list(experiment.metrics))
-    notes = notes_of(experiment, backbone, masked)
-    return Report(experiment, command, about(run, backbone, masked), rows, extras, notes, differences)
+    backbone = run.generate_config().backbone
+    notes = notes_of(run.experiment, backbone, masked)
+    return Report(run.experiment, command, about(run, backbone, masked), rows, extras, notes)
 
 
 def write_tables(folder: Path, report: Report) -> None:
@@ -122,12 +126,11 @@ def write_tables(folder: Path, report: Report) -> None:
         parts += [f"## {section.title}\n"] if section.title else []
         parts += [f"{section.text}\n", markdown([section.table.columns, *section.table.values])]
     notes = ["## Notes\n", *(f"- {note}" for note in report.notes), ""]
-    with atomic_write(folder / "table.md") as temporary:
-        temporary.write_text("\n".join([*parts, *notes]), encoding="utf-8")
+    write_file(folder / "table.md", "\n".join([*parts, *notes]))
     write_csv(folder / "table.csv", numbers_table(report.rows, list(report.experiment.metrics), report.extras))
     write_csv(folder / "scores.csv", scores_table(report.rows))
     write_csv(folder / "differences.csv", report.differences)
-    save_front(folder / "front.png", report.experiment, report.rows)
+    save_front(folder / "front", report.experiment, report.rows)
 
 
 def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dti_repro.artifacts.files import atomic_write, read_json
+from dti_repro.artifacts.files import read_json, write_file
 from dti_repro.artifacts.score_groups import ScoreGroup
 from dti_repro.artifacts.scores import read_scores, subject_means
 from dti_repro.errors import InputError
-from dti_repro.experiments.tables import Row, markdown, means_table, numbers_table, write_csv
+from dti_repro.experiments.markdown import markdown
+from dti_repro.experiments.tables import Row, latex, means_table, numbers_table, write_csv
 
 EXTRAS = ("subjects", "training seeds", "prompts", "generation")
 CELLS = (
@@ -41,15 +42,10 @@ def write_table(out: Path, groups: Sequence[ScoreGroup], metrics: Sequence[str] 
     titles = {metric: f"{metric} (masked)" if found[metric] else metric for metric in columns}
     shown = means_table(rows, titles, EXTRAS)
     paths = [out.with_name(f"{out.name}{suffix}") for suffix in (".md", ".csv", ".tex")]
-    with atomic_write(paths[0]) as temporary:
-        text = markdown([shown.columns, *shown.values])
-        temporary.write_text(f"Made by `{made_by}`. {CELLS}\n\n{text}", encoding="utf-8")
+    text = markdown([shown.columns, *shown.values])
+    write_file(paths[0], f"Made by `{made_by}`. {CELLS}\n\n{text}")
     write_csv(paths[1], numbers_table(rows, columns, EXTRAS).drop(columns="row"))
-    with atomic_write(paths[2]) as temporary:
-        style = shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
-        body = style.to_latex(hrules=True, column_format="l" + "c" * len(titles) + "l" * len(EXTRAS))
-        comment = "".join(f"% {line}\n" for line in [*f"Made by {made_by}".splitlines(), CELLS])
-        temporary.write_text(comment + body.replace("±", r"$\pm$"), encoding="utf-8")
+    write_file(paths[2], latex(shown, "l" + "c" * len(titles) + "l" * len(EXTRAS), f"{made_by}\n{CELLS}"))
     return paths
 
 

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from dti_repro.artifacts.files import atomic_write
-from dti_repro.experiments.runner import RowResult, means_of
-from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.artifacts.files import write_file
+from dti_repro.experiments.spec import Experiment, RowSpec, read_searched
+from dti_repro.experiments.stages import RowResult, means_of, mismatched_files
 from dti_repro.experiments.training_columns import number
-from dti_repro.metrics.evaluator import ScoreFile, mismatched
 
 if TYPE_CHECKING:
     from dti_repro.experiments.tables import SubjectMeans
 
 COLUMNS = ("scaled image", "scaled text", "criterion")
-HEADER = """# Written by `python -m dti_repro.benchmark experiment=search`.
-# The searched rows of the main table read it.
+HEADER = """# Written by `python -m dti_repro.benchmark experiment=search` and other searches, each its own methods.
+# Searched rows read it.
 """
 
 
@@ -52,28 +51,22 @@ def quality(
     return {"image": image_score, "text": text_score, "criterion": math.sqrt(image_score * text_score)}
 
 
-def mismatched_files(results: Sequence[RowResult]) -> list[ScoreFile]:
-    """Return the score files of the class word's images with the texts of other prompts."""
-    return [mismatched(file) for result in results if result.spec.bound == "class" for file in result.score_files]
-
-
 def search(experiment: Experiment, results: Sequence[RowResult], path: Path | None) -> dict[str, dict[str, str]]:
     """Return the cells of COLUMNS for each row that is no bound, and write each method's best row to a yaml if `path`
     names one."""
-    bounds = {r.spec.bound: means_of(r.score_files, experiment.metrics) for r in results if r.spec.bound is not None}
-    bounds["mismatched"] = means_of(mismatched_files(results), experiment.metrics)
-    settings = {result.spec.name: result for result in results if result.spec.bound is None}
-    found = {
-        name: quality(experiment.image, experiment.text, means_of(result.score_files, experiment.metrics), bounds)
-        for name, result in settings.items()
-    }
-    rows = [result.spec for result in settings.values()]
+    metrics = experiment.metrics
+    bounds = {result.spec.bound: result.means(metrics) for result in results if result.spec.bound is not None}
+    bounds["mismatched"] = means_of(mismatched_files(results), metrics)
+    settings = [result for result in results if result.spec.bound is None]
+    found = {r.spec.name: quality(experiment.image, experiment.text, r.means(metrics), bounds) for r in settings}
+    best = best_rows([result.spec for result in settings], found)
     cells = {name: dict(zip(COLUMNS, map(number, scores.values()), strict=True)) for name, scores in found.items()}
-    for row in best_rows(rows, found).values():
+    for row in best.values():
         cells[row.name]["criterion"] += " (chosen)"
     if path is not None:
-        for method, name in write_searched(path, rows, found).items():
-            print(f"searched {method}: {name}, written to {path}")
+        write_searched(path, best, found)
+        for method, row in best.items():
+            print(f"searched {method}: {row.name}, written to {path}")
     return cells
 
 
@@ -87,10 +80,11 @@ def best_rows(rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]])
     return best
 
 
-def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """Write each method's best row and return method -> row name. found: row name -> what `quality` returns."""
-    best = best_rows(rows, found)
-    content = {
+def write_searched(path: Path, best: Mapping[str, RowSpec], found: Mapping[str, Mapping[str, float]]) -> None:
+    """Write what `best_rows` returns, with the overrides and the scores of each row, beside what other searches wrote
+    of other methods."""
+    before = read_searched(path) if path.is_file() else {}
+    content = before | {
         method: {
             "row": row.name,
             "overrides": list(row.overrides),
@@ -98,6 +92,4 @@ def write_searched(path: Path, rows: Sequence[RowSpec], found: Mapping[str, Mapp
         }
         for method, row in best.items()
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(HEADER + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return {method: row.name for method, row in best.items()}
+    write_file(path, HEADER + yaml.safe_dump(content, sort_keys=False))

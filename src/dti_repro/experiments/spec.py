@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -20,7 +20,6 @@ from pydantic_core import ErrorDetails
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.config.values import STRICT, check_value
 from dti_repro.errors import InputError
-from dti_repro.experiments.tables import Claim
 
 Bound = Literal["class", "description", "references"]
 KEYS = ConfigDict(**STRICT, extra="forbid")
@@ -36,7 +35,6 @@ PLAIN = {
 }
 """What pydantic says -> the same in the words of a yaml."""
 Texts = tuple[str, ...]
-SomeTexts = Annotated[Texts, Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=KEYS)
@@ -85,6 +83,18 @@ class RowSpec:
 
 
 @dataclass(frozen=True, config=KEYS)
+class Claim:
+    """An ordering: row `better` has a higher score than row `worse` on each of `metrics`. source: who claims it, a
+    paper or the author of the experiment."""
+
+    better: str
+    worse: str
+    says: str
+    source: str
+    metrics: Texts
+
+
+@dataclass(frozen=True, config=KEYS)
 class PathSpec:
     """A way from one subject's word to another's: the row that has the words, and how it goes."""
 
@@ -116,7 +126,7 @@ class Experiment:
     conf/metric -> column title. image, text: those of the two axes (text: first the one that is drawn).
     baselines: rows that all others are compared with. search: whether the best row of each method is written
     as searched. training_seeds: every row is trained with each, a subject's score being the mean over the images of
-    all; empty: once, with the configuration's own. snapshots: steps; a yaml's row becomes one row for each of them.
+    all; empty: once, with the configuration's own. snapshots: steps; a row of the yaml becomes one for each of them.
     paths: what is drawn between the words of pairs of subjects.
     """
 
@@ -139,62 +149,42 @@ class Experiment:
     notes: Texts = ()
 
 
-@dataclass(frozen=True, config=KEYS)
-class _YamlClaim:
-    """A claim as a yaml has it, about several metrics."""
-
-    better: str
-    worse: str
-    says: str
-    source: str
-    metrics: SomeTexts
-
-
-@dataclass(frozen=True, kw_only=True, config=KEYS)
-class _YamlExperiment(Experiment):
-    """An experiment as its yaml has it."""
-
-    text: SomeTexts
-    rows: Annotated[tuple[RowSpec, ...], Field(min_length=1)]
-    claims: tuple[_YamlClaim, ...] = ()
-
-
 def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
     """Return the experiment of a plain nested mapping. InputError that names the experiment and the key.
 
-    `searched` is the file that a search wrote; rows that say `searched: <method>` take their overrides from it. Before
-    there was a search they are left out, with the claims about them, and a note says so.
+    `searched` is the file that searches write; rows that say `searched: <method>` take their overrides from it. Before
+    there was a search of the method they are left out, with the claims about them, and a note says so.
     """
     content = {**config, "name": name} if isinstance(config, Mapping) else config
     try:
-        written = TypeAdapter(_YamlExperiment).validate_json(json.dumps(content))
+        experiment = TypeAdapter(Experiment).validate_json(json.dumps(content))
     except ValidationError as error:
         raise InputError(f"experiment '{name}'{_explain(error.errors()[0], content)}") from error
-    waiting = {row.name for row in written.rows if row.searched and not searched.is_file()}
-    rows = tuple(
-        replace(row, overrides=row.overrides + _chosen(row.searched, searched)) if row.searched else row
-        for row in written.rows
-        if row.name not in waiting
-    )
-    rows = tuple(drawn for row in rows for drawn in (at_steps(row, written.snapshots) or [row]))
-    claims = [claim for claim in written.claims if not {claim.better, claim.worse} & waiting]
-    notes = written.notes
+    wanted = [row for row in experiment.rows if row.searched]
+    chosen = read_searched(searched) if wanted and searched.is_file() else {}
+    waiting = {row.name: row.searched for row in wanted if row.searched not in chosen}
+    rows: list[RowSpec] = []
+    for row in experiment.rows:
+        if row.name not in waiting:
+            overrides = _overrides(chosen, row.searched, searched) if row.searched else ()
+            rows += _at_steps(replace(row, overrides=row.overrides + overrides), experiment.snapshots)
+    claims = tuple(claim for claim in experiment.claims if not {claim.better, claim.worse} & waiting.keys())
+    notes = experiment.notes
     if waiting:
-        notes += (f"{len(waiting)} searched rows are left out: {searched.name} comes from experiment=search.",)
-    known = {field.name: getattr(written, field.name) for field in fields(Experiment)}
-    experiment = Experiment(**known | {"rows": rows, "notes": notes, "claims": ()})
-    if problem := next(_problems(experiment, claims), None):
+        methods = ", ".join(dict.fromkeys(waiting.values()))
+        notes += (f"{len(waiting)} searched rows are left out: {searched.name} has no {methods}. A search writes it.",)
+    experiment = replace(experiment, rows=tuple(rows), claims=claims, notes=notes)
+    if problem := next(_problems(experiment), None):
         raise InputError(f"experiment '{name}': {problem}")
-    each = [Claim(c.better, c.worse, metric, c.says, c.source) for c in claims for metric in c.metrics]
-    return replace(experiment, claims=tuple(each))
+    return experiment
 
 
-def at_steps(row: RowSpec, steps: Sequence[int]) -> list[RowSpec]:
-    """Return a row for each step whose words it draws; nothing for a bound, which is not trained."""
-    if row.bound is not None:
-        return []
-    names = [(f"{row.name}_{step}", f"{row.label}, step {step}", step) for step in steps]
-    return [replace(row, name=name, label=label, snapshot=step) for name, label, step in names]
+def _at_steps(row: RowSpec, steps: Sequence[int]) -> list[RowSpec]:
+    """Return a row for each step whose words it draws; the row itself without steps, and for a bound, which is not
+    trained."""
+    if row.bound is not None or not steps:
+        return [row]
+    return [replace(row, name=f"{row.name}_{k}", label=f"{row.label}, step {k}", snapshot=k) for k in steps]
 
 
 def _explain(error: ErrorDetails, content: Any) -> str:
@@ -207,26 +197,31 @@ def _explain(error: ErrorDetails, content: Any) -> str:
     return f"{where}: {'.'.join(map(str, place))}{given}: {needed}"
 
 
-def _chosen(method: str, searched: Path) -> Texts:
-    chosen = read_yaml(searched)
-    if method not in chosen:
-        raise InputError(f"{searched} has no '{method}': the search has no row of this method")
+def read_searched(path: Path) -> dict[str, Any]:
+    """Return method -> what a search wrote of its best row."""
+    return check_value(read_yaml(path), dict[str, Any], str(path))
+
+
+def _overrides(chosen: Mapping[str, Any], method: str, searched: Path) -> Texts:
     row = check_value(chosen[method], dict[str, Any], f"{searched}: {method}")
     return check_value(row.get("overrides"), Texts, f"{searched}: {method}.overrides")
 
 
-def _problems(experiment: Experiment, claims: Sequence[_YamlClaim]) -> Iterator[str]:
-    """Yield what breaks a rule between keys."""
+def _problems(experiment: Experiment) -> Iterator[str]:
+    """Yield what is missing or breaks a rule between keys."""
+    lists = {"rows": experiment.rows, "text": experiment.text}
+    lists |= {f"claims.{number}.metrics": claim.metrics for number, claim in enumerate(experiment.claims)}
+    yield from (f"{key} is []: it must not be empty" for key, values in lists.items() if not values)
     rows = [row.name for row in experiment.rows]
     for number, row in enumerate(experiment.rows):
         if row.name in rows[:number]:
             yield f"two rows are called '{row.name}'"
         if row.kappa and row.kappa.of not in rows[:number]:
             yield f"row '{row.name}' takes kappa of '{row.kappa.of}', which is no row above it"
-    for metric in (experiment.image, *experiment.text, *(metric for claim in claims for metric in claim.metrics)):
+    for metric in (experiment.image, *experiment.text, *(metric for c in experiment.claims for metric in c.metrics)):
         if metric not in experiment.metrics:
             yield f"metric '{metric}' of image, text or a claim is not among its metrics"
-    for row in (*experiment.baselines, *(row for claim in claims for row in (claim.better, claim.worse))):
+    for row in (*experiment.baselines, *(row for c in experiment.claims for row in (c.better, c.worse))):
         if row not in rows:
             yield f"'{row}' of baselines or a claim is no row"
     if experiment.paths and experiment.snapshots:

@@ -1,5 +1,4 @@
-"""The tables of an experiment, as DataFrames of what is printed or of plain numbers. Imports no torch, and
-pandas and scipy only when a table is made."""
+"""The tables of an experiment, as DataFrames of what is printed or of plain numbers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pandas import DataFrame, Series
 
 from dti_repro.artifacts.files import atomic_write
+from dti_repro.experiments.spec import Claim
 from dti_repro.experiments.statistics import Interval, Paired, holm, paired, t_interval, verdict
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 SubjectMeans = Mapping[str, Mapping[str, float]]  # metric -> subject -> mean over its images
 DIFFERENCE_COLUMNS = ("row", "minus", "metric", "difference", "t_low", "t_high", "bca_low", "bca_high", "p")
@@ -43,25 +41,11 @@ class Row:
         return paired([ours[s] for s in subjects], [theirs[s] for s in subjects]) if subjects else None
 
 
-@dataclass(frozen=True)
-class Claim:
-    """An ordering: row `better` has a higher score than row `worse` on `metric`. `source` is who claims it: a paper, or
-    the author of the experiment."""
-
-    better: str
-    worse: str
-    metric: str
-    text: str
-    source: str
-
-
 def means_table(rows: Sequence[Row], metrics: Mapping[str, str], extras: Sequence[str]) -> DataFrame:
     """Return what is printed of each row: mean ± half of the 95% t interval over subjects, then the other columns.
 
     metrics: metric -> column head. extras: column heads.
     """
-    from pandas import DataFrame
-
     lines = [
         [row.label, *(_mean(row.interval(metric)) for metric in metrics), *(row.extras.get(key, "") for key in extras)]
         for row in rows
@@ -71,8 +55,6 @@ def means_table(rows: Sequence[Row], metrics: Mapping[str, str], extras: Sequenc
 
 def numbers_table(rows: Sequence[Row], metrics: Sequence[str], extras: Sequence[str]) -> DataFrame:
     """Return the same for programs: mean, bounds of the 95% t interval and number of subjects for each metric."""
-    from pandas import DataFrame
-
     columns = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high", "_subjects")]
     lines = [
         [row.name, row.label, *(number for metric in metrics for number in astuple(row.interval(metric)))]
@@ -84,8 +66,6 @@ def numbers_table(rows: Sequence[Row], metrics: Sequence[str], extras: Sequence[
 
 def scores_table(rows: Sequence[Row]) -> DataFrame:
     """Return the mean over images for each row, metric and subject."""
-    from pandas import DataFrame
-
     lines = [
         [row.name, subject, metric, mean]
         for row in rows
@@ -97,8 +77,6 @@ def scores_table(rows: Sequence[Row]) -> DataFrame:
 
 def compare(rows: Sequence[Row], baselines: Sequence[str], metrics: Sequence[str]) -> DataFrame:
     """Return DIFFERENCE_COLUMNS of every row minus each baseline, where both have two or more subjects in common."""
-    from pandas import DataFrame
-
     by_name = {row.name: row for row in rows}
     lines = []
     for baseline in baselines:
@@ -112,8 +90,6 @@ def compare(rows: Sequence[Row], baselines: Sequence[str], metrics: Sequence[str
 
 def differences_table(differences: DataFrame, labels: Mapping[str, str], titles: Mapping[str, str]) -> DataFrame:
     """Return what is printed of `compare`: both intervals, the p-value, and Holm's correction over the whole table."""
-    from pandas import DataFrame, Series
-
     return DataFrame(
         {
             "row": differences["row"].map(labels),
@@ -133,34 +109,31 @@ def claims_table(claims: Sequence[Claim], rows: Mapping[str, Row], titles: Mappi
 
     p-values are corrected by Holm over the metrics that one claim is measured by.
     """
-    from pandas import DataFrame
-
-    differences = [rows[claim.better].minus(rows[claim.worse], claim.metric) for claim in claims]
     lines = []
-    for claim, d in zip(claims, differences, strict=True):
-        cells = ["", "", "", "", "not measured"]
-        if d is not None:
-            family = [f.p for c, f in zip(claims, differences, strict=True) if c.text == claim.text and f is not None]
-            adjusted = holm(family)[family.index(d.p)]
-            bounds = _bounds(d.t.low, d.t.high) if d.t.n > 1 else ""
-            cells = [f"{d.t.mean:+.3f}", bounds, f"{d.p:.4f}", f"{adjusted:.4f}", verdict(d)]
-        lines.append([claim.text, claim.source, titles[claim.metric], *cells])
+    for claim in claims:
+        found = {metric: rows[claim.better].minus(rows[claim.worse], metric) for metric in claim.metrics}
+        measured = {metric: d for metric, d in found.items() if d is not None}
+        adjusted = dict(zip(measured, holm([d.p for d in measured.values()]), strict=True))
+        for metric, d in found.items():
+            cells = ["", "", "", "", "not measured"]
+            if d is not None:
+                bounds = _bounds(d.t.low, d.t.high) if d.t.n > 1 else ""
+                cells = [f"{d.t.mean:+.3f}", bounds, f"{d.p:.4f}", f"{adjusted[metric]:.4f}", verdict(d)]
+            lines.append([claim.says, claim.source, titles[metric], *cells])
     columns = ["claim", "source", "measured by", "difference", "95% t", "p (sign flip)", "p (Holm)", "verdict"]
     return DataFrame(lines, columns=columns)
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Return a GitHub table; the first line is its header. Bars in cells are escaped, line breaks become spaces."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * width for width in widths])
-    padded = [map(str.ljust, line, widths) for line in cells]
-    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+def latex(table: DataFrame, columns: str, made_by: str) -> str:
+    """Return a table for booktabs, with the command that makes it in comments above. columns: their alignment."""
+    style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    body = style.to_latex(hrules=True, column_format=columns).replace("±", r"$\pm$")
+    return "".join(f"% {line}\n" for line in f"Made by {made_by}".splitlines()) + body
 
 
-def write_csv(path: Path, table: DataFrame) -> None:
+def write_csv(path: Path, table: DataFrame, float_format: str | None = None) -> None:
     with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
+        table.to_csv(temporary, index=False, float_format=float_format, encoding="utf-8", lineterminator="\n")
 
 
 def _mean(interval: Interval) -> str:

@@ -18,7 +18,8 @@ from dti_repro.artifacts.provenance import minutes_per_concept
 from dti_repro.artifacts.run_dir import config_hash, final_norm, gradient_norm, log_column
 from dti_repro.config import build
 from dti_repro.data.concept import Concept
-from dti_repro.experiments.runner import ExperimentRun, RowResult
+from dti_repro.experiments.configs import ExperimentRun
+from dti_repro.experiments.stages import RowResult
 
 COLUMNS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "paper image", "paper text")
 VECTORS = 32  # independent vectors that the norm on noise is averaged over; AdamW works on each number alone
@@ -31,17 +32,17 @@ def training_columns(run: ExperimentRun, result: RowResult) -> dict[str, str]:
     if not result.cfgs:
         return cells
     kappa = OmegaConf.select(result.cfgs[0], "method.prior.kappa")
+    cells["kappa"] = "" if kappa is None else f"{kappa:g}"
     if (step := result.spec.snapshot) is not None:  # the other columns are about the whole training
         logs = [folder.log for folder in result.folders if folder.log.is_file()]
         norm = fmean(log_column(log, "norm")[step - 1] for log in logs) if logs else None
-        return cells | {"norm": number(norm), "kappa": "" if kappa is None else f"{kappa:g}"}
+        return cells | {"norm": number(norm)}
     norms = start_norms(run, result)
     return cells | {
         "norm": number(final_norm(result.folders)),
         "at start": number(norms.get("start")),
         "on noise": number(norms.get("noise")),
         "gradient": number(gradient_norm(result.folders)),
-        "kappa": "" if kappa is None else f"{kappa:g}",
         "minutes": number(minutes_per_concept(result.folders)),
     }
 
@@ -60,9 +61,9 @@ def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, float]:
     The norms are kept in the row's seed folder, because the start needs the text encoder. The file is named after the
     concepts, so that no two jobs write the same one.
     """
-    if not _starts(result):
-        return {}
     file = _start_file(run, result)
+    if file is None:
+        return {}
     if not file.is_file():
         write_json(file, _start_norms(result.cfgs[0], list(run.concepts.values())))
     return read_json(file, "remove it")
@@ -70,15 +71,14 @@ def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, float]:
 
 def has_start_norms(run: ExperimentRun, result: RowResult) -> bool:
     """Return whether `start_norms` has nothing to compute."""
-    return not _starts(result) or _start_file(run, result).is_file()
+    file = _start_file(run, result)
+    return file is None or file.is_file()
 
 
-def _starts(result: RowResult) -> bool:
-    """Return whether a row has a training of its own, all of it."""
-    return bool(result.cfgs) and "source" not in result.cfgs[0].method and result.spec.snapshot is None
-
-
-def _start_file(run: ExperimentRun, result: RowResult) -> Path:
+def _start_file(run: ExperimentRun, result: RowResult) -> Path | None:
+    """Return where the norms are kept; None for a row that has no whole training of its own."""
+    if not result.cfgs or "source" in result.cfgs[0].method or result.spec.snapshot is not None:
+        return None
     return result.folders[0].seed_folder / f"start_{config_hash({'concepts': list(run.concepts)})}.json"
 
 
@@ -95,12 +95,7 @@ def _start_norms(cfg: DictConfig, concepts: Sequence[Concept]) -> dict[str, floa
     start = torch.cat([v.norm(dim=-1) for v in vectors]).mean().item()
     if cfg.optim._target_ != "torch.optim.AdamW":
         return {"start": start}
-    return {"start": start, "noise": norm_on_noise(cfg.optim, start, vectors[0].shape[-1], cfg.trainer.steps)}
-
-
-def norm_on_noise(optim: DictConfig, start: float, dim: int, steps: int) -> float:
-    """Return the last of `norms_on_noise`."""
-    return norms_on_noise(optim, start, dim, steps)[-1]
+    return {"start": start, "noise": norms_on_noise(cfg.optim, start, vectors[0].shape[-1], cfg.trainer.steps)[-1]}
 
 
 def norms_on_noise(optim: DictConfig | Mapping[str, Any], start: float, dim: int, steps: int) -> list[float]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pandas import DataFrame
+from pandas import DataFrame, concat, read_csv
 
 from dti_repro.artifacts.files import read_json, read_yaml
 from dti_repro.errors import InputError
-from dti_repro.experiments.mechanism.part import unique, where
 from dti_repro.experiments.mechanism.style import GREY, legend, line_style, panels, ticks
 from dti_repro.experiments.tables import write_csv
 
@@ -20,9 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "trajectories"
-SCORES = ("image", "text")
-COLUMNS = ("label", "source", "step", *(f"{score}{end}" for score in SCORES for end in ("", "_low", "_high")))
-Row = dict[str, Any]
+ENDS = ("", "_low", "_high")
+COLUMNS = ["label", "source", "step", *(f"{score}{end}" for score in ("image", "text") for end in ENDS)]
 
 
 def has_snapshots(folder: Path) -> bool:
@@ -34,61 +30,54 @@ def write_trajectories(folder: Path) -> Figure:
     """Write trajectories.csv from the table, published steps beside it, and return its figure."""
     experiment = _experiment(folder)
     metrics = {"image": experiment["image"], "text": experiment["text"][0]}
-    rows: list[Row] = []
-    specs = {row["name"]: row for row in experiment["rows"]}
+    scores = {f"{metric}{end}": f"{score}{end}" for score, metric in metrics.items() for end in ENDS}
     try:
-        with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                step = specs[line["row"]]["snapshot"]
-                label = line["label"] if step is None else line["label"].removesuffix(f", step {step}")
-                scores = {
-                    f"{score}{end}": float(line[f"{metric}{end}"] or "nan")
-                    for score, metric in metrics.items()
-                    for end in ("", "_low", "_high")
-                }
-                rows.append({"label": label, "source": "ours", "step": step, **scores})
-    except (OSError, KeyError, ValueError, csv.Error) as error:
+        ours = read_csv(folder / "table.csv", dtype=str).rename(columns=scores)
+        ours["step"] = ours["row"].map({row["name"]: row["snapshot"] for row in experiment["rows"]}).astype("Int64")
+        ours["label"] = ours["label"].str.replace(r", step \d+$", "", regex=True)
+        ours = ours.assign(source="ours")[COLUMNS].astype(dict.fromkeys(scores.values(), float))
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(
             f"{folder / 'table.csv'} is no table of snapshots ({error}): run the benchmark again"
         ) from error
-    for label, curve in read_yaml(Path(__file__).with_name("published_steps.yaml")).items():
-        for step, image, text in zip(curve["steps"], curve["image"], curve["text"], strict=True):
-            rows.append({"label": label, "source": "published", "step": step, "image": image, "text": text})
-    write_csv(folder / f"{NAME}.csv", DataFrame(rows, columns=COLUMNS).astype({"step": "Int64"}))
-    return draw(rows)
+    published = read_yaml(Path(__file__).with_name("published_steps.yaml"))
+    theirs = [DataFrame(curve).assign(label=label, source="published") for label, curve in published.items()]
+    table = concat([ours, *(curve.rename(columns={"steps": "step"}) for curve in theirs)])[COLUMNS]
+    write_csv(folder / f"{NAME}.csv", table)
+    return draw(table)
 
 
-def draw(rows: Sequence[Row]) -> Figure:
+def draw(table: DataFrame) -> Figure:
     """Return the plane of both scores, each score by step, and the plane of what was published."""
     titles = ["image against text", "image by step", "text by step", "published, other metrics"]
     figure, ((plane, image, text, published),) = panels(titles, title="Scores by training step", width=4.2)
-    ours, theirs = where(rows, source="ours"), where(rows, source="published")
-    for k, label in enumerate(unique([row for row in ours if row["step"] is not None], "label")):
-        curve, style = where(ours, label=label), {**line_style(k), "label": label}
+    ours, theirs = table[table["source"] == "ours"], table[table["source"] == "published"]
+    trained = ours[ours["step"].notna()]
+    for k, (label, curve) in enumerate(trained.groupby("label", sort=False)):
+        style = {**line_style(k), "label": label}
         _line(plane, curve, style)
-        for axes, score in ((image, "image"), (text, "text")):
-            axes.plot([row["step"] for row in curve], [row[score] for row in curve], **style)
-    for row in ours:
-        if row["step"] is None and row["text"] == row["text"]:  # a bound; real references have no text score
-            plane.plot(row["text"], row["image"], "*", color=GREY)
-            plane.annotate(row["label"], (row["text"], row["image"]), fontsize=7)
-    for label in unique(theirs, "label"):
-        _line(published, where(theirs, label=label), {"color": GREY, "marker": "o", "markersize": 4, "label": label})
+        image.plot(curve["step"], curve["image"], **style)
+        text.plot(curve["step"], curve["text"], **style)
+    for bound in ours[ours["step"].isna() & ours["text"].notna()].itertuples():  # real references have no text score
+        plane.plot(bound.text, bound.image, "*", color=GREY)
+        plane.annotate(bound.label, (bound.text, bound.image), fontsize=7)
+    for label, curve in theirs.groupby("label", sort=False):
+        _line(published, curve, {"color": GREY, "marker": "o", "markersize": 4, "label": label})
     for axes in (plane, published):
         axes.set(xlabel="text", ylabel="image")
     for axes, score in ((image, "image"), (text, "text")):
         axes.set(xlabel="training step", ylabel=score)
-        ticks(axes, unique([row for row in ours if row["step"] is not None], "step"))
+        ticks(axes, trained["step"].unique())
     legend(figure)
     return figure
 
 
-def _line(axes: Axes, curve: Sequence[Row], style: dict[str, object]) -> None:
+def _line(axes: Axes, curve: DataFrame, style: dict[str, object]) -> None:
     """Join the steps, and name the first and the last."""
-    axes.plot([row["text"] for row in curve], [row["image"] for row in curve], **style)
-    for row in (curve[0], curve[-1]):
+    axes.plot(curve["text"], curve["image"], **style)
+    for row in curve.iloc[[0, -1]].itertuples():
         place = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": 7}
-        axes.annotate(str(row["step"]), (row["text"], row["image"]), **place)
+        axes.annotate(str(row.step), (row.text, row.image), **place)
 
 
 def _experiment(folder: Path) -> dict[str, Any]:

@@ -6,12 +6,14 @@ Imports no torch unless something is missing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.adapters.attach import adapted, check_adapters
 from dti_repro.artifacts.files import atomic_write, refuse_links, writing
 from dti_repro.artifacts.lock import BusyError, locked_if_free
 from dti_repro.artifacts.manifest import NAME, ManifestImage
@@ -20,6 +22,9 @@ from dti_repro.config import target
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.launch.devices import run_on_devices
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LOCKS = 64
 """Folders that are locked at once: each lock is an open file and a thread, and there may be thousands of folders."""
@@ -69,17 +74,21 @@ def check_drawing(
     """
     for image_folder in image_folders:
         refuse_links(image_folder.path, *image_folder.path.parents[:2])
-    from dti_repro.backbones.base import Backbone, PromptGroup
+    from dti_repro.backbones.base import PromptGroup
+    from dti_repro.backbones.diffusers_base import DiffusersBackbone
     from dti_repro.backbones.load import device_of
     from dti_repro.methods.word_files import count_vectors
 
     device_of(cfg.accelerator)
-    backbone = target(cfg.backbone._target_, Backbone)
+    backbone = target(cfg.backbone._target_, DiffusersBackbone)
     checkpoint = located(cfg.backbone)
     backbone.check_generation(checkpoint, **settings.sampling)
     files = sorted({path for image_folder in image_folders for path in image_folder.vectors.values()})
     counts = {path: count_vectors(path) for path in files}
-    check_adapters({image_folder.adapter for image_folder in image_folders} - {None})
+    for adapter in {image_folder.adapter for image_folder in image_folders} - {None}:
+        from dti_repro.adapters.files import read_config  # peft takes a second
+
+        read_config(adapter)
     asked = []
     for image_folder in image_folders:
         prompts = list(dict.fromkeys(image.prompt for image in image_folder.missing()))
@@ -134,7 +143,7 @@ def _draw_batches(
             batches_of_folder = list(group)
             image_folder = batches_of_folder[0][0]
             words = {placeholder: load_word(path, backbone.spec) for placeholder, path in image_folder.vectors.items()}
-            with adapted(backbone.denoiser, image_folder.adapter):
+            with _adapted(backbone.denoiser, image_folder.adapter):
                 for k, (_, images) in enumerate(batches_of_folder):
                     drawn = backbone.generate(
                         [image.prompt for image in images],
@@ -150,3 +159,12 @@ def _draw_batches(
                         with atomic_write(folder / image.file) as temporary:
                             pixels.save(temporary, format="PNG")
                     bar.advance(task, len(images))
+
+
+def _adapted(denoiser: nn.Module, folder: Path | None) -> AbstractContextManager[None]:
+    """Put the adapter of this folder, if any, on the denoiser; at the exit take it off."""
+    if folder is None:
+        return nullcontext()
+    from dti_repro.adapters.files import loaded
+
+    return loaded(denoiser, folder)

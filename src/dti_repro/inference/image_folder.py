@@ -23,6 +23,13 @@ PROMPT_KEYS = ("pool", "instruction")
 """Keys of backbones that change how a prompt is encoded."""
 
 
+def reading_of(backbone: DictConfig) -> dict[str, Any]:
+    """Return the keys of a backbone's node that images depend on, besides its weights."""
+    if backbone.get("as_published"):  # which has an instruction of its own
+        return {"as_published": True}
+    return {key: backbone[key] for key in PROMPT_KEYS if key in backbone}
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """What an image depends on besides its prompt, seed and vectors."""
@@ -52,7 +59,7 @@ class GenerationConfig:
             negative_prompt=cfg.negative_prompt,
             width=cfg.width,
             height=cfg.height,
-            reading={key: cfg.backbone[key] for key in PROMPT_KEYS if key in cfg.backbone},
+            reading=reading_of(cfg.backbone),
         )
 
     @property

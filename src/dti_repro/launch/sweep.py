@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic.dataclasses import dataclass
 
-from dti_repro.artifacts.files import atomic_write, read_json, write_json, writing
+from dti_repro.artifacts.files import read_json, write_file, write_json, writing
 from dti_repro.artifacts.lock import BusyError, Owner
 from dti_repro.errors import InputError
 from dti_repro.launch.command_line import CommandLine
@@ -157,8 +157,7 @@ def summarise(folder: Path) -> str:
         lines.append(f"{line}: {r.error}" if r.error else line)
     text = "\n".join([*lines, f"(this summary: {folder / 'summary.txt'})"])
     try:
-        with atomic_write(folder / "summary.txt") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_file(folder / "summary.txt", text + "\n")
     except InputError as error:
         return f"{text}\n{error}"
     return text

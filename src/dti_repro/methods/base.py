@@ -21,8 +21,6 @@ from dti_repro.backbones.base import (
 )
 from dti_repro.errors import InputError
 
-PROBES = 5  # timesteps at which the vectors of a method that depends on the timestep are logged
-
 
 @dataclass(frozen=True)
 class StepContext:
@@ -126,27 +124,23 @@ class TokenMethod(nn.Module, ABC):
         return [{"params": list(self.parameters())}]
 
     def vectors(self, concept: int) -> dict[str, Tensor]:
-        """Return the vectors of a concept, as logs see them: text encoder -> (..., vectors, dim) float32, without a
-        bypass; those of several timesteps where they depend on it."""
-        t = torch.linspace(0, self.timesteps - 1, PROBES if "timestep" in self.depends_on else 1).long()
+        """Return the vectors of a concept: text encoder -> (..., vectors, dim) float32, without a bypass; those of
+        timestep 0 where they depend on it."""
+        t = torch.zeros(1, dtype=torch.long, device=next(self.parameters()).device)
         with torch.no_grad():
-            rows = self(torch.full((len(t),), concept), t.to(next(self.parameters()).device))
+            rows = self(torch.tensor([concept]), t)
         dims = {name: row.shape[-1] for name, row in self.initializers[concept].rows.items()}
         return {name: row[..., : dims[name]].float() for name, row in rows.items()}
-
-    def initializer(self, concept: int) -> dict[str, Tensor]:
-        """Return the initializer's vocabulary rows, from which angles are measured: text encoder -> (vectors, dim)."""
-        return dict(self.initializers[concept].rows)
 
 
 class SharedVectors(TokenMethod, ABC):
     """A method whose parameters are vectors that do not depend on the timestep, and on the layer only where
-    `depends_on` says so. Subclasses say what is learned of them."""
+    `depends_on` says so."""
 
-    @abstractmethod
     def vectors_of(self, concept: int) -> dict[str, Tensor]:
         """Return text encoder -> (vectors, dim), or (layers, vectors, dim) where they depend on the layer,
-        differentiable."""
+        differentiable: by default the parameters themselves."""
+        return dict(self.concepts[concept].items())
 
     def forward(self, concept: Tensor, t: Tensor | None = None, chance: Tensor | None = None) -> TokenVectors:
         used = sorted(set(concept.tolist()))
@@ -154,15 +148,19 @@ class SharedVectors(TokenMethod, ABC):
         index = torch.tensor([used.index(c) for c in concept.tolist()], device=next(self.parameters()).device)
         out = {}
         for encoder in learned[0]:
-            most = max(vectors[encoder].shape[-2] for vectors in learned)
-            padded = [nn.functional.pad(v[encoder], (0, 0, 0, most - v[encoder].shape[-2])) for v in learned]
-            rows = torch.stack(padded).index_select(0, index)
+            rows = stacked([vectors[encoder] for vectors in learned]).index_select(0, index)
             out[encoder] = rows if rows.ndim == 4 else rows[:, None]
         return out
 
     def vectors(self, concept: int) -> dict[str, Tensor]:
         with torch.no_grad():
             return {name: vectors.detach().float() for name, vectors in self.vectors_of(concept).items()}
+
+
+def stacked(rows: Sequence[Tensor]) -> Tensor:
+    """Stack rows (..., vectors, dim) of several concepts, those with fewer vectors than others padded with zeros."""
+    most = max(row.shape[-2] for row in rows)
+    return torch.stack([nn.functional.pad(row, (0, 0, 0, most - row.shape[-2])) for row in rows])
 
 
 class DerivedMethod(ABC):

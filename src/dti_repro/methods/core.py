@@ -104,14 +104,10 @@ class CoRe(TextualInversion):
         for ids, positions, class_ids in zip(
             tokens.ids[encoder], tokens.positions[encoder], class_tokens.ids[encoder], strict=True
         ):
-            word = (positions >= 0).nonzero().flatten()
             last, class_last = (int((row == end).int().argmax()) for row in (ids, class_ids))
-            behind = last - int(word[-1])
-            before = torch.arange(int(word[0]))
-            places.append(torch.cat([before, torch.arange(last + 1 - behind, last + 1)]).to(ids.device))
-            class_places.append(
-                torch.cat([before, torch.arange(class_last + 1 - behind, class_last + 1)]).to(ids.device)
-            )
+            places.append((positions[: last + 1] < 0).nonzero().flatten())
+            behind_the_word = places[-1] > positions.argmax()
+            class_places.append(places[-1] + behind_the_word * (class_last - last))
             if not torch.equal(ids[places[-1]], class_ids[class_places[-1]]):
                 raise InputError("method.prompts has a prompt that is too long for the text encoder: shorten it")
         return tuple(pad_sequence(rows, batch_first=True, padding_value=-1) for rows in (places, class_places))

@@ -20,9 +20,6 @@ class CrossInit(SharedVectors):
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
         return nn.ParameterDict({name: initializer.states[name].detach().float().clone() for name in spec.encoders})
 
-    def vectors_of(self, concept: int) -> dict[str, Tensor]:
-        return dict(self.concepts[concept].items())
-
     def prior_of(self, concept: int) -> Tensor:
         states = self.initializers[concept].states
         return sum(self._prior(v, states[name]) for name, v in self.concepts[concept].items())

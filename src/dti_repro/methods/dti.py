@@ -15,7 +15,6 @@ from dti_repro.config.values import Init, Magnitude
 from dti_repro.losses.priors import Prior
 from dti_repro.methods.base import SharedVectors
 from dti_repro.methods.initializers import initial_vectors
-from dti_repro.methods.magnitudes import magnitude_for
 
 
 class DTI(SharedVectors):
@@ -40,7 +39,7 @@ class DTI(SharedVectors):
         self._m: dict[str, float] = {}
 
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
-        self._m = {name: magnitude_for(self.magnitude, encoder) for name, encoder in spec.encoders.items()}
+        self._m = {name: encoder.norm(self.magnitude) for name, encoder in spec.encoders.items()}
         directions = {
             name: normalize(initial_vectors(self.init, initializer, name, encoder), dim=-1)
             for name, encoder in spec.encoders.items()

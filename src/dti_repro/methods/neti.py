@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from dti_repro.backbones.base import BackboneSpec, Dependence, InitializerEmbedding, TokenVectors
 from dti_repro.data.randomness import generator
-from dti_repro.methods.base import TokenMethod
+from dti_repro.methods.base import TokenMethod, stacked
 
 TIME = 1000  # the scale on which the published sigma_t and anchors are
 WIDTH = 128  # of the hidden layers
@@ -60,8 +60,7 @@ class NeTI(TokenMethod):
             for k, c in enumerate(concept.tolist()):
                 kept = None if chance is None else self._kept(chance[k].item())
                 rows.append(self.concepts[c][encoder](times[k], self._layers, kept))
-            most = max(row.shape[1] for row in rows)
-            out[encoder] = torch.stack([nn.functional.pad(row, (0, 0, 0, most - row.shape[1])) for row in rows])
+            out[encoder] = stacked(rows)
         return out
 
     def _kept(self, chance: float) -> int | None:

@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 
 from dti_repro.backbones.base import EncoderSpec
 from dti_repro.config.values import Magnitude
-from dti_repro.methods.magnitudes import magnitude_for
 
 
 class NormControl(ABC):
@@ -37,7 +36,7 @@ class KeepNorm(NormControl):
     def __call__(self, vectors: Tensor, initializer: Tensor, encoder: EncoderSpec, lr: float) -> Tensor:
         if self.magnitude == "initializer":
             return normalize(vectors, dim=-1) * initializer.norm(dim=-1, keepdim=True)
-        return normalize(vectors, dim=-1) * magnitude_for(self.magnitude, encoder)
+        return normalize(vectors, dim=-1) * encoder.norm(self.magnitude)
 
 
 class PullToNorm(NormControl):

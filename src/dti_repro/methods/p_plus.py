@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from dti_repro.backbones.base import BackboneSpec, Dependence, InitializerEmbedding
 from dti_repro.config.values import Init
@@ -25,6 +25,3 @@ class PPlus(SharedVectors):
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
         rows = {n: initial_vectors(self.init, initializer, n, encoder) for n, encoder in spec.encoders.items()}
         return nn.ParameterDict({name: row.repeat(spec.layers, 1, 1) for name, row in rows.items()})
-
-    def vectors_of(self, concept: int) -> dict[str, Tensor]:
-        return dict(self.concepts[concept].items())

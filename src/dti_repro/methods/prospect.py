@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from dti_repro.backbones.base import BackboneSpec, Dependence, InitializerEmbedding, TokenVectors
 from dti_repro.config.values import Init
-from dti_repro.methods.base import TokenMethod
+from dti_repro.methods.base import TokenMethod, stacked
 from dti_repro.methods.initializers import initial_vectors
 
 
@@ -34,7 +33,5 @@ class ProSpect(TokenMethod):
         out = {}
         for encoder in self.initializers[0].rows:
             tables = [self.concepts[c][encoder] for c in concept.tolist()]
-            most = max(table.shape[1] for table in tables)
-            tables = [nn.functional.pad(table, (0, 0, 0, most - table.shape[1])) for table in tables]
-            out[encoder] = torch.stack([table[s] for table, s in zip(tables, stage, strict=True)])[:, None]
+            out[encoder] = stacked([table[s] for table, s in zip(tables, stage, strict=True)])[:, None]
         return out

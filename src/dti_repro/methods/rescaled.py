@@ -10,7 +10,6 @@ from torch.nn.functional import normalize
 from dti_repro.backbones.base import BackboneSpec
 from dti_repro.config.values import Magnitude
 from dti_repro.methods.base import DerivedMethod, TokenMethod
-from dti_repro.methods.magnitudes import magnitude_for
 
 
 class TIRescaled(DerivedMethod):
@@ -21,4 +20,4 @@ class TIRescaled(DerivedMethod):
         self.source = source
 
     def derive(self, vectors: Mapping[str, Tensor], spec: BackboneSpec) -> dict[str, Tensor]:
-        return {n: normalize(v, dim=-1) * magnitude_for(self.magnitude, spec.encoders[n]) for n, v in vectors.items()}
+        return {n: normalize(v, dim=-1) * spec.encoders[n].norm(self.magnitude) for n, v in vectors.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
 from dti_repro.config.values import Init
@@ -27,9 +27,6 @@ class TextualInversion(SharedVectors):
         return nn.ParameterDict(
             {name: initial_vectors(self.init, initializer, name, encoder) for name, encoder in spec.encoders.items()}
         )
-
-    def vectors_of(self, concept: int) -> dict[str, Tensor]:
-        return dict(self.concepts[concept].items())
 
     @torch.no_grad()
     def after_step(self, concepts: Sequence[int], lr: float) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -219,23 +220,29 @@ def _computed_rows(items: Sequence[Item], metrics: Mapping[str, ScoreMetric], ma
     """Return a row for each item and image metric, and for each concept and set metric, where there is a value."""
     from dti_repro.metrics.base import Sample, SetMetric
 
+    samples = [Sample(_key(item.references), item.text, dict(item.expect)) for item in items]
+    found: dict[str, list[Any]] = {name: [] for name in metrics}  # each item's value, or what a set metric keeps of it
     for begin in range(0, len(items), BATCH):
-        batch = items[begin : begin + BATCH]
-        images = [load_photo(item.path) for item in batch]
-        samples = [Sample(_key(item.references), item.text, dict(item.expect)) for item in batch]
-        for metric in metrics.values():
-            metric.update(images, samples)
-    concepts = {_key(item.references): item.concept for item in items}
+        part = slice(begin, begin + BATCH)
+        images = [load_photo(item.path) for item in items[part]]
+        for name, metric in metrics.items():
+            is_set = isinstance(metric, SetMetric)
+            found[name] += metric.keep(images) if is_set else metric.score(images, samples[part]).double().tolist()
+    sets: dict[str, list[int]] = defaultdict(list)
+    for number, sample in enumerate(samples):
+        sets[sample.concept].append(number)
     rows = []
     for name, metric in metrics.items():
-        values, of_masked = metric.compute(), masked and metric.reads_references
-        metric.reset()
         if isinstance(metric, SetMetric):
-            found = [(("", "", "", 0, concepts[key]), value) for key, value in values.items()]
+            values = []
+            for own in sets.values():
+                value = metric.score_set([found[name][i] for i in own], [samples[i] for i in own])
+                values.append((("", "", "", 0, items[own[0]].concept), value))
         else:
             of_items = [(i.path.name, i.template, i.text, i.seed, i.concept) for i in items]
-            found = list(zip(of_items, values.flatten().tolist(), strict=True))
-        rows += [ScoreRow(*about, name, value, of_masked) for about, value in found if not math.isnan(value)]
+            values = list(zip(of_items, found[name], strict=True))
+        of_masked = masked and metric.reads_references
+        rows += [ScoreRow(*about, name, value, of_masked) for about, value in values if not math.isnan(value)]
     return rows
 
 

@@ -43,10 +43,7 @@ class ProjectedAdamW(SphereOptimizer, AdamW):
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
-        if not self._at_end:
-            yield
-            return
-        free = [(v, v.detach().clone()) for v in self._rows()]
+        free = [(v, v.detach().clone()) for v in self._rows() if self._at_end]
         try:
             with torch.no_grad():
                 for v, rows in free:

@@ -79,8 +79,9 @@ def word_space(model: StableDiffusion) -> dict[str, Any]:
     from dti_repro.toybox.world2.looks import NAMED
 
     words = world(2).words
-    vocabulary = model.text_encoders["text_encoder"].tokenizer.tokenizer.get_vocab()
-    rows = F.normalize(model.embedding.table.weight[[vocabulary[f"{word}</w>"] for word in words]].float(), dim=-1)
+    encoder = model.text_encoders["text_encoder"]
+    vocabulary = encoder.tokenizer.tokenizer.get_vocab()
+    rows = F.normalize(encoder.table[[vocabulary[f"{word}</w>"] for word in words]].float(), dim=-1)
     breeds = [breed for group in NAMED.breeds.values() for breed in group]
     similar = rows @ rows.T - 2 * torch.eye(len(rows))
     alike: dict[str, list[bool]] = {"class": [], "look": [], "either": [], "either_at_random": []}

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dti_repro.backbones.base import Backbone, InitializerEmbedding, PromptGroup, Tokens
+from dti_repro.backbones.base import InitializerEmbedding, PromptGroup, Tokens
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.data.concept import Concept
 from dti_repro.data.encoded_views import EncodedViews
 from dti_repro.data.latent_cache import LatentCache
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
     noise: Tensor  # the same shape, what the denoiser has to predict
     chance: Tensor  # (n,) uniform numbers in [0, 1), for what a method draws at random
     extra: Tensor  # (n,) indices of the method's extra prompts
+    zeros: Tensor  # (n,) numbers of zero vectors before the prompts
 
     def part(self, samples: slice) -> Batch:
         return Batch(*(tensor[samples] for tensor in self))
@@ -45,7 +47,7 @@ class ConceptDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: DiffusersBackbone,
         concept: Concept,
         initializer: InitializerEmbedding,
         templates: Sequence[str],
@@ -54,9 +56,11 @@ class ConceptDataset(Dataset[Batch]):
         samples: int,
         cache: LatentCache,
         framing: Framing,
+        padded: bool = False,
     ) -> None:
         """Tokenize the templates, or the concept's captions in their place, and the extra prompts, and encode the
-        photos. Print which words of captions are cut off. samples: of one step. InputError for a damaged photo."""
+        photos. Print which words of captions are cut off. samples: of one step. padded: zero vectors stand before
+        the prompts. InputError for a damaged photo."""
 
         def tokenized(texts: Sequence[str], class_word: bool = False) -> Tokens:
             counts = {} if class_word else {concept.placeholder: initializer.positions}
@@ -73,6 +77,7 @@ class ConceptDataset(Dataset[Batch]):
         self.extra_class_tokens = tokenized(extra_prompts, class_word=True)
         self._templates, self._extra_prompts = len(templates), len(extra_prompts)
         self._seed, self._samples, self._timesteps = seed, samples, backbone.spec.timesteps
+        self._padded = padded
         if concept.captions:
             _say_what_is_cut(backbone, concept, initializer.positions)
 
@@ -90,6 +95,7 @@ class ConceptDataset(Dataset[Batch]):
             noise=torch.randn(shape, generator=random),
             chance=torch.rand(self._samples, generator=random),
             extra=torch.randint(self._extra_prompts, (self._samples,), generator=random),
+            zeros=self._zeros(step),
         )
 
     def evaluation(self, samples: int) -> Batch:
@@ -107,10 +113,19 @@ class ConceptDataset(Dataset[Batch]):
             noise=torch.randn(shape, generator=random),
             chance=torch.zeros(samples),
             extra=torch.zeros(samples, dtype=torch.long),
+            zeros=torch.zeros(samples, dtype=torch.long),
         )
 
     def _generator(self, use: str, *number: int) -> torch.Generator:
         return generator(self._seed, self.concept.name, use, *number)
+
+    def _zeros(self, step: int) -> Tensor:
+        """Return how many zero vectors stand before each prompt of a step. Where there are any, as the DTI paper's code
+        draws them: an exponential number with mean 2, at most 15, rounded down."""
+        numbers = torch.zeros(self._samples)
+        if self._padded:
+            numbers.exponential_(1 / 2, generator=self._generator("zeros", step)).clamp_(max=15)
+        return numbers.long()
 
     def _photos(self, step: int) -> list[int]:
         """Return the photo of each sample of a step: all of one bucket, and each photo equally often."""
@@ -142,7 +157,7 @@ class ConceptDataset(Dataset[Batch]):
         return [of_photo[number % len(of_photo)] for of_photo, number in zip(views, drawn, strict=True)]
 
 
-def _say_what_is_cut(backbone: Backbone, concept: Concept, vectors: int) -> None:
+def _say_what_is_cut(backbone: DiffusersBackbone, concept: Concept, vectors: int) -> None:
     captions = [concept.fill(caption) for caption in concept.captions]
     cut = backbone.truncated_words(backbone.folder, [PromptGroup(captions, "", {concept.placeholder: vectors})])
     for photo, caption in zip(concept.images, captions, strict=True):

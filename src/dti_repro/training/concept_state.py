@@ -21,8 +21,9 @@ from dti_repro.training.stop_rule import EVALUATED, has_settled
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
 """The columns of log.csv. loss: the mean squared error, whatever an adapter's objective makes of it. Means over the
-vectors: norm and angle (radians, to the initializer) after the step, grad_norm of the gradient that the optimizer gets
-(prior included, before it is projected or normalised)."""
+vectors: norm and angle (radians, to the initializer) after the step, where they depend on the timestep of those that
+the step was taken with; grad_norm of the gradient that the optimizer gets (prior included, before it is projected or
+normalised)."""
 MAX_CHECKPOINT = 256 << 20  # bytes; a thousand vectors of 4,096 numbers with two moments each are 48 MiB
 MAX_RATIO = 4  # a checkpoint with an adapter may be so many times as large as its parameters, which have two moments
 

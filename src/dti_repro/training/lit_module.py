@@ -15,7 +15,8 @@ from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader
 
 from dti_repro.adapters.base import Adapter
-from dti_repro.backbones.base import Backbone, Conditioning, Tokens, TokenVectors
+from dti_repro.backbones.base import Conditioning, Tokens, TokenVectors
+from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.config import build
 from dti_repro.errors import DivergedError
 from dti_repro.methods.base import SharedVectors, StepContext, TokenMethod
@@ -34,7 +35,12 @@ class InversionModule(pl.LightningModule):
     """
 
     def __init__(
-        self, backbone: Backbone, adapter: Adapter, method: TokenMethod, states: Sequence[ConceptState], cfg: DictConfig
+        self,
+        backbone: DiffusersBackbone,
+        adapter: Adapter,
+        method: TokenMethod,
+        states: Sequence[ConceptState],
+        cfg: DictConfig,
     ) -> None:
         """adapter: attached to the backbone. states: of the method's concepts, in their order. cfg: of the training."""
         super().__init__()
@@ -109,6 +115,7 @@ class InversionModule(pl.LightningModule):
         t = torch.cat([batch.t for batch in pack.values()])
         chance = torch.cat([batch.chance for batch in pack.values()])
         tokens = Tokens.concat([data[c].tokens[batch.template] for c, batch in pack.items()])
+        tokens = tokens.with_zeros(torch.cat([batch.zeros for batch in pack.values()]))
         class_tokens = Tokens.concat([data[c].class_tokens[batch.template] for c, batch in pack.items()])
 
         def encode(tokens: Tokens) -> Conditioning:
@@ -179,7 +186,7 @@ class InversionModule(pl.LightningModule):
         if isinstance(self.method, SharedVectors):
             rows = [p.grad for p in self.method.concepts[c].parameters() if p.ndim > 1]
         else:
-            width = {name: row.shape[-1] for name, row in self.method.initializer(c).items()}
+            width = {name: row.shape[-1] for name, row in self.method.initializers[c].rows.items()}
             rows = [
                 sum(vectors[name].grad[samples == c].sum(dim=(0, 1)) for samples, vectors in self._produced)[:, :dim]
                 for name, dim in width.items()
@@ -188,7 +195,14 @@ class InversionModule(pl.LightningModule):
 
     def _norm_and_angle(self, c: int) -> Tensor:
         """Return the vectors' norm and angle to the initializer, means over the vectors: (2,)."""
-        vectors, initializer = self.method.vectors(c), self.method.initializer(c)
+        initializer = self.method.initializers[c].rows
+        if isinstance(self.method, SharedVectors):
+            vectors = self.method.vectors(c)
+        else:  # those that the step was taken with: to make others for the log alone would cost a part of a step
+            vectors = {}
+            for name, start in initializer.items():
+                made = torch.cat([rows[name].detach()[samples == c] for samples, rows in self._produced])
+                vectors[name] = made[..., : len(start), : start.shape[-1]].float()
         norm = torch.cat([rows.norm(dim=-1).flatten() for rows in vectors.values()]).mean()
         turned = torch.cat([angle(rows, initializer[name]).flatten() for name, rows in vectors.items()]).mean()
         return torch.stack([norm.double(), turned.double()])

@@ -34,7 +34,14 @@ from dti_repro.errors import InputError
 from dti_repro.training.stop_rule import EVALUATED, has_settled
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
-LATER = {"masks_in_loss": False, "crop": "centre", "sizes": "uncropped", "schedule": "constant", "warmup": 0}
+LATER = {
+    "masks_in_loss": False,
+    "crop": "centre",
+    "sizes": "uncropped",
+    "as_published": False,
+    "schedule": "constant",
+    "warmup": 0,
+}
 """Keys that came later -> the value at which a run is what it was before, and keeps its hash."""
 NAMED_STARTS = get_args(get_args(Init)[0])
 HASHED_STOP = ("stop", "stop_window", "stop_eps", "stop_batch")

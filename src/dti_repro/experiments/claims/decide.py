@@ -53,7 +53,7 @@ def together(verdicts: Sequence[str]) -> str:
 
 
 def _judge(part: Part, evidence: Evidence) -> Finding:
-    values = list(evidence.differences.values())
+    values = evidence.differences.tolist()
     if not values:
         return Finding(part, evidence, NOT_MEASURED, why=evidence.reason)
     difference = paired(values, [0.0] * len(values))

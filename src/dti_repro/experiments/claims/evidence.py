@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
+
+from pandas import DataFrame, Series, concat, read_csv
 
 from dti_repro.artifacts.files import read_json
 from dti_repro.errors import InputError
 from dti_repro.experiments.claims.rules import Filter, Part
-
-Unit = tuple[str, ...]
-Line = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class Evidence:
     """more - times less by unit; no units, and a reason, where it was not measured. seeds: training seeds that it rests
     on; None where no training is behind it. folders: the results that were read."""
 
-    differences: Mapping[Unit, float]
+    differences: Series = field(default_factory=lambda: Series(dtype=float))
     seeds: tuple[int, ...] | None = None
     folders: tuple[Path, ...] = ()
     reason: str = ""
@@ -32,21 +28,19 @@ class Evidence:
 
 def read_evidence(part: Part, root: Path) -> Evidence:
     """Return the evidence of a part. root: the folder of all results. InputError for a damaged file."""
-    found = [Result(root / name) for name in part.results]
-    found = [result for result in found if (result.folder / part.file).is_file()]
+    found = [Result(root / name) for name in part.results if (root / name / part.file).is_file()]
     if not found:
-        return Evidence({}, reason=f"no {part.file} in {', '.join(part.results)}")
+        return Evidence(reason=f"no {part.file} in {', '.join(part.results)}")
     folders = tuple(result.folder for result in found)
     if reason := _unlike(found, {side["row"] for side in (part.more, part.less) if "row" in side}):
-        return Evidence({}, folders=folders, reason=reason)
-    seeds = [seed for result in found for seed in result.seeds]
-    by_result = [(max(1, len(result.seeds)), _differences(part, result)) for result in found]
-    units = [unit for unit in by_result[0][1] if all(unit in differences for _, differences in by_result)]
-    total = sum(weight for weight, _ in by_result)
-    mean = {unit: sum(weight * d[unit] for weight, d in by_result) / total for unit in units}
-    if not mean:
-        return Evidence({}, folders=folders, reason=f"no unit has both sides in {part.file}")
-    return Evidence(_by_subject(mean) if len(part.unit) > 1 else mean, tuple(seeds) if part.trained else None, folders)
+        return Evidence(folders=folders, reason=reason)
+    by_result = concat([_differences(part, result) for result in found], axis=1, join="inner")
+    if by_result.empty:
+        return Evidence(folders=folders, reason=f"no unit has both sides in {part.file}")
+    weights = [max(1, len(result.seeds)) for result in found]
+    mean = by_result.mul(weights).sum(axis=1) / sum(weights)
+    seeds = tuple(seed for result in found for seed in result.seeds) if part.trained else None
+    return Evidence(_by_subject(mean) if len(part.unit) > 1 else mean, seeds, folders)
 
 
 class Result:
@@ -81,14 +75,6 @@ class Result:
             )
         return metric if isinstance(metric, str) else metric[0]
 
-    def lines(self, name: str) -> Iterator[Line]:
-        path = self.folder / name
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                yield from csv.DictReader(file)
-        except (OSError, ValueError, csv.Error) as error:
-            raise InputError(f"{path} cannot be read ({error}): make this result again") from error
-
 
 def _unlike(results: Sequence[Result], rows: set[str]) -> str:
     """Return why the results cannot be averaged, "" if they can: their rows must be trainings of one configuration on
@@ -101,38 +87,43 @@ def _unlike(results: Sequence[Result], rows: set[str]) -> str:
     return f"{names} share a training seed" if len(set(seeds)) < len(seeds) else ""
 
 
-def _differences(part: Part, result: Result) -> dict[Unit, float]:
-    """Return unit -> mean over the lines of `more`, minus `times` that over the lines of `less`."""
-    more, less = ({**side, **_named(result, side)} for side in (part.more, part.less))
-    values: list[dict[Unit, list[float]]] = [defaultdict(list), defaultdict(list)]
-    for line in result.lines(part.file):
-        try:
-            if any(line[column] == value for column, value in part.without.items()):
-                continue
-            for side, found in zip((more, less), values, strict=True):
-                if all(line[column] == value for column, value in side.items()):
-                    number = float(line[part.value] in part.among) if part.among else float(line[part.value] or "nan")
-                    found[tuple(line[column] for column in part.unit)].append(number)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{result.folder / part.file} has no usable column {error}: make it again") from error
-    means = [{unit: fmean(numbers) for unit, numbers in found.items()} for found in values]
-    both = {unit: means[0][unit] - part.times * means[1][unit] for unit in means[0] if unit in means[1]}
-    return {unit: value for unit, value in both.items() if value == value}  # an empty cell was not measured
+def _differences(part: Part, result: Result) -> Series:
+    """Return the mean over the lines of `more` of each unit, minus `times` that over the lines of `less`."""
+    file = result.folder / part.file
+    sides = [
+        {column: result.metric(value) if column == "metric" else value for column, value in side.items()}
+        for side in (part.more, part.less)
+    ]
+    try:
+        table = read_csv(file, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}): make this result again") from error
+    try:
+        for column, value in part.without.items():
+            table = table[table[column] != value]
+        numbers = table[part.value].map(lambda text: float(text in part.among if part.among else text or "nan"))
+        table = table.assign(number=numbers)
+        more, less = (_lines(table, side).groupby(list(part.unit), sort=False)["number"].mean() for side in sides)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{file} has no usable column {error}: make it again") from error
+    return (more - part.times * less).dropna()  # an empty cell was not measured
 
 
-def _named(result: Result, side: Filter) -> dict[str, str]:
-    return {"metric": result.metric(side["metric"])} if "metric" in side else {}
+def _lines(table: DataFrame, wanted: Filter) -> DataFrame:
+    """Return the lines that have these values."""
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    return table
 
 
-def _by_subject(pairs: Mapping[Unit, float]) -> dict[Unit, float]:
+def _by_subject(pairs: Series) -> Series:
     """Return subject -> jackknife value (Tukey 1958; of a mean over pairs, Arvesen 1969).
 
     Pairs that share a subject are not independent. n m - (n - 1) m_i is, of n subjects, with m the mean over all pairs
     and m_i that over the pairs without subject i. Its mean over subjects is m where all pairs are there.
     """
-    subjects = sorted({name for pair in pairs for name in pair})
-    n, mean = len(subjects), fmean(pairs.values())
-    without = {name: [value for pair, value in pairs.items() if name not in pair] for name in subjects}
-    if not all(without.values()):
-        return dict(pairs)  # a single pair
-    return {(name,): n * mean - (n - 1) * fmean(values) for name, values in without.items()}
+    a, b = (pairs.index.get_level_values(level) for level in (0, 1))
+    subjects = sorted({*a, *b})
+    means = {name: pairs[(a != name) & (b != name)].mean() for name in subjects}  # NaN for a single pair
+    values = len(subjects) * pairs.mean() - (len(subjects) - 1) * Series(means)
+    return pairs if values.hasnans else values

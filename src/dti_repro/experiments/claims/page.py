@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pandas import DataFrame
 
-from dti_repro.artifacts.files import atomic_write
+from dti_repro.artifacts.files import write_file
 from dti_repro.experiments.claims.decide import DOES_NOT, HOLDS, MIN_SEEDS, Decision, Finding
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.style import COLORS, GREY, panels, save
 from dti_repro.experiments.statistics import MIN_SUBJECTS
-from dti_repro.experiments.tables import markdown, write_csv
+from dti_repro.experiments.tables import latex, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,11 +37,9 @@ def write_claims(out: Path, decisions: Sequence[Decision], made_by: str) -> list
     """Write <out>/claims.md, .csv, .tex, and a figure as .png and .pdf, and return their paths; equal results give
     equal bytes."""
     paths = [out / f"claims{suffix}" for suffix in (".md", ".csv", ".tex")]
-    with atomic_write(paths[0]) as temporary:
-        temporary.write_text(_markdown(out, decisions, made_by), encoding="utf-8")
+    write_file(paths[0], _markdown(out, decisions, made_by))
     write_csv(paths[1], numbers(decisions))
-    with atomic_write(paths[2]) as temporary:
-        temporary.write_text(f"% Made by {made_by}\n{_latex(decisions)}", encoding="utf-8")
+    write_file(paths[2], _latex(decisions, made_by))
     save(draw(decisions), out / "claims")
     return paths
 
@@ -62,27 +62,27 @@ def _markdown(out: Path, decisions: Sequence[Decision], made_by: str) -> str:
     parts = [["", "part", "verdict", "difference", "95% t", "p", "units", "training seeds", "smallest", "from"]]
     for number, decision in enumerate(decisions, 1):
         summary.append([str(number), decision.rule.says, decision.rule.source, f"**{decision.verdict}**"])
-        parts += [[str(number), *_cells(finding), _links(out, finding)] for finding in decision.findings]
-    counts = [f"{sum(d.verdict == verdict for d in decisions)} {verdict}" for verdict in _verdicts(decisions)]
-    text = f"# Claims\n\nMade by `{made_by}`. {len(decisions)} claims: {', '.join(counts)}.\n\n{RULES}\n\n"
+        for finding in decision.findings:
+            verdict = f"{finding.verdict} ({finding.why})" if finding.why else finding.verdict
+            mean, bounds, p, units, smallest = _cells(finding)
+            listed = ", ".join(map(str, sorted(finding.evidence.seeds or ())))
+            seeds = "none is needed" if units and finding.evidence.seeds is None else listed
+            cells = [mean, bounds, p, units, seeds, smallest]
+            parts.append([str(number), finding.part.says, verdict, *cells, _links(out, finding)])
+    counts = Counter(decision.verdict for decision in decisions)
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    text = f"# Claims\n\nMade by `{made_by}`. {len(decisions)} claims: {counted}.\n\n{RULES}\n\n"
     return f"{text}{markdown(summary)}\n![Differences](claims.png)\n\n{markdown(parts)}"
 
 
-def _verdicts(decisions: Sequence[Decision]) -> list[str]:
-    return list(dict.fromkeys(decision.verdict for decision in decisions))
-
-
 def _cells(finding: Finding) -> list[str]:
-    """Return what is printed of a part; "" for what there is not."""
-    d, seeds = finding.difference, finding.evidence.seeds
-    verdict = f"{finding.verdict} ({finding.why})" if finding.why else finding.verdict
-    head = [finding.part.says, verdict]
+    """Return difference, interval, p, units and smallest difference as they are printed; "" for what there is not."""
+    d = finding.difference
     if d is None:
-        return [*head, *[""] * 6]
+        return [""] * 5
     bounds = f"[{d.t.low:+.3g}, {d.t.high:+.3g}]" if isfinite(d.t.low) else ""
-    listed = "none is needed" if seeds is None else ", ".join(map(str, sorted(seeds)))
     smallest = f"{finding.smallest:.3g}" if isfinite(finding.smallest) else ""
-    return [*head, f"{d.t.mean:+.3g}", bounds, f"{d.p:.4f}", str(d.t.n), listed, smallest]
+    return [f"{d.t.mean:+.3g}", bounds, f"{d.p:.4f}", str(d.t.n), smallest]
 
 
 def _links(out: Path, finding: Finding) -> str:
@@ -95,31 +95,35 @@ def _links(out: Path, finding: Finding) -> str:
     return ", ".join(found)
 
 
-def _latex(decisions: Sequence[Decision]) -> str:
+def _latex(decisions: Sequence[Decision], made_by: str) -> str:
     lines = []
     for decision in decisions:
-        for k, finding in enumerate(decision.findings):
-            _, _, mean, bounds, _, n, _, smallest = _cells(finding)
+        claim = [decision.rule.says, decision.verdict]
+        for finding in decision.findings:
+            mean, bounds, _, units, smallest = _cells(finding)
             seeds = finding.evidence.seeds
-            claim = [decision.rule.says, decision.verdict] if k == 0 else ["", ""]
-            lines.append(
-                [*claim, finding.part.says, mean, bounds, n, "" if seeds is None else str(len(seeds)), smallest]
-            )
+            trained = "" if seeds is None else str(len(seeds))
+            lines.append([*claim, finding.part.says, mean, bounds, units, trained, smallest])
+            claim = ["", ""]
     heads = ["claim", "verdict", "part", "difference", "95% t", "n", "seeds", "smallest"]
-    style = DataFrame(lines, columns=heads).style.hide(axis="index")
-    style = style.format(escape="latex").format_index(escape="latex", axis=1)
-    return style.to_latex(hrules=True, column_format="p{4.5cm}lp{4.5cm}rlrrr")
+    return latex(DataFrame(lines, columns=heads), "p{4.5cm}lp{4.5cm}rlrrr", made_by)
 
 
 def draw(decisions: Sequence[Decision]) -> Figure:
-    """Return the differences with their intervals, each in units of its own smallest difference."""
-    shown = list(_shown(decisions))
+    """Return the differences with their intervals, each in units of its own smallest difference, of the parts that have
+    a spread."""
+    shown = [
+        (number, finding)
+        for number, decision in enumerate(decisions, 1)
+        for finding in decision.findings
+        if finding.difference is not None and isfinite(finding.smallest) and finding.smallest > 0
+    ]
+    looks = {HOLDS: ("o", COLORS[0]), DOES_NOT: ("X", COLORS[1])}
     figure, ((axes,),) = panels([""], title="Claims: differences, 95% intervals", width=8.5)
     figure.set_figheight(1.4 + 0.32 * len(shown))
     for k, (_, finding) in enumerate(shown):
         t, unit = finding.difference.t, finding.smallest
-        color = {HOLDS: COLORS[0], DOES_NOT: COLORS[1]}.get(finding.verdict, GREY)
-        mark = {HOLDS: "o", DOES_NOT: "X"}.get(finding.verdict, "D")
+        mark, color = looks.get(finding.verdict, ("D", GREY))
         axes.errorbar(t.mean / unit, k, xerr=t.half_width / unit, fmt=mark, color=color, capsize=2, markersize=5)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(1, color=GREY, linewidth=0.8, linestyle=":")
@@ -130,11 +134,3 @@ def draw(decisions: Sequence[Decision]) -> Figure:
     axes.set_xlabel("difference / smallest difference of power .8\ncircle: holds, cross: does not, diamond: undecided")
     axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     return figure
-
-
-def _shown(decisions: Sequence[Decision]) -> Iterator[tuple[int, Finding]]:
-    """Yield the number of the claim and the part, of those that have a spread."""
-    for number, decision in enumerate(decisions, 1):
-        for finding in decision.findings:
-            if finding.difference is not None and isfinite(finding.smallest) and finding.smallest > 0:
-                yield number, finding

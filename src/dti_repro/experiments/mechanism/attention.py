@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import (
+    OF_WORD,
     Measured,
     Part,
     Row,
     interval_text,
-    mean_of,
     published,
     published_label,
-    unique,
-    where,
 )
-from dti_repro.experiments.mechanism.scaled import curves, scaled_words
-from dti_repro.experiments.mechanism.style import GREY, layer_ticks, legend, line_style, panels
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.mechanism.scaled import plot_by_layer, scaled_words
+from dti_repro.experiments.mechanism.style import GREY, legend, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
     from torch import Tensor
 
     from dti_repro.experiments.mechanism.inputs import Inputs
@@ -72,41 +70,33 @@ def shares(reading: Reading) -> dict[str, Tensor]:
     return found
 
 
-def draw(rows: Sequence[Row]) -> Figure:
-    encoders = unique(rows, "encoder")
-    kinds = [kind for kind in TITLES if any(row[kind] is not None for row in rows)]
+def draw(table: DataFrame) -> Figure:
+    kinds = _measured(table)
+    encoders = table.groupby("encoder", sort=False)
     figure, grid = panels([TITLES[kind] for kind in kinds], len(encoders), PART.title, width=3.6)
-    for encoder, line in zip(encoders, grid, strict=True):
-        here = where(rows, encoder=encoder)
-        layers = unique(here, "layer")
+    for (encoder, rows), line in zip(encoders, grid, strict=True):
         for kind, axes in zip(kinds, line, strict=True):
-            for k, (group, norm, label) in enumerate(curves(here)):
-                found = where(here, group=group, norm=norm)
-                means = [mean_of(where(found, layer=layer), kind) for layer in layers]
-                axes.plot(layers, means, **line_style(k), label=label)
+            plot_by_layer(axes, rows, kind)
             for name, methods in published()["layer0_attention"].items():
                 for (method, values), mark in zip(methods.items(), ("1", "2"), strict=True):
                     if kind in values:
                         label = f"published, {method}, {published_label(name)}"
                         axes.plot([0], [values[kind]], mark, color=GREY, markersize=10, label=label)
-            axes.set(xlabel="layer", xticks=layer_ticks(layers))
         line[0].set_ylabel(encoder)
     legend(figure)
     return figure
 
 
-def section(rows: Sequence[Row]) -> str:
+def section(table: DataFrame) -> str:
     text = (
         "Layer 0, mean over heads, then over words ± half of the 95% t interval; the CSV has every layer. "
         "The published figures are of one TI and one DTI embedding of a backpack.\n"
     )
-    for encoder in unique(rows, "encoder"):
-        here = where(rows, encoder=encoder, layer=0)
-        kinds = [kind for kind in TITLES if any(row[kind] is not None for row in here)]
+    for encoder, first in table[table["layer"] == 0].groupby("encoder", sort=False):
+        kinds = _measured(first)
         lines = [[f"{encoder}, words", "norm", "n", *(TITLES[kind] for kind in kinds)]]
-        for group, norm in unique([{"pair": (row["group"], row["norm"])} for row in here], "pair"):
-            found = where(here, group=group, norm=norm)
-            lines.append([group, norm, str(len(found)), *(interval_text(found, kind) for kind in kinds)])
+        for (group, norm), rows in first.groupby(["group", "norm"], sort=False):
+            lines.append([group, norm, str(len(rows)), *(interval_text(rows[kind]) for kind in kinds)])
         for name, methods in published()["layer0_attention"].items():
             for method, values in methods.items():
                 cells = [f"{values[kind]:.3f}" if kind in values else "" for kind in kinds]
@@ -115,17 +105,15 @@ def section(rows: Sequence[Row]) -> str:
     return text
 
 
+def _measured(table: DataFrame) -> list[str]:
+    """Return the keys of TITLES that have numbers."""
+    return [kind for kind in TITLES if table[kind].notna().any()]
+
+
 PART = Part(
     name="attention",
     title="Attention of and to the placeholder",
-    columns={
-        "encoder": str,
-        "group": str,
-        "word": str,
-        "norm": str,
-        "layer": int,
-        **dict.fromkeys(TITLES, float),
-    },
+    columns={**OF_WORD, "layer": int, **dict.fromkeys(TITLES, float)},
     keys=("words", "factors", "attention_prompt"),
     measure=measure,
     draw=draw,

@@ -73,8 +73,7 @@ class Inputs:
         """Return a digest of all that the numbers of a part depend on."""
         content: dict[str, Any] = {"format": FORMAT, "part": part.name, "checkpoint": self.fingerprint}
         content |= {key: OmegaConf.to_container(self.cfg)[key] for key in part.keys} | {"more": part.depends(self)}
-        if part.words or part.logs:
-            content["learned"] = [[word.group, word.name, *map(sha256, word.files)] for word in self.learned]
+        content["learned"] = [[word.group, word.name, *map(sha256, word.files)] for word in self.learned]
         if part.logs:
             content["logs"] = [sha256(run.log) for run in self.logged]
         return config_hash(content)
@@ -151,17 +150,17 @@ def load_encoders(target_name: str, checkpoint: Path) -> dict[str, TextEncoder]:
     return encoders
 
 
-def about_encoders(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """Return text encoder -> what its config.json says: kind, width, layers, and the published encoder that has the
-    same ones, if there is one."""
-    about = {}
+def encoder_facts(checkpoint: Path) -> list[str]:
+    """Return of each text encoder what its config.json says, and the published encoder of the same size."""
+    facts = []
     for name, width in encoder_dims(checkpoint).items():
         config = read_json(checkpoint / name / "config.json", COPY_AGAIN)
         layers = config.get("num_hidden_layers", config.get("num_layers"))
         found = {"model_type": config.get("model_type"), "width": width, "layers": layers}
-        same = (key for key, known in published()["encoders"].items() if found.items() <= known.items())
-        about[name] = {**found, "published": next(same, None)}
-    return about
+        same = [known["label"] for known in published()["encoders"].values() if found.items() <= known.items()]
+        size = f"the size of {same[0]}" if same else "no published figure is about its size"
+        facts.append(f"{name}: {found['model_type']}, {width} wide, {layers} layers; {size}")
+    return facts
 
 
 def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Learned]:

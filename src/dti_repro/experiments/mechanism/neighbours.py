@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
+from statistics import fmean
 from typing import TYPE_CHECKING
 
+from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import (
     OWN,
     VOCABULARY,
@@ -14,20 +15,17 @@ from dti_repro.experiments.mechanism.part import (
     Row,
     published,
     published_label,
-    unique,
-    where,
 )
-from dti_repro.experiments.mechanism.style import legend, line_style, panels
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.mechanism.style import encoder_panels, legend, line_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
     from torch import Tensor
 
     from dti_repro.experiments.mechanism.inputs import Inputs
 
 SHOWN = 8  # words of a group on the page; the CSV has all
-MEASURES = ("cosine", "distance")
 
 
 def measure(inputs: Inputs) -> Measured:
@@ -74,48 +72,40 @@ def nearest(table: Tensor, vector: Tensor, kind: str, count: int, own: int | Non
     return [(int(row), sign * float(value)) for row, value in zip(best.indices, best.values, strict=True)]
 
 
-def draw(rows: Sequence[Row]) -> Figure:
-    encoders = unique(rows, "encoder")
-    figure, ((*axes_of,),) = panels(encoders, title=PART.title)
-    for encoder, axes in zip(encoders, axes_of, strict=True):
-        here = where(rows, encoder=encoder)
-        norms = unique(where(here, measure="distance"), "norm")
-        for k, group in enumerate(unique(here, "group")):
-            shares = {norm: _shared(where(here, group=group), norm) for norm in norms}
+def draw(table: DataFrame) -> Figure:
+    figure, panels = encoder_panels(table, PART.title)
+    for rows, axes in panels:
+        for k, (group, of_group) in enumerate(rows.groupby("group", sort=False)):
+            shares = {norm: _shared(of_group, norm) for norm in _norms(rows)}
             style = line_style(k)
             axes.plot([OWN], [shares.pop(OWN)], **{**style, "linestyle": ""}, label=group)
             axes.plot(list(shares), list(shares.values()), **style)
-        count = max(row["rank"] for row in here)
-        axes.set(
-            xlabel="norm of the word", ylabel=f"share of the {count} nearest by distance\nthat are nearest by cosine"
-        )
-        axes.set(ylim=(-0.03, 1.03))
+        nearest_by = f"share of the {rows['rank'].max()} nearest by distance\nthat are nearest by cosine"
+        axes.set(xlabel="norm of the word", ylabel=nearest_by, ylim=(-0.03, 1.03))
     legend(figure)
     return figure
 
 
-def section(rows: Sequence[Row]) -> str:
+def section(table: DataFrame) -> str:
     text = (
         "The nearest rows of the vocabulary, without the word's own. A norm changes distances, and no cosine: far "
         "above the vocabulary's norms, the nearest row is the one with the largest inner product.\n"
     )
-    for encoder in unique(rows, "encoder"):
-        here = where(rows, encoder=encoder)
-        norms = unique(where(here, measure="distance"), "norm")
-        last = norms[-1]
-        lines = [[f"{encoder}, word", "by cosine", "by distance, own norm", *([f"at {last}"] if last != OWN else [])]]
-        for group in unique(here, "group"):
-            for word in unique(where(here, group=group), "word")[:SHOWN]:
-                found = where(here, group=group, word=word)
-                named = word if group == VOCABULARY else f"{group}, {word}"
-                pairs = [("cosine", OWN), ("distance", OWN), *([("distance", last)] if last != OWN else [])]
-                lines.append([named, *(_list(where(found, measure=kind, norm=norm)) for kind, norm in pairs)])
-        text += f"\n{markdown(lines)}"
+    for encoder, of_encoder in table.groupby("encoder", sort=False):
+        norms = _norms(of_encoder)
+        columns = {("cosine", OWN): "by cosine", ("distance", OWN): "by distance, own norm"}
+        if norms[-1] != OWN:
+            columns["distance", norms[-1]] = f"at {norms[-1]}"
+        lines = [[f"{encoder}, word", *columns.values()]]
         shares = [["shared by cosine and distance", "n", *norms]]
-        for group in unique(here, "group"):
-            found = where(here, group=group)
-            shares.append([group, str(len(unique(found, "word"))), *(f"{_shared(found, norm):.2f}" for norm in norms)])
-        text += f"\n{markdown(shares)}"
+        for group, of_group in of_encoder.groupby("group", sort=False):
+            words = list(of_group.groupby("word", sort=False))
+            for word, rows in words[:SHOWN]:
+                named = word if group == VOCABULARY else f"{group}, {word}"
+                found = dict(list(rows.groupby(["measure", "norm"])))
+                lines.append([named, *(_list(found[key]) for key in columns)])
+            shares.append([group, str(len(words)), *(f"{_shared(of_group, norm):.2f}" for norm in norms)])
+        text += f"\n{markdown(lines)}\n{markdown(shares)}"
     for name, words in published()["neighbours"].items():
         for word, found in words.items():
             listed = ", ".join(f"{neighbour} {value:.3f}" for neighbour, value in found.items())
@@ -123,22 +113,21 @@ def section(rows: Sequence[Row]) -> str:
     return text
 
 
-def _shared(rows: Sequence[Row], norm: str) -> float:
+def _norms(table: DataFrame) -> list[str]:
+    return list(table[table["measure"] == "distance"]["norm"].unique())
+
+
+def _shared(table: DataFrame, norm: str) -> float:
     """Return the share of the nearest by distance at this norm that are nearest by cosine, mean over words."""
-    shares = []
-    for word in unique(rows, "word"):
-        of_word = where(rows, word=word)
-        near, far = (
-            {row["neighbour"] for row in where(of_word, measure=kind, norm=at)}
-            for kind, at in zip(MEASURES, (OWN, norm), strict=True)
-        )
-        shares.append(len(near & far) / len(far))
-    return sum(shares) / len(shares)
+    near = table[table["measure"] == "cosine"].groupby("word")["neighbour"].agg(set)
+    far = table[(table["measure"] == "distance") & (table["norm"] == norm)].groupby("word")["neighbour"].agg(set)
+    return fmean(len(near[word] & found) / len(found) for word, found in far.items())
 
 
-def _list(rows: Sequence[Row]) -> str:
+def _list(rows: DataFrame) -> str:
     """Return neighbours and values; tokens such as <mask> are no tags of the page."""
-    return " · ".join(f"{escape(row['neighbour'], quote=False)} {row['value']:.2f}" for row in rows)
+    pairs = zip(rows["neighbour"], rows["value"], strict=True)
+    return " · ".join(f"{escape(neighbour, quote=False)} {value:.2f}" for neighbour, value in pairs)
 
 
 def _readable(token: str) -> str:
@@ -150,14 +139,8 @@ PART = Part(
     name="neighbours",
     title="Nearest words by cosine and by distance",
     columns={
-        "encoder": str,
-        "group": str,
-        "word": str,
-        "measure": str,
-        "norm": str,
-        "rank": int,
-        "neighbour": str,
-        "value": float,
+        **dict.fromkeys(("encoder", "group", "word", "measure", "norm"), str),
+        **{"rank": int, "neighbour": str, "value": float},
     },
     keys=("words", "factors", "neighbours"),
     measure=measure,

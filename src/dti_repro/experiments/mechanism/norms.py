@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dti_repro.experiments.mechanism.part import (
-    VOCABULARY,
-    Measured,
-    Part,
-    Row,
-    published,
-    published_label,
-    unique,
-    where,
-)
-from dti_repro.experiments.mechanism.style import COLORS, legend, line_style, log_scale, panels
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.markdown import markdown
+from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Part, Row, published, published_label
+from dti_repro.experiments.mechanism.style import COLORS, encoder_panels, legend, line_style, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
 
     from dti_repro.experiments.mechanism.inputs import Inputs
 
@@ -52,42 +44,34 @@ def measure(inputs: Inputs) -> Measured:
     return Measured(rows)
 
 
-def draw(rows: Sequence[Row]) -> Figure:
-    figure, ((*axes_of,),) = panels(unique(rows, "encoder"), title=PART.title)
-    for encoder, axes in zip(unique(rows, "encoder"), axes_of, strict=True):
-        here = where(rows, encoder=encoder)
-        bins = where(here, kind="bin")
-        edges = [row["low"] for row in bins] + [bins[-1]["high"]]
-        axes.stairs([row["value"] for row in bins], edges, fill=True, color=COLORS[5], label="vocabulary")
-        mean = where(here, kind="statistic", name="mean")[0]["value"]
-        axes.axvline(mean, color="black", linewidth=1.2, label="mean of the vocabulary")
-        for k, group in enumerate(_groups(here)):
-            values = [row["value"] for row in where(here, kind=group)]
+def draw(table: DataFrame) -> Figure:
+    figure, panels = encoder_panels(table, PART.title)
+    for rows, axes in panels:
+        bins = rows[rows["kind"] == "bin"]
+        edges = [*bins["low"], bins["high"].iloc[-1]]
+        axes.stairs(bins["value"], edges, fill=True, color=COLORS[5], label="vocabulary")
+        axes.axvline(_statistics(rows)["mean"], color="black", linewidth=1.2, label="mean of the vocabulary")
+        axes.set(xlabel="norm of the row", ylabel="words")
+        for k, (group, values) in enumerate(_learned(rows)):
             style = {**line_style(k + 1), "linestyle": ""}
             axes.plot(values, [0] * len(values), **style, clip_on=False, label=group, zorder=5)
-        axes.set(xlabel="norm of the row", ylabel="words")
-        if _groups(here):
+        if _learned(rows):
             log_scale(axes.xaxis)
     legend(figure)
     return figure
 
 
-def section(rows: Sequence[Row]) -> str:
+def section(table: DataFrame) -> str:
     lines = [["", *STATISTICS]]
-    for encoder in unique(rows, "encoder"):
-        values = {row["name"]: row["value"] for row in where(rows, encoder=encoder, kind="statistic")}
-        lines.append([encoder, *(_number(name, values.get(name)) for name in STATISTICS)])
-    for name, values in published()["vocabulary_norms"].items():
-        label = f"published, {published_label(name)}"
-        lines.append([label, *(_number(statistic, values.get(statistic)) for statistic in STATISTICS)])
-    text = f"Rows that are not all zero; spread is the standard deviation.\n\n{markdown(lines)}"
     learned = [["learned words", "n", "mean norm", "smallest", "largest"]]
-    for encoder in unique(rows, "encoder"):
-        here = where(rows, encoder=encoder)
-        for group in _groups(here):
-            values = [row["value"] for row in where(here, kind=group)]
-            cells = (sum(values) / len(values), min(values), max(values))
+    for encoder, rows in table.groupby("encoder", sort=False):
+        lines.append([encoder, *_numbers(_statistics(rows))])
+        for group, values in _learned(rows):
+            cells = (values.mean(), values.min(), values.max())
             learned.append([f"{group}, {encoder}", str(len(values)), *(f"{value:.3f}" for value in cells)])
+    for name, values in published()["vocabulary_norms"].items():
+        lines.append([f"published, {published_label(name)}", *_numbers(values)])
+    text = f"Rows that are not all zero; spread is the standard deviation.\n\n{markdown(lines)}"
     if len(learned) == 1:
         return text
     for name, norms in published()["learned_norms"].items():
@@ -95,12 +79,21 @@ def section(rows: Sequence[Row]) -> str:
     return f"{text}\n{markdown(learned)}"
 
 
-def _groups(rows: Sequence[Row]) -> list[str]:
-    return [kind for kind in unique(rows, "kind") if kind not in ("statistic", "bin")]
+def _statistics(table: DataFrame) -> dict[str, float]:
+    rows = table[table["kind"] == "statistic"]
+    return dict(zip(rows["name"], rows["value"], strict=True))
 
 
-def _number(statistic: str, value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}" if statistic == "rows" else f"{value:.4f}"
+def _learned(table: DataFrame) -> list[tuple[str, Series]]:
+    """Return the norms of the words of each method."""
+    learned = table[~table["kind"].isin(["statistic", "bin"])]
+    return list(learned.groupby("kind", sort=False)["value"])
+
+
+def _numbers(values: Mapping[str, float]) -> list[str]:
+    """Return a cell for each of STATISTICS, "" for what is not known."""
+    known = {name: f"{value:.0f}" if name == "rows" else f"{value:.4f}" for name, value in values.items()}
+    return [known.get(name, "") for name in STATISTICS]
 
 
 PART = Part(

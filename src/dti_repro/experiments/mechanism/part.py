@@ -5,18 +5,18 @@ A figure and a section are made of what the CSV says, never of what was just com
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_repro.artifacts.files import atomic_write, read_yaml
+from dti_repro.artifacts.files import read_yaml
 from dti_repro.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
 
     from dti_repro.experiments.mechanism.inputs import Inputs
 
@@ -25,6 +25,8 @@ VOCABULARY = "vocabulary"
 """The group of the vocabulary's own words; learned words are grouped by method."""
 OWN = "own"
 """The norm that a word has; other norms are labels such as x10, ten times the mean of the vocabulary."""
+OF_WORD = {"encoder": str, "group": str, "word": str, "norm": str}
+"""The columns that say which word at which norm a row is about."""
 
 
 @dataclass(frozen=True)
@@ -38,41 +40,35 @@ class Measured:
 @dataclass(frozen=True)
 class Part:
     """columns: name -> type of the CSV's columns. keys: of the configuration, those that its numbers depend on.
-    logs: it reads the runs' logs; words: it reads the learned vectors; depends: what else they depend on."""
+    logs: it reads the runs' logs; depends: what else they depend on."""
 
     name: str
     title: str
     columns: Mapping[str, type]
     keys: tuple[str, ...]
     measure: Callable[[Inputs], Measured]
-    draw: Callable[[Sequence[Row]], Figure]
-    section: Callable[[Sequence[Row]], str]
-    words: bool = True
+    draw: Callable[[DataFrame], Figure]
+    section: Callable[[DataFrame], str]
     logs: bool = False
     depends: Callable[[Inputs], Any] = lambda inputs: None
 
     def write(self, path: Path, rows: Sequence[Row]) -> None:
         """Write the CSV, with six digits a number; a missing number is empty."""
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(self.columns)
-            for row in rows:
-                writer.writerow([_text(row.get(name)) for name in self.columns])
+        from pandas import DataFrame
 
-    def read(self, path: Path) -> list[Row]:
-        """Return the rows of the CSV. InputError that names the file if it is damaged."""
+        from dti_repro.experiments.tables import write_csv
+
+        write_csv(path, DataFrame(rows, columns=list(self.columns)), float_format="%.6g")
+
+    def read(self, path: Path) -> DataFrame:
+        """Return the CSV. InputError that names the file if it is damaged."""
+        from pandas import read_csv
+
+        missing = {"keep_default_na": False, "na_values": [""]}  # "null" is a word
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                return [
-                    {name: kind(row[name]) if row[name] != "" else None for name, kind in self.columns.items()}
-                    for row in csv.DictReader(file)
-                ]
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            return read_csv(path, usecols=list(self.columns), dtype=self.columns, **missing)
+        except ValueError as error:
             raise InputError(f"{path} is damaged: remove it, and give the same command again") from error
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @cache
@@ -86,29 +82,13 @@ def published_label(name: str) -> str:
     return published()["encoders"][name]["label"]
 
 
-def unique(rows: Sequence[Row], column: str) -> list[Any]:
-    """Return the values of a column in the order of their first row."""
-    return list(dict.fromkeys(row[column] for row in rows))
-
-
-def where(rows: Sequence[Row], **wanted: Any) -> list[Row]:
-    """Return the rows that have these values."""
-    return [row for row in rows if all(row[column] == value for column, value in wanted.items())]
-
-
-def mean_of(rows: Sequence[Row], column: str) -> float:
-    """Return the mean of a column over the rows that have a number there; NaN where none has."""
-    values = [row[column] for row in rows if row[column] is not None]
-    return sum(values) / len(values) if values else float("nan")
-
-
-def interval_text(rows: Sequence[Row], column: str, digits: int = 3) -> str:
-    """Return the mean over rows, with half of its 95% t interval where there are two rows or more; "" for none."""
+def interval_text(values: Series) -> str:
+    """Return the mean, with half of its 95% t interval where there are two numbers or more; "" for none."""
     from dti_repro.experiments.statistics import t_interval
 
-    values = [row[column] for row in rows if row[column] is not None]
-    if not values:
+    values = values.dropna()
+    if values.empty:
         return ""
     interval = t_interval(values)
-    half = f" ± {interval.half_width:.{digits}f}" if len(values) > 1 else ""
-    return f"{interval.mean:.{digits}f}{half}"
+    half = f" ± {interval.half_width:.3f}" if len(values) > 1 else ""
+    return f"{interval.mean:.3f}{half}"

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dti_repro.experiments.mechanism.part import (
-    OWN,
-    VOCABULARY,
-    Measured,
-    Part,
-    Row,
-    interval_text,
-    mean_of,
-    unique,
-    where,
-)
+from omegaconf import OmegaConf
+
+from dti_repro.data.prompts import load_prompts
+from dti_repro.experiments.markdown import markdown
+from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Part, Row, interval_text
 from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
-from dti_repro.experiments.tables import markdown
+from dti_repro.metrics.catalogue import metric_config, metric_identity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
     from torch import Tensor
 
-    from dti_repro.backbones.base import Backbone
+    from dti_repro.backbones.diffusers_base import DiffusersBackbone
     from dti_repro.data.prompts import PromptSet
     from dti_repro.experiments.mechanism.inputs import Inputs
 
@@ -37,19 +32,17 @@ def measure(inputs: Inputs) -> Measured:
     from rich.progress import track
 
     from dti_repro.backbones.load import load_backbone
-    from dti_repro.data.prompts import load_prompts
 
-    settings = inputs.cfg.picture
-    if not settings.norms:
+    settings = _settings(inputs)
+    if not settings["norms"]:
         return Measured([], ["Nothing was drawn: `picture.norms=[1,5,20]` draws, and scores the text"])
-    torch.set_num_threads(inputs.cfg.threads)
-    prompts = load_prompts(_plain(settings.prompts))
+    prompts = load_prompts(settings["prompts"])
     words = _words(inputs)
     rows: list[Row] = []
-    model = load_backbone(inputs.cfg.backbone, settings.accelerator)
-    for group, name, class_word, vectors in track(words, "drawing", disable=not settings.progress):
+    model = load_backbone(inputs.cfg.backbone, settings["accelerator"])
+    for group, name, class_word, vectors in track(words, "drawing", disable=not settings["progress"]):
         lengths = {} if group == VOCABULARY else {OWN: vectors}
-        for factor in settings.norms:
+        for factor in settings["norms"]:
             lengths[f"x{factor:g}"] = {
                 encoder: torch.nn.functional.normalize(value, dim=-1) * factor * inputs.mean_norms[encoder]
                 for encoder, value in vectors.items()
@@ -66,12 +59,7 @@ def measure(inputs: Inputs) -> Measured:
 
 def depends(inputs: Inputs) -> Any:
     """Return what the images and their scores depend on besides the words; None if nothing is drawn."""
-    from omegaconf import OmegaConf
-
-    from dti_repro.data.prompts import load_prompts
-    from dti_repro.metrics.catalogue import metric_config, metric_identity
-
-    settings = OmegaConf.to_container(inputs.cfg.picture, resolve=True)
+    settings = _settings(inputs)
     if not settings["norms"]:
         return None
     return {
@@ -83,26 +71,34 @@ def depends(inputs: Inputs) -> Any:
 
 
 def word_scores(
-    model: Backbone, class_word: str, vectors: Mapping[str, Tensor], prompts: PromptSet, settings: Mapping[str, Any]
+    model: DiffusersBackbone,
+    class_word: str,
+    vectors: Mapping[str, Tensor],
+    prompts: PromptSet,
+    settings: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     """Return metric -> (images,) of the images that a word with these vectors (text encoder -> (vectors, dim)) gives
     for each prompt and seed. settings: seeds, steps, guidance, metrics, batch. Prompts are scored with the class word;
     NaN where an image has nothing that a metric reads."""
     from dti_repro.config import build
     from dti_repro.metrics.base import ImageMetric, Sample
-    from dti_repro.metrics.catalogue import metric_config
 
     wanted = [(prompt, seed) for prompt in prompts.prompts for seed in settings["seeds"]]
-    images, samples = [], []
+    options = {"steps": settings["steps"], "guidance": settings["guidance"]}
+    images = []
     for k in range(0, len(wanted), settings["batch"]):
         part = wanted[k : k + settings["batch"]]
         texts, seeds = [prompt.fill({"": WORD}) for prompt, _ in part], [seed for _, seed in part]
-        options = {"steps": settings["steps"], "guidance": settings["guidance"]}
         images += model.generate(texts, {WORD: vectors}, seeds, **options)
-    for prompt, _ in wanted:
-        expect = {**(prompt.expect or {}), "class": class_word}
-        samples.append(Sample(concept=class_word, text=prompt.fill({"": class_word}), expect=expect))
+    samples = [
+        Sample(class_word, prompt.fill({"": class_word}), {**(prompt.expect or {}), "class": class_word})
+        for prompt, _ in wanted
+    ]
     return {name: build(metric_config(name), ImageMetric).score(images, samples) for name in settings["metrics"]}
+
+
+def _settings(inputs: Inputs) -> dict[str, Any]:
+    return OmegaConf.to_container(inputs.cfg.picture, resolve=True)
 
 
 def _words(inputs: Inputs) -> list[tuple[str, str, str, dict[str, Tensor]]]:
@@ -126,47 +122,31 @@ def _words(inputs: Inputs) -> list[tuple[str, str, str, dict[str, Tensor]]]:
     return [(VOCABULARY, name, name, vectors) for name, vectors in whole.items()]
 
 
-def _plain(prompts: Any) -> Any:
-    return prompts if isinstance(prompts, str) else list(prompts)
-
-
-def draw(rows: Sequence[Row]) -> Figure:
+def draw(table: DataFrame) -> Figure:
     from dti_repro.experiments.statistics import t_interval
 
-    metrics = unique(rows, "metric")
-    figure, ((*axes_of,),) = panels(metrics, title=PART.title)
-    for metric, axes in zip(metrics, axes_of, strict=True):
-        here = where(rows, metric=metric)
-        for k, group in enumerate(unique(here, "group")):
-            found = where(here, group=group)
-            points = []
-            for norm in unique(found, "norm"):
-                scored = [row for row in where(found, norm=norm) if row["score"] is not None]
-                if scored and norm != OWN:
-                    interval = t_interval([row["score"] for row in scored])
-                    half = interval.half_width if len(scored) > 1 else 0.0
-                    points.append((mean_of(scored, "length"), interval.mean, half))
-            if points:
-                lengths, means, halves = zip(*sorted(points), strict=True)
-                axes.errorbar(lengths, means, halves, **line_style(k), elinewidth=0.8, capsize=3, label=group)
+    metrics = table["metric"].unique()
+    figure, (line,) = panels(metrics, title=PART.title)
+    scored = table[table["score"].notna() & (table["norm"] != OWN)]
+    for metric, axes in zip(metrics, line, strict=True):
+        for k, (group, rows) in enumerate(scored[scored["metric"] == metric].groupby("group", sort=False)):
+            points = [(found["length"].mean(), t_interval(found["score"])) for _, found in rows.groupby("norm")]
+            lengths, intervals = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+            means = [interval.mean for interval in intervals]
+            halves = [interval.half_width if interval.n > 1 else 0.0 for interval in intervals]
+            axes.errorbar(lengths, means, halves, **line_style(k), elinewidth=0.8, capsize=3, label=group)
         axes.set(xlabel="norm of the vector", ylabel=metric)
         log_scale(axes.xaxis)
     legend(figure)
     return figure
 
 
-def section(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    norms = [norm for norm in unique(rows, "norm") if norm != OWN]
-    norms = [OWN, *norms] if where(rows, norm=OWN) else norms
+def section(table: DataFrame) -> str:
+    norms = sorted(table["norm"].unique(), key=lambda norm: norm != OWN)  # the own norm first, the others as they are
     lines = [["metric", "words", "n", "images a word", *norms]]
-    for metric in unique(rows, "metric"):
-        for group in unique(rows, "group"):
-            found = where(rows, metric=metric, group=group)
-            cells = [interval_text(where(found, norm=norm), "score") for norm in norms]
-            images = str(max(row["images"] for row in found))
-            lines.append([metric, group, str(len(unique(found, "word"))), images, *cells])
+    for (metric, group), rows in table.groupby(["metric", "group"], sort=False):
+        cells = [interval_text(rows[rows["norm"] == norm]["score"]) for norm in norms]
+        lines.append([metric, group, str(rows["word"].nunique()), str(rows["images"].max()), *cells])
     return (
         "The direction of a word stays and its norm is set to a multiple of the vocabulary's mean; prompts are scored "
         "with the class word. Mean over words ± half of the 95% t interval, which the figure's bars show.\n\n"
@@ -177,15 +157,7 @@ def section(rows: Sequence[Row]) -> str:
 PART = Part(
     name="text_score_by_norm",
     title="Text score by the norm of one direction",
-    columns={
-        "group": str,
-        "word": str,
-        "norm": str,
-        "length": float,
-        "metric": str,
-        "images": int,
-        "score": float,
-    },
+    columns={"group": str, "word": str, "norm": str, "length": float, "metric": str, "images": int, "score": float},
     keys=("words",),
     depends=depends,
     measure=measure,

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dti_repro.experiments.mechanism.part import (
-    VOCABULARY,
-    Measured,
-    Part,
-    Row,
-    mean_of,
-    published,
-    published_label,
-    unique,
-    where,
-)
-from dti_repro.experiments.mechanism.style import GREY, legend, line_style, panels, ticks
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.markdown import markdown
+from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Part, Row, published, published_label
+from dti_repro.experiments.mechanism.style import GREY, encoder_panels, legend, line_style, ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
 
     from dti_repro.experiments.mechanism.inputs import Inputs
 
@@ -60,82 +50,72 @@ def measure(inputs: Inputs) -> Measured:
     return Measured(rows, notes)
 
 
-def draw(rows: Sequence[Row]) -> Figure:
-    encoders = unique(rows, "encoder")
-    figure, ((*axes_of,),) = panels(encoders, title=PART.title)
-    for encoder, axes in zip(encoders, axes_of, strict=True):
-        here = where(rows, encoder=encoder)
+def draw(table: DataFrame) -> Figure:
+    figure, panels = encoder_panels(table, PART.title)
+    for rows, axes in panels:
+        means = rows.groupby(["place", "tokens"], sort=False)[["norm", "accuracy"]].mean()
+        norms, groups = _norms(rows), _groups(rows)
         for k, place in enumerate(PLACES):
-            at = {row["norm"]: row["tokens"] for row in where(here, place=place) if _is_norm(row["tokens"])}
-            shares = [mean_of(where(here, place=place, tokens=tokens), "accuracy") for tokens in at.values()]
-            axes.plot(list(at), shares, **line_style(k), label=place)
-            marks = list(at)
-        for group in _groups(here):
-            found = where(here, tokens=group, place=PLACES[0])
-            style = {**line_style(2 + _groups(here).index(group)), "linestyle": ""}
-            axes.plot([mean_of(found, "norm")], [mean_of(found, "accuracy")], **style, label=f"{group}, {PLACES[0]}")
+            curve = means.loc[place].loc[norms]
+            axes.plot(curve["norm"], curve["accuracy"], **line_style(k), label=place)
+        for k, group in enumerate(groups, 2):
+            point, style = means.loc[PLACES[0], group], {**line_style(k), "linestyle": ""}
+            axes.plot([point["norm"]], [point["accuracy"]], **style, label=f"{group}, {PLACES[0]}")
         for dashes, (name, shares) in zip(("--", ":"), published()["positional_attenuation"].items(), strict=True):
             points = {float(norm): share for norm, share in shares.items() if _is_norm(norm)}
             label = f"published, {published_label(name)}, {PLACES[0]}"
             axes.plot(list(points), list(points.values()), color=GREY, linestyle=dashes, linewidth=1.2, label=label)
         axes.set(xlabel="norm of the token", ylabel="share of positions read", xscale="log", ylim=(-0.03, 1.03))
-        ticks(axes, marks)
+        ticks(axes, curve["norm"])
     legend(figure)
     return figure
 
 
-def section(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    heads = [VOCABULARY, *(tokens for tokens in unique(rows, "tokens") if _is_norm(tokens))]
-    groups = _groups(rows)
-    lines = [["norm of the token", *heads, *groups]]
-    for encoder in unique(rows, "encoder"):
+def section(table: DataFrame) -> str:
+    heads = [VOCABULARY, *_norms(table), *_groups(table)]
+    lines = [["norm of the token", *heads]]
+    for encoder, rows in table.groupby("encoder", sort=False):
         for place in PLACES:
-            here = where(rows, encoder=encoder, place=place)
-            lines.append([f"{encoder}, {place}", *(_cell(where(here, tokens=head)) for head in (*heads, *groups))])
+            found = rows[rows["place"] == place]
+            cells = [_cell(found[found["tokens"] == head]["accuracy"]) for head in heads]
+            lines.append([f"{encoder}, {place}", *cells])
     for name, shares in published()["positional_attenuation"].items():
-        cells = [f"{shares[head]:.3f}" if head in shares else "" for head in (*heads, *groups)]
+        cells = [f"{shares[head]:.3f}" if head in shares else "" for head in heads]
         lines.append([f"published, {published_label(name)}, {PLACES[0]}", *cells])
-    held_out = where(rows, tokens=VOCABULARY)[0]["n"]
-    learned = "".join(f", {where(rows, tokens=group)[0]['n']} words of {group}" for group in groups)
+    words = table.groupby("tokens")["n"].first()
+    learned = "".join(f", {words[group]} words of {group}" for group in _groups(table))
     return (
         "A perceptron (dim-dim-positions, ReLU) reads the position from LayerNorm1(token + position). It is trained on "
         "four fifths of the vocabulary at its own norms and tested on the others, rescaled; `vocabulary` and the "
-        f"methods are at their own norms. Tested: {held_out} words{learned}; probes: {len(unique(rows, 'seed'))}; in "
-        "brackets the lowest and the highest of the probes. Compare position 0 with the published figures, which read "
-        f"no other.\n\n{markdown(lines)}"
+        f"methods are at their own norms. Tested: {words[VOCABULARY]} words{learned}; "
+        f"probes: {table['seed'].nunique()}; in brackets the lowest and the highest of the probes. Compare "
+        f"position 0 with the published figures, which read no other.\n\n{markdown(lines)}"
     )
 
 
-def _cell(rows: Sequence[Row]) -> str:
-    values = [row["accuracy"] for row in rows]
-    if not values:
+def _cell(values: Series) -> str:
+    if values.empty:
         return ""
-    spread = f" [{min(values):.3f}, {max(values):.3f}]" if max(values) > min(values) else ""
-    return f"{sum(values) / len(values):.3f}{spread}"
+    spread = f" [{values.min():.3f}, {values.max():.3f}]" if values.nunique() > 1 else ""
+    return f"{values.mean():.3f}{spread}"
 
 
 def _is_norm(tokens: str) -> bool:
     return tokens[0].isdigit()
 
 
-def _groups(rows: Sequence[Row]) -> list[str]:
-    return [tokens for tokens in unique(rows, "tokens") if tokens != VOCABULARY and not _is_norm(tokens)]
+def _norms(table: DataFrame) -> list[str]:
+    return [tokens for tokens in table["tokens"].unique() if _is_norm(tokens)]
+
+
+def _groups(table: DataFrame) -> list[str]:
+    return [tokens for tokens in table["tokens"].unique() if tokens != VOCABULARY and not _is_norm(tokens)]
 
 
 PART = Part(
     name="positions",
     title="Positional attenuation",
-    columns={
-        "encoder": str,
-        "tokens": str,
-        "norm": float,
-        "place": str,
-        "seed": int,
-        "accuracy": float,
-        "n": int,
-    },
+    columns={"encoder": str, "tokens": str, "norm": float, "place": str, "seed": int, "accuracy": float, "n": int},
     keys=("norms", "seeds"),
     measure=measure,
     draw=draw,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Row, unique
+from dti_repro.experiments.mechanism.part import OWN, VOCABULARY
+from dti_repro.experiments.mechanism.style import layer_ticks, line_style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
     from torch import Tensor
 
     from dti_repro.experiments.mechanism.inputs import Inputs, Word
@@ -28,14 +31,14 @@ def scaled_words(inputs: Inputs, encoder: str) -> Iterator[tuple[str, list[Word]
             yield f"x{factor:g}", plain, unit * factor * inputs.mean_norms[encoder]
 
 
-def curves(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """Return (group, norm, label) of each line of a figure: the vocabulary's at each norm but its own, then the learned
-    groups."""
-    found = unique([{"curve": (row["group"], row["norm"])} for row in rows], "curve")
-    plain = [(group, norm) for group, norm in found if group == VOCABULARY]
-    chosen = [pair for pair in plain if pair[1] != OWN] or plain
-    learned = [pair for pair in found if pair[0] != VOCABULARY]
-    return [
-        *((group, norm, f"words {norm}") for group, norm in chosen),
-        *((group, norm, group) for group, norm in learned),
-    ]
+def plot_by_layer(axes: Axes, table: DataFrame, column: str) -> None:
+    """Plot a column by layer, mean over words: the vocabulary's at each norm but its own, then the learned groups."""
+    plain, learned = table[table["group"] == VOCABULARY], table[table["group"] != VOCABULARY]
+    rescaled = plain[plain["norm"] != OWN]
+    shown = plain if rescaled.empty else rescaled
+    lines = [(f"words {norm}", rows) for norm, rows in shown.groupby("norm", sort=False)]
+    lines += learned.groupby("group", sort=False)
+    for k, (label, rows) in enumerate(lines):
+        means = rows.groupby("layer")[column].mean()
+        axes.plot(means.index, means, **line_style(k), label=label)
+    axes.set(xlabel="layer", xticks=layer_ticks(table["layer"].unique()))

@@ -5,10 +5,7 @@ The prompt is read without its padding: text encoders are causal, or mask it, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,16 +42,21 @@ def read_word(encoder: TextEncoder, template: str, vectors: Tensor, attention: b
     ids, positions = encoder.tokenizer([template.format(WORD)], {WORD: 1})
     tokens = _length(encoder.tokenizer, ids)
     ids, positions = ids[:, :tokens].expand(len(vectors), -1), positions[:, :tokens].expand(len(vectors), -1)
-    options: dict[str, Any] = {"output_attentions": True} if attention else {}
     place = int((positions[0] >= 0).nonzero()[0])
-    with _recording(layers_of(encoder.model), place) as states:
-        output = encoder(ids, positions, vectors[:, None], **options)
+    layers, last = layers_of(encoder.model), []
+    handle = layers[-1].register_forward_hook(lambda layer, inputs, output: last.append(output))
+    try:
+        output = encoder(ids, positions, vectors[:, None], output_hidden_states=True, output_attentions=attention)
+    finally:
+        handle.remove()
+    final = last[0][0] if isinstance(last[0], tuple) else last[0]  # some models list it after their last norm only
+    states = torch.stack([*output.hidden_states[: len(layers)], final], dim=1)
     tokenizer = encoder.tokenizer.tokenizer
     return Reading(
         place,
         0 if tokenizer.bos_token_id is not None and int(ids[0, 0]) == tokenizer.bos_token_id else None,
         tokens - 1 if int(ids[0, -1]) == tokenizer.eos_token_id else None,
-        torch.stack(states, dim=1),
+        states[:, :, place].float(),
         torch.stack(output.attentions, dim=1) if attention else None,
     )
 
@@ -63,26 +65,6 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     """Return the layers of a model of transformers: the outermost list with as many modules as its config says."""
     count = model.config.num_hidden_layers
     return next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
-
-
-@contextmanager
-def _recording(layers: nn.ModuleList, place: int) -> Iterator[list[Tensor]]:
-    """Fill a list with the states at `place` before the first layer and after each one, of the next call."""
-    states: list[Tensor] = []
-
-    def before(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        states.append((arguments[0] if arguments else named["hidden_states"])[:, place].float())
-
-    def after(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        states.append((output[0] if isinstance(output, tuple) else output)[:, place].float())
-
-    handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
-    handles += [layer.register_forward_hook(after) for layer in layers]
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _length(tokenizer: PlaceholderTokenizer, ids: Tensor) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from dti_repro.artifacts.files import atomic_write, read_json, write_json
+from dti_repro.artifacts.files import read_json, write_file, write_json
 from dti_repro.experiments.mechanism import (
     attention,
     neighbours,
@@ -17,8 +16,8 @@ from dti_repro.experiments.mechanism import (
     training_norms,
     updates,
 )
-from dti_repro.experiments.mechanism.inputs import Inputs, about_encoders
-from dti_repro.experiments.mechanism.part import VOCABULARY, Part, published_label
+from dti_repro.experiments.mechanism.inputs import Inputs, encoder_facts
+from dti_repro.experiments.mechanism.part import VOCABULARY, Part
 
 PARTS: dict[str, Part] = {
     module.PART.name: module.PART
@@ -39,6 +38,7 @@ def study(inputs: Inputs, command: str) -> Path:
     record = {}
     if (out / RECORD).is_file():
         record = read_json(out / RECORD, "remove it, and everything is measured again")
+    sections = []
     for part in parts:
         known, digest = record.get(part.name), inputs.digest(part)
         path = out / f"{part.name}.csv"
@@ -51,40 +51,26 @@ def study(inputs: Inputs, command: str) -> Path:
             record[part.name] = {"digest": digest, "notes": measured.notes}
             write_json(out / RECORD, record)
             print(f"{part.name}: {len(measured.rows)} rows measured")
-        if rows := part.read(path):
-            style.save(part.draw(rows), out / part.name)
-        else:
+        table = part.read(path)
+        sections += [f"## {part.title}\n", *(f"{note}.\n" for note in record[part.name].get("notes", []))]
+        if table.empty:
             style.remove(out / part.name)
-    notes = {part.name: list(record[part.name].get("notes", [])) for part in parts}
-    with atomic_write(out / PAGE) as temporary:
-        temporary.write_text(_page(inputs, parts, notes, command, out), encoding="utf-8")
+        else:
+            style.save(part.draw(table), out / part.name)
+            sections += [f"![{part.title}]({part.name}.png)\n", part.section(table)]
+    write_file(out / PAGE, "\n".join([_head(inputs, command), *sections]))
     return out / PAGE
 
 
-def _page(inputs: Inputs, parts: Sequence[Part], notes: dict[str, list[str]], command: str, out: Path) -> str:
-    """Return the page: what was measured on what, then a section for each part."""
-    groups: dict[str, int] = {}
-    for word in inputs.learned:
-        groups[word.group] = groups.get(word.group, 0) + 1
+def _head(inputs: Inputs, command: str) -> str:
+    """Return the top of the page: what was measured on what."""
+    groups = Counter(word.group for word in inputs.learned)
     learned = ", ".join(f"{count} of {group}" for group, count in groups.items())
     facts = [
-        *(f"{name}: {_encoder_text(about)}" for name, about in about_encoders(inputs.checkpoint).items()),
+        *encoder_facts(inputs.checkpoint),
         f"words of the {VOCABULARY}: {', '.join(inputs.cfg.words)} (a word that is not one token is left out)",
         f"learned words: {learned or 'none'}",
         "published figures: the outputs stored in the notebooks of the authors' repository, github.com/kunheek/dti",
     ]
-    text = f"# Norms and mechanism: {inputs.cfg.backbone.name}\n\n```bash\n{command}\n```\n\n"
-    text += "".join(f"- {fact}\n" for fact in facts)
-    for part in parts:
-        rows = part.read(out / f"{part.name}.csv")
-        text += f"\n## {part.title}\n"
-        text += "".join(f"\n{note}.\n" for note in notes[part.name])
-        if rows:
-            text += f"\n![{part.title}]({part.name}.png)\n\n{part.section(rows)}"
-    return text
-
-
-def _encoder_text(about: dict[str, Any]) -> str:
-    text = f"{about['model_type']}, {about['width']} wide, {about['layers']} layers"
-    same = about["published"]
-    return f"{text}; the size of {published_label(same)}" if same else f"{text}; no published figure is about its size"
+    listed = "".join(f"- {fact}\n" for fact in facts)
+    return f"# Norms and mechanism: {inputs.cfg.backbone.name}\n\n```bash\n{command}\n```\n\n{listed}"

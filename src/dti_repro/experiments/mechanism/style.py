@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -46,6 +47,13 @@ def panels(
     if title:
         figure.suptitle(title, fontsize=11)
     return figure, [list(row) for row in grid]
+
+
+def encoder_panels(table: DataFrame, title: str) -> tuple[Figure, list[tuple[DataFrame, Axes]]]:
+    """Return a figure with a panel for each text encoder, and the rows and the axes of each."""
+    by_encoder = dict(list(table.groupby("encoder", sort=False)))
+    figure, (line,) = panels(list(by_encoder), title=title)
+    return figure, list(zip(by_encoder.values(), line, strict=True))
 
 
 def legend(figure: Figure) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.artifacts.run_dir import log_column
 from dti_repro.backbones.checkpoint import encoder_dims
 from dti_repro.config import CONF
-from dti_repro.experiments.mechanism.part import Measured, Part, Row, unique, where
+from dti_repro.experiments.markdown import markdown
+from dti_repro.experiments.mechanism.part import Measured, Part, Row
 from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
-from dti_repro.experiments.tables import markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from dti_repro.experiments.mechanism.inputs import Inputs, Learned
 
@@ -41,7 +43,7 @@ def measure(inputs: Inputs) -> Measured:
             continue
         curves = [log_column(run.log, "norm") for run in logged]
         steps = min(map(len, curves))
-        means = [sum(curve[k] for curve in curves) / len(curves) for k in range(steps)]
+        means = np.mean([curve[:steps] for curve in curves], axis=0).tolist()
         rows += _rows("training", group, means, len(curves))
         optim = read_yaml(logged[0].config).get("optim") if logged[0].config.is_file() else None
         if isinstance(optim, dict) and optim.get("_target_") == ADAMW:
@@ -60,8 +62,7 @@ def _on_noise(optim: Mapping[str, Any], start: float, dims: Sequence[int], steps
     """Return the norm at the start and after each step, mean over the widths of the text encoders."""
     from dti_repro.experiments.training_columns import norms_on_noise
 
-    curves = [norms_on_noise(optim, start, dim, steps) for dim in dims]
-    return [sum(norms) / len(norms) for norms in zip(*curves, strict=True)]
+    return np.mean([norms_on_noise(optim, start, dim, steps) for dim in dims], axis=0).tolist()
 
 
 def _rows(kind: str, label: str, norms: Sequence[float], n: int) -> list[Row]:
@@ -70,33 +71,27 @@ def _rows(kind: str, label: str, norms: Sequence[float], n: int) -> list[Row]:
     return [{"kind": kind, "label": label, "step": step, "norm": norms[step - 1], "n": n} for step in kept]
 
 
-def draw(rows: Sequence[Row]) -> Figure:
+def draw(table: DataFrame) -> Figure:
     figure, ((axes,),) = panels([""], title=PART.title)
-    for kind, width in (("training", 1.8), ("noise", 1.2)):
-        for k, label in enumerate(unique(where(rows, kind=kind), "label")):
-            found = where(rows, label=label)
-            style = {
-                **line_style(k),
-                "marker": "",
-                "linewidth": width,
-                "linestyle": "-" if kind == "training" else "--",
-            }
-            if kind == "training":
-                style |= {"marker": line_style(k)["marker"], "markevery": 10}
-            axes.plot([row["step"] for row in found], [row["norm"] for row in found], **style, label=label)
+    looks = {
+        "training": {"linewidth": 1.8, "linestyle": "-", "markevery": 10},
+        "noise": {"linewidth": 1.2, "linestyle": "--", "marker": ""},
+    }
+    for kind, look in looks.items():
+        for k, (label, rows) in enumerate(table[table["kind"] == kind].groupby("label", sort=False)):
+            axes.plot(rows["step"], rows["norm"], **{**line_style(k), **look}, label=label)
     axes.set(xlabel="step", ylabel="norm of the vector")
     log_scale(axes.yaxis)
     legend(figure)
     return figure
 
 
-def section(rows: Sequence[Row]) -> str:
+def section(table: DataFrame) -> str:
     lines = [["", "n", "steps", "norm after the first step", "norm at the end"]]
-    for label in unique(rows, "label"):
-        found = where(rows, label=label)
-        n = str(found[0]["n"]) if found[0]["kind"] == "training" else ""
-        cells = [f"{row['norm']:.3f}" for row in (found[0], found[-1])]
-        lines.append([label, n, str(found[-1]["step"]), *cells])
+    for label, rows in table.groupby("label", sort=False):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        n = str(first["n"]) if first["kind"] == "training" else ""
+        lines.append([label, n, str(last["step"]), f"{first['norm']:.3f}", f"{last['norm']:.3f}"])
     return (
         "Mean over the words of a method (n). On noise: 32 vectors get standard normal gradients, from the method's "
         "norm after its first step (without runs: from the vocabulary's mean). AdamW divides by the gradient's size, "

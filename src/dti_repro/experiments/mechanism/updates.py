@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dti_repro.experiments.mechanism.part import Measured, Part, Row, interval_text, mean_of, unique, where
-from dti_repro.experiments.mechanism.scaled import curves, scaled_words
-from dti_repro.experiments.mechanism.style import layer_ticks, legend, line_style, log_scale, panels
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.markdown import markdown
+from dti_repro.experiments.mechanism.part import OF_WORD, Measured, Part, Row, interval_text
+from dti_repro.experiments.mechanism.scaled import plot_by_layer, scaled_words
+from dti_repro.experiments.mechanism.style import encoder_panels, legend, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
     from dti_repro.experiments.mechanism.inputs import Inputs
 
@@ -36,35 +37,27 @@ def measure(inputs: Inputs) -> Measured:
     return Measured(rows)
 
 
-def draw(rows: Sequence[Row]) -> Figure:
-    encoders = unique(rows, "encoder")
-    figure, ((*axes_of,),) = panels(encoders, title=PART.title)
-    for encoder, axes in zip(encoders, axes_of, strict=True):
-        here = where(rows, encoder=encoder)
-        layers = unique(here, "layer")
-        for k, (group, norm, label) in enumerate(curves(here)):
-            found = where(here, group=group, norm=norm)
-            means = [mean_of(where(found, layer=layer), "update") for layer in layers]
-            axes.plot(layers, means, **line_style(k), label=label)
-        axes.set(xlabel="layer", ylabel="|what the layer adds| / |state|", xticks=layer_ticks(layers))
+def draw(table: DataFrame) -> Figure:
+    figure, panels = encoder_panels(table, PART.title)
+    for rows, axes in panels:
+        plot_by_layer(axes, rows, "update")
+        axes.set_ylabel("|what the layer adds| / |state|")
         log_scale(axes.yaxis)
     legend(figure)
     return figure
 
 
-def section(rows: Sequence[Row]) -> str:
+def section(table: DataFrame) -> str:
     text = (
         "The length of what a layer adds to the token's state over the length of the state, mean over words ± half of "
         "the 95% t interval; `own` is the word's own norm, x10 ten times the vocabulary's mean.\n"
     )
-    for encoder in unique(rows, "encoder"):
-        here = where(rows, encoder=encoder)
-        layers = _chosen(unique(here, "layer"))
+    for encoder, of_encoder in table.groupby("encoder", sort=False):
+        layers = _chosen(list(of_encoder["layer"].unique()))
         lines = [[f"{encoder}, words", "norm", "n", *(f"layer {layer}" for layer in layers)]]
-        for group, norm in unique([{"pair": (row["group"], row["norm"])} for row in here], "pair"):
-            found = where(here, group=group, norm=norm)
-            cells = [interval_text(where(found, layer=layer), "update") for layer in layers]
-            lines.append([group, norm, str(len(where(found, layer=layers[0]))), *cells])
+        for (group, norm), rows in of_encoder.groupby(["group", "norm"], sort=False):
+            by_layer = [rows[rows["layer"] == layer]["update"] for layer in layers]
+            lines.append([group, norm, str(len(by_layer[0])), *map(interval_text, by_layer)])
         text += f"\n{markdown(lines)}"
     return text
 
@@ -79,15 +72,7 @@ def _chosen(layers: Sequence[int]) -> list[int]:
 PART = Part(
     name="residual_updates",
     title="Residual updates of the token, layer by layer",
-    columns={
-        "encoder": str,
-        "group": str,
-        "word": str,
-        "norm": str,
-        "layer": int,
-        "state": float,
-        "update": float,
-    },
+    columns={**OF_WORD, "layer": int, "state": float, "update": float},
     keys=("words", "factors", "prompt"),
     measure=measure,
     draw=draw,

@@ -18,7 +18,8 @@ from PIL import Image
 from dti_repro.artifacts.manifest import NAME, Manifest, ManifestImage
 from dti_repro.artifacts.scores import read_scores
 from dti_repro.data.photos import load_photo
-from dti_repro.experiments.runner import ExperimentRun, RowResult
+from dti_repro.experiments.configs import ExperimentRun
+from dti_repro.experiments.stages import RowResult
 from dti_repro.inference.image_folder import ImageFolder
 
 BUDGET = 12_000_000  # characters that the pictures of a page may have
@@ -39,33 +40,12 @@ class Picture:
     seed: int
     path: Path
     scores: Mapping[str, float]  # metric -> value
-    step: int | None = None
-
-
-@dataclass(frozen=True)
-class Places:
-    """The lists that pictures refer to by position. seeds: (training seed, image seed); the first is None where there
-    is one training seed only, and for words that were not trained."""
-
-    rows: Sequence[str]
-    subjects: Sequence[tuple[str, ...]]
-    prompts: Sequence[str]
-    seeds: Sequence[tuple[int | None, int]]
-
-    def of(self, picture: Picture) -> tuple[int, int, int, int] | None:
-        """Return the positions of row, subject, prompt and seed; None for what is not listed."""
-        seed = (picture.trained, picture.seed)
-        if picture.concepts not in self.subjects or picture.template not in self.prompts or seed not in self.seeds:
-            return None
-        subject, prompt = self.subjects.index(picture.concepts), self.prompts.index(picture.template)
-        return self.rows.index(picture.row), subject, prompt, self.seeds.index(seed)
+    step: int = 0
 
     @property
-    def seed_names(self) -> list[str]:
-        named = [
-            (f"training seed {trained}, image seed" if trained is not None else "seed") for trained, _ in self.seeds
-        ]
-        return [f"{name} {seed}" for name, (_, seed) in zip(named, self.seeds, strict=True)]
+    def place(self) -> tuple[str, tuple[str, ...], str, tuple[int | None, int]]:
+        """Return row, subjects, prompt and both seeds: what a film has in common with a picture."""
+        return self.row, self.concepts, self.template, (self.trained, self.seed)
 
 
 def gallery(run: ExperimentRun, results: Sequence[RowResult], names: Sequence[str]) -> dict[str, Any]:
@@ -77,38 +57,41 @@ def gallery(run: ExperimentRun, results: Sequence[RowResult], names: Sequence[st
     """
     drawn = [picture for result in results for picture in _drawn(result)]
     frames = [frame for result in results for frame in _frames(result)]
-    if len({picture.trained for picture in drawn} - {None}) < 2:
+    if len({picture.trained for picture in drawn} - {None}) < 2:  # all have the same training seed, which is not shown
         drawn, frames = ([replace(picture, trained=None) for picture in some] for some in (drawn, frames))
-    places = Places(
-        names,
-        list(dict.fromkeys(picture.concepts for picture in drawn)),
-        list(dict.fromkeys(picture.template for picture in drawn)),
-        sorted({(picture.trained, picture.seed) for picture in drawn}, key=lambda seed: (seed[0] or 0, seed[1])),
-    )
+    subjects = list(dict.fromkeys(picture.concepts for picture in drawn))
+    prompts = list(dict.fromkeys(picture.template for picture in drawn))
+    seeds = sorted({(p.trained, p.seed) for p in drawn}, key=lambda seed: (seed[0] or 0, seed[1]))
+    groups: dict[tuple[int, int, int], list[Picture]] = defaultdict(list)  # one seed, prompt and subject of all rows
+    for picture in drawn:
+        _, subject, prompt, seed = picture.place
+        groups[seeds.index(seed), prompts.index(prompt), subjects.index(subject)].append(picture)
+
     small = bool(drawn) and max(load_photo(drawn[0].path).size) < SMALL
-    files = [[p for name in some for p in run.concepts[name].images[:PHOTOS]] for some in places.subjects]
-    side = SMALL if small else _side(len(drawn) + len(frames) + len([*chain(*files)]))
+    files = [[photo for name in some for photo in run.concepts[name].images[:PHOTOS]] for some in subjects]
+    side = SMALL if small else _side(len(drawn) + len(frames) + sum(map(len, files)))
     photos = [[_encoded(photo, side) for photo in some] for some in files]
     left = BUDGET - sum(map(len, chain(*photos)))
     shown: list[list[Any]] = []
-    for group in _in_order(drawn, places):
-        content = [_encoded(picture.path, side) for picture in group]
-        left -= sum(map(len, content))
+    positions: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    for seed, prompt, subject in sorted(groups):
+        group = groups[seed, prompt, subject]
+        contents = [_encoded(picture.path, side) for picture in group]
+        left -= sum(map(len, contents))
         if left < 0:
             break
-        for picture, encoded in zip(group, content, strict=True):
-            scores = [picture.scores.get(metric) for metric in run.experiment.metrics]
-            shown.append([*(places.of(picture) or ()), scores, encoded])
+        for picture, content in zip(group, contents, strict=True):
+            position = positions[picture.place] = (names.index(picture.row), subject, prompt, seed)
+            shown.append([*position, [picture.scores.get(metric) for metric in run.experiment.metrics], content])
     films: list[list[Any]] = []
-    wanted = {tuple(entry[:4]) for entry in shown}
-    for frame in sorted(frames, key=lambda frame: frame.step or 0):
-        if left > 0 and places.of(frame) in wanted:
-            films.append([*(places.of(frame) or ()), frame.step, _encoded(frame.path, side)])
+    for frame in sorted(frames, key=lambda frame: frame.step):
+        if left > 0 and frame.place in positions:
+            films.append([*positions[frame.place], frame.step, _encoded(frame.path, side)])
             left -= len(films[-1][-1])
     return {
-        "subjects": [{"names": some, "photos": of} for some, of in zip(places.subjects, photos, strict=True)],
-        "prompts": places.prompts,
-        "seeds": places.seed_names,
+        "subjects": [{"names": some, "photos": of} for some, of in zip(subjects, photos, strict=True)],
+        "prompts": prompts,
+        "seeds": [f"seed {seed}" if t is None else f"training seed {t}, image seed {seed}" for t, seed in seeds],
         "pictures": shown,
         "films": films,
         "small": small,
@@ -116,23 +99,13 @@ def gallery(run: ExperimentRun, results: Sequence[RowResult], names: Sequence[st
     }
 
 
-def _in_order(drawn: Sequence[Picture], places: Places) -> list[list[Picture]]:
-    """Return the pictures of all rows with the same seed, prompt and subject together, first seeds first."""
-    groups: dict[tuple[int, ...], list[Picture]] = defaultdict(list)
-    for picture in drawn:
-        _, subject, prompt, seed = places.of(picture) or ()
-        groups[seed, prompt, subject].append(picture)
-    return [groups[key] for key in sorted(groups)]
-
-
 def _drawn(result: RowResult) -> Iterator[Picture]:
     for folder, file in zip(result.image_folders, result.score_files, strict=False):  # references have no folders
-        values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in read_scores(file.csv):
-            values[row.file, row.metric].append(row.value)  # of each of its subjects
-        means = {key: sum(of) / len(of) for key, of in values.items()}
+            values[row.file][row.metric].append(row.value)  # of each of its subjects
         for image in folder.manifest.images:
-            scores = {metric: mean for (name, metric), mean in means.items() if name == image.file}
+            scores = {metric: sum(of) / len(of) for metric, of in values[image.file].items()}
             yield _picture(result, folder, image, scores)
 
 
@@ -150,7 +123,7 @@ def _frames(result: RowResult) -> Iterator[Picture]:
 
 
 def _picture(
-    result: RowResult, folder: ImageFolder, image: ManifestImage, scores: Mapping[str, float], step: int | None = None
+    result: RowResult, folder: ImageFolder, image: ManifestImage, scores: Mapping[str, float], step: int = 0
 ) -> Picture:
     found = re.fullmatch(r"seed_(-?\d+)", folder.path.parents[2].name)
     trained = int(found[1]) if found else None

@@ -11,7 +11,7 @@ from pandas import DataFrame, concat, read_csv
 
 from dti_repro.errors import InputError
 from dti_repro.experiments.report import Report
-from dti_repro.experiments.runner import RowResult
+from dti_repro.experiments.stages import RowResult
 from dti_repro.launch.failures import leaves
 
 POINTS = 200  # of a curve

@@ -13,6 +13,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import astuple
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from typing import Any
 from pandas import DataFrame
 from PIL import Image
 
-from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, sha256
+from dti_repro.artifacts.files import read_json, read_yaml, sha256, write_file
+from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.page.pictures import gallery
 from dti_repro.experiments.page.training import curves, settings
 from dti_repro.experiments.report import Report
-from dti_repro.experiments.runner import ExperimentRun, RowResult
+from dti_repro.experiments.stages import RowResult
+from dti_repro.experiments.statistics import Interval
 
 HERE = Path(__file__).parent
 VENDORED = ("d3.min.js", "plot.umd.min.js", "tablesort.min.js", "tablesort.number.min.js")
@@ -42,11 +45,10 @@ def write_page(folder: Path, report: Report, run: ExperimentRun, results: Sequen
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    names = [row.name for row in report.rows]
-    pictures = gallery(run, results, names)
+    pictures = gallery(run, results, [row.name for row in report.rows])
     grid = folder / "grid.png"
-    scripts = [(HERE / "vendor" / name).read_text(encoding="utf-8") for name in VENDORED]
-    scripts += [(HERE / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    files = [*(HERE / "vendor" / name for name in VENDORED), *(HERE / name for name in SCRIPTS)]
+    scripts = [file.read_text(encoding="utf-8") for file in files]
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts]
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {' '.join(hashes)}"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -66,24 +68,23 @@ def write_page(folder: Path, report: Report, run: ExperimentRun, results: Sequen
         data=Markup(_json(_data(report, results, pictures))),
     )
     path = folder / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+    write_file(path, page)
     return path
 
 
 def _data(report: Report, results: Sequence[RowResult], pictures: dict[str, Any]) -> dict[str, Any]:
     """Return what the scripts read."""
     experiment = report.experiment
-    bounds = {row.name for row in experiment.rows if row.bound}
-    rows = []
-    for row in report.rows:
-        points = []
-        for metric in experiment.metrics:
-            interval = row.interval(metric)
-            numbers = [interval.mean, interval.low, interval.high, interval.n]
-            points.append([number if isfinite(number) else None for number in numbers] if interval.n else None)
-        rows.append({"label": row.label, "bound": row.name in bounds, "scores": points})
     metrics = list(experiment.metrics)
+    bounds = {row.name for row in experiment.rows if row.bound}
+    rows = [
+        {
+            "label": row.label,
+            "bound": row.name in bounds,
+            "scores": [_point(row.interval(metric)) for metric in metrics],
+        }
+        for row in report.rows
+    ]
     return {
         "rows": rows,
         "metrics": list(experiment.metrics.values()),
@@ -91,6 +92,12 @@ def _data(report: Report, results: Sequence[RowResult], pictures: dict[str, Any]
         "curves": curves(results, [row.name for row in report.rows]),
         **pictures,
     }
+
+
+def _point(interval: Interval) -> list[float | None] | None:
+    """Return mean, bounds and number of subjects, as JSON has no NaN; None of 0 subjects."""
+    numbers = [number if isfinite(number) else None for number in astuple(interval)]
+    return numbers if interval.n else None
 
 
 def _json(content: Any) -> str:
@@ -109,16 +116,15 @@ def _with_published_beside(report: Report) -> DataFrame:
 def _cells(table: DataFrame) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
     """Return heads, each with whether its column holds numbers, and lines of cells. A cell that begins with a number is
     sorted by it."""
-    numbers = []
-    for column in range(table.shape[1]):
-        found = [NUMBER.match(str(cell)) for cell in table.iloc[:, column] if str(cell)]
-        numbers.append(bool(found) and all(found))
-    lines = []
-    for line in table.values:
-        keys = [NUMBER.match(str(cell)) if number else None for cell, number in zip(line, numbers, strict=True)]
-        sort = [f"{float(key[1]):.9f}" if key else LAST for key in keys]
-        lines.append([(str(c), s if n else None) for c, s, n in zip(line, sort, numbers, strict=True)])
-    return list(zip(table.columns, numbers, strict=True)), lines
+    heads, columns = [], []
+    for head, column in table.items():
+        texts = column.map(str)
+        found = [NUMBER.match(text) for text in texts]
+        number = any(texts) and all(match for text, match in zip(texts, found, strict=True) if text)
+        keys = [f"{float(match[1]):.9f}" if match else LAST for match in found]
+        heads.append((head, number))
+        columns.append(list(zip(texts, keys if number else [None] * len(texts), strict=True)))
+    return heads, [list(line) for line in zip(*columns, strict=True)]
 
 
 def _facts(folder: Path) -> list[tuple[str, str]]:
@@ -130,22 +136,24 @@ def _facts(folder: Path) -> list[tuple[str, str]]:
     if content.get("scores_sha256") != sha256(folder / "scores.csv"):
         return [("provenance", "provenance.json is about other scores: run the benchmark to write it again")]
     listed = {
-        "tabulated": content.get("began"),
-        "commit": content.get("commit"),
-        "machines": content.get("machines"),
-        "minutes of the last command": content.get("minutes"),
-        "python": content.get("python"),
-        "platform": content.get("platform"),
-        "packages": content.get("versions"),
+        "tabulated": "began",
+        "commit": "commit",
+        "machines": "machines",
+        "minutes of the last command": "minutes",
+        "python": "python",
+        "platform": "platform",
+        "packages": "versions",
     }
-    return [(name, _plain(value)) for name, value in listed.items() if value]
+    return [(name, _plain(content[key])) for name, key in listed.items() if content.get(key)]
 
 
 def _libraries() -> list[tuple[str, str, str]]:
     """Return package, version and licence text of what is inlined: whoever gets the page must get these."""
     listed = {entry["package"]: entry for entry in read_yaml(HERE / "vendor" / "versions.yaml").values()}
-    texts = {name: (HERE / "vendor" / entry["text"]).read_text(encoding="utf-8") for name, entry in listed.items()}
-    return [(name, str(entry["version"]), texts[name]) for name, entry in listed.items()]
+    return [
+        (name, str(entry["version"]), (HERE / "vendor" / entry["text"]).read_text(encoding="utf-8"))
+        for name, entry in listed.items()
+    ]
 
 
 def _plain(value: Any) -> str:

@@ -1,0 +1,136 @@
+"""The stages of an experiment: train, generate, score. Each computes what is missing.
+
+Nothing heavy is imported unless something is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from dti_repro.artifacts.manifest import NAME
+from dti_repro.artifacts.run_dir import ConceptFolder, gradient_norm
+from dti_repro.artifacts.scores import read_scores, subject_means
+from dti_repro.errors import InputError
+from dti_repro.experiments.configs import ExperimentRun
+from dti_repro.experiments.spec import RowSpec
+from dti_repro.inference.generator import draw
+from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
+from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
+from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references
+from dti_repro.training.runs import check_metadata, is_complete, run_folder
+from dti_repro.training.train_missing import train_missing
+
+
+@dataclass
+class RowResult:
+    """The files of one row, as far as its stages have run."""
+
+    spec: RowSpec
+    cfgs: list[DictConfig] = field(default_factory=list)  # of its trainings, one for each seed; none for a bound
+    trained: int = 0  # trainings that were missing: concepts x seeds
+    folders: list[ConceptFolder] = field(default_factory=list)  # of its trained concepts, seed by seed
+    image_folders: list[ImageFolder] = field(default_factory=list)
+    score_files: list[ScoreFile] = field(default_factory=list)
+
+    def means(self, metrics: Collection[str]) -> dict[str, dict[str, float]]:
+        """Return metric -> subject -> mean over its images, for these metrics only (a score file may hold more)."""
+        return means_of(self.score_files, metrics)
+
+
+def means_of(files: Sequence[ScoreFile], metrics: Collection[str]) -> dict[str, dict[str, float]]:
+    means = subject_means(row for file in files for row in read_scores(file.csv))
+    return {metric: means[metric] for metric in metrics if metric in means}
+
+
+def train_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[RowResult]:
+    """Train what is missing, row by row. A relative kappa becomes a number when its other row is trained."""
+    results: dict[str, RowResult] = {}
+    for row in rows:
+        row = with_kappa(row, results)
+        results[row.name] = RowResult(row) if row.bound else _train_row(run, row)
+    return list(results.values())
+
+
+def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:
+    """Return the row with its relative kappa as a number, from the row that it is relative to."""
+    if row.bound is not None or row.kappa is None:
+        return row
+    gradient = gradient_norm(results[row.kappa.of].folders)
+    if gradient is None:
+        raise InputError(f"row '{row.name}' takes kappa of '{row.kappa.of}', which has no training log")
+    return replace(row, overrides=(*row.overrides, row.kappa.override(gradient)))
+
+
+def _train_row(run: ExperimentRun, row: RowSpec) -> RowResult:
+    result = RowResult(row, run.train_configs(row))
+    for cfg in result.cfgs:
+        if not is_trained(run, cfg):
+            print(f"train {row.label}: {run_folder(cfg).path}", flush=True)
+            result.trained += train_missing(cfg)[1]
+        result.folders += run.concept_folders(cfg)
+    return result
+
+
+def is_trained(run: ExperimentRun, cfg: DictConfig) -> bool:
+    """Return whether all concepts of a training are there. InputError for one that was trained with other photos,
+    another word or another start."""
+    folders = run.concept_folders(cfg)
+    if not all(is_complete(cfg, folder) for folder in folders):
+        return False
+    for folder in folders:
+        check_metadata(cfg, folder, run.concepts[folder.name])
+    return True
+
+
+def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
+    """Generate the missing images of all rows with one model, fill in their image folders, and return the number of
+    generated images."""
+    list_image_folders(run, results)
+    image_folders = [image_folder for result in results for image_folder in result.image_folders]
+    missing = sum(len(image_folder.missing()) for image_folder in image_folders)
+    if not missing:
+        return 0
+    print(f"generate: {missing} images", flush=True)
+    cfg = run.generate_config()
+    return draw(image_folders, cfg, GenerationConfig.of(cfg))
+
+
+def list_image_folders(run: ExperimentRun, results: Sequence[RowResult]) -> None:
+    """Fill in the image folders of trained rows and of bounds, whether their images are drawn or not."""
+    prompts, seeds, cfg = run.prompts(), run.seeds(), run.generate_config()
+    config = GenerationConfig.of(cfg)
+    for result in results:
+        row_cfg = deepcopy(cfg)
+        if result.spec.bound is None:
+            row_cfg.run = str(result.folders[0].seed_folder)
+            row_cfg.snapshot = result.spec.snapshot
+            row_cfg.with_class |= any("{class}" in template for template in result.cfgs[0].templates.prompts)
+            result.image_folders = image_folders_of_run(result.folders, row_cfg, prompts, seeds, config)
+        elif result.spec.bound != "references":
+            row_cfg.text, row_cfg.with_class = result.spec.bound, False
+            result.image_folders = image_folders_of_text(row_cfg, prompts, seeds, config)
+
+
+def list_score_files(run: ExperimentRun, results: Sequence[RowResult]) -> list[ScoreFile]:
+    """Fill in the score files of all rows, and return them, with those that a search needs besides."""
+    references = Path(run.runs) / run.generate_config().backbone.name / "references"
+    for result in results:
+        if result.spec.bound == "references":
+            result.score_files = [
+                real_references(concept, references / name / "scores" / "real.csv")
+                for name, concept in run.concepts.items()
+            ]
+        else:
+            result.score_files = [generated(folder.path / NAME, run.concepts) for folder in result.image_folders]
+    files = [file for result in results for file in result.score_files]
+    return files + (mismatched_files(results) if run.experiment.search else [])
+
+
+def mismatched_files(results: Sequence[RowResult]) -> list[ScoreFile]:
+    """Return the score files of the class word's images with the texts of other prompts."""
+    return [mismatched(file) for result in results if result.spec.bound == "class" for file in result.score_files]
