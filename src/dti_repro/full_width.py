@@ -31,7 +31,7 @@ from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, user_p
 from dti_repro.backbones.own_cache import keep, kept_folder
 from dti_repro.backbones.published import FOLDER, published_file
 from dti_repro.errors import InputError, ProcessDiedError
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.markdown import markdown
 from dti_repro.inference.export import BACKBONES as EXPORTED
 from dti_repro.launch.command import command
 from dti_repro.launch.sweep import typed_overrides
