@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dti_repro.artifacts.files import atomic_write
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.markdown import markdown
 
 HERE = Path(__file__).parent
 

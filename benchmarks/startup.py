@@ -22,7 +22,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from dti_repro.experiments.tables import markdown
+from dti_repro.experiments.markdown import markdown
 from measured import commit, write_result
 
 SRC = Path(__file__).parents[1] / "src"

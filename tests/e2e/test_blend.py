@@ -209,8 +209,12 @@ def test_one_picture_is_drawn_at_a_time(server: BlendServer, monkeypatch: pytest
 
 def test_ctrl_c_ends_it(checkpoint: Path, run: Path) -> None:
     blend, cfg = prepared(checkpoint, run)
-    with BlendServer(blend, cfg) as server:
-        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        server.run()
-        assert server.drawing.locked(), "no picture begins any more"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores the signal
+    try:
+        with BlendServer(blend, cfg) as server:
+            timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            server.run()
+            assert server.drawing.locked(), "no picture begins any more"
+    finally:
+        signal.signal(signal.SIGINT, before)
