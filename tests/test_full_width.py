@@ -18,7 +18,7 @@ from dti_repro.backbones.untrained import part_classes, random_model
 from dti_repro.backbones.untrained_tokenizers import clip_tokenizer, gemma_tokenizer, t5_tokenizer
 from dti_repro.config import CONF
 from dti_repro.errors import ProcessDiedError
-from dti_repro.full_width import STAGES, Stages
+from dti_repro.full_width import MEMORY, STAGES, Stages
 from tests.reference.test_plan import PUBLISHED
 
 WIDTHS = Path(__file__).with_name("narrow_widths.yaml")
@@ -87,6 +87,7 @@ def test_every_stage_runs_and_is_measured_beside_the_plan(tmp_path: Path) -> Non
         assert float(ours[f"{stage} seconds"]) > 0
         assert int(ours[f"{stage} peak"]) > 50 << 20
     assert float(ours["weights planned"]) == 2 * int(ours["parameters"])
+    assert all(int(ours[part]) > 0 for part in MEMORY)
     page = file.with_suffix(".md").read_text()
     assert all(head in page for head in (*STAGES.values(), "| sdxl ", "| wan_1300m "))
     assert not any((tmp_path / "made").iterdir())

@@ -49,7 +49,7 @@ STAGES = {  # name -> its head in the table
     "export": "export",
     "diffusers": "draw in diffusers",
 }
-MEMORY = {"weights": "weights", "training": "training, without weights", "drawing": "drawing, without weights"}
+MEMORY = {"weights": "weights", "training": "a training sample", "drawing": "a picture"}
 PACKAGES = ("torch", "diffusers", "transformers")
 PAGE = """\
 # Every stage at full width
@@ -57,8 +57,8 @@ PAGE = """\
 Made by `dti full_width backbone=<name>` on a CPU: random weights in bfloat16, batches of one picture, gradient
 checkpointing. The csv has the same in bytes and seconds, and versions.
 
-Memory in GiB, and in brackets how far it is from what `dti plan` foretells. "Without weights" is the peak of the stage
-less what the read model holds and less the peak of the same command on the toybox, a model of 32 megabytes.
+Memory in GiB, and in brackets how far it is from what `dti plan` foretells. A sample and a picture: what they take at
+most besides the weights, measured in the process of the stage "load".
 
 {memory}
 Seconds, and the peak of the process in GiB:
@@ -157,18 +157,15 @@ def _run_stages(cfg: DictConfig, overrides: Sequence[str], place: Place, stages:
     row |= json.loads(stages.run("load", *ours("only=load")))
 
     quiet = ["trainer.accelerator=cpu", "trainer.progress=false", "trainer.checkpoint_every=1"]
-    train = [photos, f"runs={runs}", *quiet, *cfg.train]
-    draw = [f"prompts={prompts}", "sampler=default", "accelerator=cpu", "progress=false", *cfg.generate]
-    stages.run("toybox_train", *_module("train", "method=ti", "backbone=toybox", *train))
-    toybox = next(runs.glob(f"toybox/ti/*/seed_*/{cfg.concept}"))
-    stages.run("toybox_generate", *_module("generate", f"run={toybox}", "backbone=toybox", *draw))
-    stages.run("train_ti", *_module("train", "method=ti", *backbone, *train))
+    train = [*backbone, photos, f"runs={runs}", *quiet, *cfg.train]
+    stages.run("train_ti", *_module("train", "method=ti", *train))
     learned = f"{cfg.backbone.name}/dti/*/seed_*/{cfg.concept}"
-    learn = _module("train", "method=dti", *backbone, *train)
+    learn = _module("train", "method=dti", *train)
     stages.run("train_dti", *learn, until=lambda: any(runs.glob(f"{learned}/last.ckpt")))
     stages.run("resume_dti", *learn)
     run = next(runs.glob(learned))
-    stages.run("generate", *_module("generate", f"run={run}", *backbone, *size, *draw))
+    draw = [f"prompts={prompts}", "sampler=default", *size, "accelerator=cpu", "progress=false", *cfg.generate]
+    stages.run("generate", *_module("generate", f"run={run}", *backbone, *draw))
     metrics = ",".join(str(place.evaluators / f"{metric}.yaml") for metric in cfg.metrics)
     stages.run("evaluate", *_module("evaluate", f"run={run}", f"metrics=[{metrics}]", "accelerator=cpu"))
     if cfg.backbone._target_.startswith(EXPORTED):
@@ -202,27 +199,11 @@ def build(cfg: DictConfig) -> None:
 
 
 def load(cfg: DictConfig) -> None:
-    """Print how many bytes of memory a process holds for the model when its weights are all read, and how many of these
-    the weights take: a copied weight's page of a file is held, too, as long as the file's other weights are in use."""
-    import dti_repro.inference.generator
-    import dti_repro.training.trainer  # noqa: F401
-    from dti_repro.backbones.load import load_backbone
-    from dti_repro.cost.models import ModelCost
+    """Print the memory that the checkpoint takes."""
+    from dti_repro.cost.memory import memory_of
 
     cfg.backbone.path = str(Place.of(cfg).checkpoint)
-    ModelCost(OmegaConf.to_container(cfg.backbone))  # takes what a model takes besides its weights: code, tokenizers
-    before = _memory("Rss")
-    backbone = load_backbone(cfg.backbone, "cpu")
-    Path("/proc/self/clear_refs").write_text("1")
-    for weight in backbone.parameters():
-        weight.sum()
-    print(json.dumps({"weights": _memory("Referenced"), "held": _memory("Rss") - before}))
-
-
-def _memory(kind: str) -> int:
-    """Return the bytes of this process's memory that are resident (Rss), or used since clear_refs was written to
-    (Referenced)."""
-    return int(re.search(rf"^{kind}:\s+(\d+)", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)[1]) * 1024
+    print(json.dumps(memory_of(cfg.backbone, PROMPT)))
 
 
 def _in_diffusers(text: Path, place: Place, side: int) -> Path:
@@ -239,12 +220,11 @@ def _foretold(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plan's numbers: bytes and seconds."""
     model, memory = plan["model"], {entry["name"]: entry for entry in plan["memory"]}
     seconds = {stage["name"]: stage["hours"] * 3600 for stage in plan["stages"]}
-    training = max(memory["train"]["each"] * memory["train"]["at_once"], model["photo"]["peak"])
     return {
         "parameters": sum(model["parameters"].values()),
         "weights planned": memory["train"]["weights"],
-        "training planned": training,
-        "drawing planned": memory["draw"]["each"] * memory["draw"]["at_once"],
+        "training planned": memory["train"]["each"],
+        "drawing planned": memory["draw"]["each"],
         "training seconds planned": seconds["train"],
         "drawing seconds planned": seconds["draw"],
     }
@@ -254,9 +234,6 @@ def _write(out: Path, row: dict[str, Any], stages: Stages) -> None:
     """Write the row in place of an earlier one of this backbone, and the page of all rows."""
     for name, (seconds, peak) in stages.measured.items():
         row |= {f"{name} seconds": round(seconds, 1), f"{name} peak": peak}
-    for part, stage, small in (("training", "train_ti", "toybox_train"), ("drawing", "generate", "toybox_generate")):
-        if stage in stages.measured:
-            row[part] = stages.measured[stage][1] - stages.measured[small][1] - row["held"]
     row |= {"failed": stages.failed, "cores": os.cpu_count(), **{package: version(package) for package in PACKAGES}}
     file = out / "full_width.csv"
     rows: dict[str, dict[str, str]] = {}
