@@ -17,8 +17,8 @@ from dti_repro.backbones.published import published_file
 from dti_repro.backbones.untrained import part_classes, random_model
 from dti_repro.backbones.untrained_tokenizers import clip_tokenizer, gemma_tokenizer, t5_tokenizer
 from dti_repro.config import CONF
+from dti_repro.cost.full_width import MEMORY, STAGES, Stages
 from dti_repro.errors import ProcessDiedError
-from dti_repro.full_width import MEMORY, STAGES, Stages
 from tests.reference.test_plan import PUBLISHED
 
 WIDTHS = Path(__file__).with_name("narrow_widths.yaml")
