@@ -107,6 +107,19 @@ def test_the_initializers_states_are_gemmas_last(backbone: Sana, pipeline: SanaP
     torch.testing.assert_close(backbone.embed_initializer("x", "cat", 0).states[ENCODER], states)
 
 
+def drawn_by_diffusers(pipeline: SanaPipeline, **options: str | list[str] | None) -> Image.Image:
+    return pipeline(
+        PROMPT.replace("<x>", "<x> <x>_1"),
+        num_inference_steps=2,
+        guidance_scale=4.5,
+        height=SIDE,
+        width=SIDE,
+        generator=torch.Generator().manual_seed(5),
+        use_resolution_binning=False,
+        **options,
+    ).images[0]
+
+
 @pytest.mark.parametrize(("instruction", "negative"), [("pipeline", ""), ("as_published", "snow"), ("none", "")])
 def test_the_same_picture_as_diffusers(
     sana_checkpoint: Path, pipeline: SanaPipeline, learned: torch.Tensor, instruction: str, negative: str
@@ -115,17 +128,11 @@ def test_the_same_picture_as_diffusers(
     (ours,) = backbone.generate(
         [PROMPT], {"<x>": {ENCODER: learned}}, [5], steps=2, guidance=4.5, negative_prompt=negative
     )
-    theirs = pipeline(
-        PROMPT.replace("<x>", "<x> <x>_1"),
+    theirs = drawn_by_diffusers(
+        pipeline,
         negative_prompt=negative,
-        num_inference_steps=2,
-        guidance_scale=4.5,
-        height=SIDE,
-        width=SIDE,
-        generator=torch.Generator().manual_seed(5),
-        use_resolution_binning=False,
         complex_human_instruction=None if instruction == "none" else INSTRUCTION,
-    ).images[0]
+    )
     assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1
     other = backbone.generate(["a dog"], {}, [5], steps=2, guidance=4.5)[0]
     assert not np.array_equal(np.asarray(ours), np.asarray(other))
@@ -219,15 +226,7 @@ def test_as_published_draws_with_the_autoencoder_in_bfloat16_alone(
     (ours,) = published.generate([PROMPT], words, [5], **settings)
     rounded = SanaPipeline(**pipeline.components | {"vae": deepcopy(pipeline.vae).to(torch.bfloat16)})
     rounded.set_progress_bar_config(disable=True)
-    theirs = rounded(
-        PROMPT.replace("<x>", "<x> <x>_1"),
-        num_inference_steps=2,
-        guidance_scale=4.5,
-        height=SIDE,
-        width=SIDE,
-        generator=torch.Generator().manual_seed(5),
-        use_resolution_binning=False,
-    ).images[0]
+    theirs = drawn_by_diffusers(rounded)
     assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1
     (exact,) = Sana("sana", str(sana_checkpoint), None, instruction="as_published").generate(
         [PROMPT], words, [5], **settings

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from dti_repro.artifacts.files import write_file, writing
+from dti_repro.artifacts.files import atomic_write, writing
 from dti_repro.backbones.base import LatentDistribution
 from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.errors import InputError
 
 BATCH = 8  # photos in one pass of the encoder
+HASH = "sha256"  # the header's key
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class LatentCache:
     """One file for each set of photos and each way to encode them, or no file if there is no folder.
 
     encoder: everything besides the photos that decides the bytes of the latents (weights, settings, threads, device).
-    A file is written atomically, and all processes that write it write the same bytes. One that is cut off is written
-    again.
+    A file is written atomically, and all processes that write it write the same bytes. It holds a hash of its tensors,
+    so that a damaged file is found and written again.
     """
 
     folder: Path | None
@@ -45,10 +46,13 @@ class LatentCache:
         digest.update(pixels.numpy().tobytes())
         file = self.folder / f"{digest.hexdigest()}.safetensors"
         try:
-            return LatentDistribution(**load_file(file, str(backbone.device)))
-        except (OSError, SafetensorError):  # absent or damaged
+            mean, std = _read(file)
+            return LatentDistribution(mean.to(backbone.device), std.to(backbone.device))
+        except (OSError, SafetensorError, ValueError):  # absent or damaged
             latents = _encode(backbone, pixels)
-            write_file(file, save({"mean": latents.mean.contiguous(), "std": latents.std.contiguous()}))
+            mean, std = latents.mean.cpu().contiguous(), latents.std.cpu().contiguous()
+            with atomic_write(file) as temporary:
+                save_file({"mean": mean, "std": std}, temporary, {HASH: _hash(mean, std)})
             return latents
 
 
@@ -63,6 +67,23 @@ def make_private_folder(folder: Path) -> None:
             f"trainer.latents {folder}: other users have access to it; `chmod 700` it if it is for latents only, or "
             "name a folder that does not exist yet"
         )
+
+
+def _read(file: Path) -> tuple[Tensor, Tensor]:
+    """Return mean and std. ValueError or SafetensorError if the file is damaged."""
+    with safe_open(file, framework="pt") as content:
+        mean, std = content.get_tensor("mean"), content.get_tensor("std")
+        if (content.metadata() or {}).get(HASH) != _hash(mean, std):
+            raise ValueError("other content")
+    return mean, std
+
+
+def _hash(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _encode(backbone: DiffusersBackbone, pixels: Tensor) -> LatentDistribution:
