@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dti_repro.artifacts.files import atomic_write, sha256
+from dti_repro.errors import InputError
 from dti_repro.toybox.dataset import RenderedScenes
 from dti_repro.toybox.drawing import SIZE
 from dti_repro.toybox.training import Stage
@@ -141,7 +142,13 @@ class Denoiser(Stage):
         pipeline.save_config(folder)
 
     def load(self, folder: Path) -> None:
-        self.model.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
+        """Begin from the UNet in ``folder``; attention that it lacks begins with zero output, so it draws as it did."""
+        saved = UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
+        for name in self.model.load_state_dict(saved, strict=False).missing_keys:
+            if ".attentions." not in name:
+                raise InputError(f"{folder / 'unet'}: {name} is missing: it is of another architecture")
+            if ".proj_out." in name:
+                torch.nn.init.zeros_(self.model.get_parameter(name))
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Share of signal and of noise at timesteps (batch,), shaped to multiply latents."""
