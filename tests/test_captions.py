@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from dti_repro.artifacts.files import read_json
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.load import load_backbone
 from dti_repro.data.captions import with_captions
 from dti_repro.data.concept import Concept, Folder
@@ -34,7 +34,7 @@ def photos(subjects: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def encoded(backbone: DiffusersBackbone, concept: Concept, samples: int) -> ConceptDataset:
+def encoded(backbone: Backbone, concept: Concept, samples: int) -> ConceptDataset:
     initializer = backbone.embed_initializer(concept.name, concept.initializer, 0)
     return ConceptDataset(backbone, concept, initializer, ["a {}"], [], 0, samples, LatentCache(None, {}), Framing())
 

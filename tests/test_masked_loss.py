@@ -13,7 +13,7 @@ from PIL import Image
 
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.artifacts.files import read_json
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.sana import Sana
 from dti_repro.data.concept import Toybox
@@ -39,14 +39,12 @@ def test_the_weighted_mean_is_the_mean_of_what_is_counted() -> None:
 
 
 @pytest.fixture(scope="module")
-def flow(tmp_path_factory: pytest.TempPathFactory) -> DiffusersBackbone:
+def flow(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return Sana("sana", str(build_tiny_sana(tmp_path_factory.mktemp("sana"))), SIDE)
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "flow"])
-def test_the_losses_of_two_halves_make_the_loss_of_the_whole(
-    kind: str, training: Training, flow: DiffusersBackbone
-) -> None:
+def test_the_losses_of_two_halves_make_the_loss_of_the_whole(kind: str, training: Training, flow: Backbone) -> None:
     backbone = load_backbone(training().backbone, "cpu") if kind == "diffusion" else flow
     side = backbone.spec.resolution
     random = torch.Generator().manual_seed(0)

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
 from dti_repro.artifacts.files import read_yaml
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.text_encoder import PlaceholderTokenizer
 from dti_repro.config import build
 from dti_repro.launch.failures import choices
@@ -128,7 +128,7 @@ def test_a_training_and_a_generation_on_one_device(
     cfg = training(*own, f"concepts.names=[{','.join(names)}]", "trainer.pack=1", "trainer.steps=1", "trainer.batch=1")
     settings = OmegaConf.to_container(cfg.backbone)
     settings.pop("generation", None)
-    backbone: DiffusersBackbone = build(settings, DiffusersBackbone)
+    backbone: Backbone = build(settings, Backbone)
     learned: dict[str, Mapping[str, Tensor]] = {}
     monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: backbone)
     monkeypatch.setattr("dti_repro.training.trainer.check_words", lambda *_: None)  # reads weights from a file

@@ -19,8 +19,8 @@ from PIL import Image
 from dti_repro.artifacts.embedding import load_embeddings
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.artifacts.scores import read_scores
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import fingerprint
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.backbones.load import load_backbone
 from dti_repro.config import CONF
 from dti_repro.evaluate import evaluate
@@ -88,7 +88,7 @@ class Unchanged:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
-        self.backbone: DiffusersBackbone = load_backbone(cfg.backbone, "cpu")
+        self.backbone: Backbone = load_backbone(cfg.backbone, "cpu")
         self.weights = {key: value.clone() for key, value in self.backbone.state_dict().items()}
         self.files = fingerprint(self.backbone.folder)
 

@@ -21,7 +21,7 @@ from dti_repro import train as train_module
 from dti_repro.adapters.base import Adapter
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.artifacts.manifest import Manifest
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.config import build, target
 from dti_repro.cost.estimate import Device
 from dti_repro.data.concept import Concept, ConceptSet
@@ -119,7 +119,7 @@ def test_settings_that_a_constructor_does_not_take_are_named() -> None:
 GROUPS = {
     "adapter": Adapter,
     "adapter/objective": Objective,
-    "backbone": DiffusersBackbone,
+    "backbone": Backbone,
     "concepts": ConceptSet,
     "device": Device,
     "logger": Logger,

@@ -28,7 +28,7 @@ from dti_repro.adapters.folder import CONFIG, DIFFUSERS_LORA, WEIGHTS, adapter_f
 from dti_repro.adapters.lora import LoRA
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.artifacts.run_dir import ConceptFolder
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.sana import Sana
 from dti_repro.backbones.sdxl import StableDiffusionXL
@@ -221,7 +221,7 @@ def test_a_saved_lora_is_the_same_model_in_the_pipelines_of_every_backbone(
 ) -> None:
     if kind == "sdxl":
         folder = build_tiny_sdxl(tmp_path / "checkpoint")
-        backbone: DiffusersBackbone = StableDiffusionXL(kind, str(folder), None)
+        backbone: Backbone = StableDiffusionXL(kind, str(folder), None)
     else:
         folder = request.getfixturevalue(f"{kind}_checkpoint")
         backbone = {"sana": Sana, "wan": Wan}[kind](kind, str(folder), SIDE)

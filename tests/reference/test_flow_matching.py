@@ -149,7 +149,7 @@ def test_what_cannot_be_is_refused_before_weights_are_read(
         settings = {"steps": 2, "sampler_options": {}, "height": 64, "width": 64, **changes}
         CLASSES[kind].check_generation(checkpoint, **settings)
 
-    monkeypatch.setattr("dti_repro.backbones.diffusers_base.TextEncoder", fail)
+    monkeypatch.setattr("dti_repro.backbones.frozen_model.TextEncoder", fail)
     with pytest.raises(InputError, match="multiple of"):
         CLASSES[kind](kind, str(checkpoint), 40)
     with pytest.raises(InputError, match=r"backbone\.flow_shift is 0: a number above 0 or null"):

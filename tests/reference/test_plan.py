@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.config import CONF, build
 from dti_repro.cost.counting import META, measure
 from dti_repro.cost.estimate import Device, Estimate
@@ -113,7 +113,7 @@ def test_generation_does_what_the_plan_counts(name: str, whole: Mapping[str, Pat
     side = 64
     settings = node(name, path=str(whole[name]), resolution=side, dtype="float32")
     settings.pop("generation")
-    backbone = build(settings, DiffusersBackbone)
+    backbone = build(settings, Backbone)
     cost = ModelCost(settings)
     rows = {n: torch.randn(1, 1, 1, e.dim, requires_grad=True) for n, e in backbone.spec.encoders.items()}
     tokens = backbone.tokenize(["a photo of a <x>"], {"<x>": 1})

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.losses.objectives import Reference
 
 
@@ -17,7 +17,7 @@ class Adapter:
     shares them: with an adapter, a pack is a single concept. Its methods work inside of `attached` only; here they are
     those of an adapter without weights."""
 
-    def attached(self, backbone: DiffusersBackbone, random: Generator) -> AbstractContextManager[None]:
+    def attached(self, backbone: Backbone, random: Generator) -> AbstractContextManager[None]:
         """Put the adapter, initialised from `random`'s seed, on the backbone's denoiser; at the exit take it off.
         InputError if it does not fit the denoiser."""
         return nullcontext()

@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 from dti_repro.adapters.base import Adapter
 from dti_repro.adapters.files import attached, save_weights, weights_of
 from dti_repro.adapters.folder import HEADER, adapter_folder, adapter_sha256
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.config.values import Targets
 from dti_repro.losses.objectives import Objective, Reference
 
@@ -48,7 +48,7 @@ class PeftAdapter(Adapter, ABC):
         names. part: the denoiser's name in diffusers' pipeline."""
 
     @contextmanager
-    def attached(self, backbone: DiffusersBackbone, random: Generator) -> Iterator[None]:
+    def attached(self, backbone: Backbone, random: Generator) -> Iterator[None]:
         what = f"adapter.targets [{', '.join(self.targets)}]"
         with ExitStack() as stack:
             with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator, on the CPU

@@ -11,8 +11,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import Conditioning, Tokens
-from dti_repro.backbones.diffusers_base import DiffusersBackbone, FrozenSettings
+from dti_repro.backbones.frozen_model import FrozenSettings
 from dti_repro.backbones.samplers import scheduler_options
 from dti_repro.errors import InputError
 from dti_repro.losses.weighting import weighted_mean
@@ -20,7 +21,7 @@ from dti_repro.losses.weighting import weighted_mean
 ENCODER = "text_encoder"
 
 
-class FlowMatching(DiffusersBackbone):
+class FlowMatching(Backbone):
     """Trained on noisy = (1 - sigma) latents + sigma noise towards noise - latents, unweighted.
 
     t indexes the sigmas of diffusers' FlowMatchEulerDiscreteScheduler from the smallest to 1, so that a larger t is

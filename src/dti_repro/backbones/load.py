@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.config import build
 from dti_repro.errors import InputError
 
 
-def load_backbone(node: DictConfig, accelerator: str = "auto") -> DiffusersBackbone:
+def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
     """Return the backbone of a configuration's `backbone` node on its device; the last one is kept. accelerator: as in
     `device_of`."""
     settings = OmegaConf.to_container(node, resolve=True)
@@ -30,11 +30,11 @@ def device_of(accelerator: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _load(settings: tuple[tuple[str, Any], ...], device: str) -> DiffusersBackbone:
+def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
     import diffusers
     import transformers
 
     for library in (transformers, diffusers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()  # weights that do not fit are one line of ours
-    return build(dict(settings), DiffusersBackbone, "backbone").to(device)
+    return build(dict(settings), Backbone, "backbone").to(device)

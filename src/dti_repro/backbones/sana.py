@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import Gemma2Model
 
 from dti_repro.backbones.base import Conditioning, LatentDistribution, Tokens, TokenVectors
-from dti_repro.backbones.diffusers_base import FrozenSettings
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
+from dti_repro.backbones.frozen_model import FrozenSettings
 from dti_repro.backbones.text_encoder import EncoderConfig
 from dti_repro.errors import InputError
 

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from dti_repro.backbones.base import Conditioning, Tokens, TokenVectors
 from dti_repro.backbones.checkpoint import model_index
-from dti_repro.backbones.diffusers_base import FrozenSettings
+from dti_repro.backbones.frozen_model import FrozenSettings
 from dti_repro.backbones.stable_diffusion import LatentDiffusion
 from dti_repro.backbones.text_encoder import EncoderConfig, with_bypass
 

@@ -22,9 +22,10 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import Conditioning, LatentDistribution, Support, Tokens, TokenVectors
 from dti_repro.backbones.cross_attention import give_layers, recording
-from dti_repro.backbones.diffusers_base import DiffusersBackbone, FrozenSettings
+from dti_repro.backbones.frozen_model import FrozenSettings
 from dti_repro.backbones.location import locate
 from dti_repro.backbones.single_file import is_single_file
 from dti_repro.backbones.text_encoder import EncoderConfig, with_bypass
@@ -34,7 +35,7 @@ from dti_repro.losses.weighting import weighted_mean
 ENCODER = "text_encoder"
 
 
-class LatentDiffusion(DiffusersBackbone):
+class LatentDiffusion(Backbone):
     """A UNet that is trained to predict the noise or v; Stable Diffusion 1.x, 2.x and XL share it. Subclasses say how
     prompts become conditioning. path: also a single .safetensors file, with config as in `convert`. resolution None:
     the size that the UNet was trained on."""

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dti_repro.artifacts.files import read_yaml
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.config import target
 
 SHARD = "2GB"
@@ -32,7 +32,7 @@ def write_checkpoint(
     published = read_yaml(file)
     changes = {part: keys for part, keys in (widths or {}).items() if part in published["parts"]}
     published = OmegaConf.to_container(OmegaConf.merge(published, {"parts": changes}))
-    kind, classes = target(backbone["_target_"], DiffusersBackbone), part_classes(backbone)
+    kind, classes = target(backbone["_target_"], Backbone), part_classes(backbone)
     index: dict[str, Any] = {"_class_name": kind.PIPELINE_CLASS.__name__}
     index |= {key: [None, None] if value is None else value for key, value in kind.PIPELINE_OPTIONS.items()}
     for part, config in published["parts"].items():
@@ -57,7 +57,7 @@ def write_checkpoint(
 
 def part_classes(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """Return part of the checkpoint -> its class in transformers or diffusers."""
-    kind = target(backbone["_target_"], DiffusersBackbone)
+    kind = target(backbone["_target_"], Backbone)
     encoders = {name: encoder.architecture for name, encoder in kind.ENCODERS.items()}
     return {**encoders, kind.DENOISER: kind.DENOISER_CLASS, "vae": kind.VAE_CLASS}
 

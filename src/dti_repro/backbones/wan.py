@@ -15,8 +15,8 @@ from transformers import UMT5EncoderModel
 
 from dti_repro.backbones.base import Conditioning, LatentDistribution, Tokens, TokenVectors
 from dti_repro.backbones.checkpoint import model_index
-from dti_repro.backbones.diffusers_base import FrozenSettings
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
+from dti_repro.backbones.frozen_model import FrozenSettings
 from dti_repro.backbones.text_encoder import EncoderConfig
 from dti_repro.errors import InputError
 

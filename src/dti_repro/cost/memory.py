@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.load import load_backbone
 
 PROCESS = Path("/proc/self")
@@ -38,7 +38,7 @@ def memory_of(node: DictConfig, template: str) -> dict[str, int]:
     }
 
 
-def _training(backbone: DiffusersBackbone, prompt: str) -> Callable[[], None]:
+def _training(backbone: Backbone, prompt: str) -> Callable[[], None]:
     """Return what computes the loss of a sample, and the gradients of its token vectors."""
     side, dims = backbone.spec.resolution, {name: encoder.dim for name, encoder in backbone.spec.encoders.items()}
     vectors = {name: torch.zeros(1, 1, 1, dim, requires_grad=True) for name, dim in dims.items()}

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dti_repro.artifacts.files import read_yaml
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import Conditioning, TokenVectors
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.backbones.location import on_this_machine
 from dti_repro.backbones.published import published_file
 from dti_repro.backbones.untrained import write_checkpoint
@@ -138,13 +138,13 @@ class ModelCost:
         return self._model.loss(latents, torch.empty_like(latents), t, conditioning).sum()
 
 
-def _without_weights(backbone: Mapping[str, Any], folder: Path) -> DiffusersBackbone:
+def _without_weights(backbone: Mapping[str, Any], folder: Path) -> Backbone:
     """Build the backbone of this checkpoint on the meta device, where compiling would change nothing."""
     diffusers.utils.logging.set_verbosity_error()
     settings = {key: value for key, value in backbone.items() if key != "generation"}
     settings |= {"path": str(folder), "variant": None, "compile": False}
     with META:
-        return build(settings, DiffusersBackbone, "backbone").to(META)
+        return build(settings, Backbone, "backbone").to(META)
 
 
 def evaluator_cost(config: Mapping[str, Any]) -> dict[str, Any]:

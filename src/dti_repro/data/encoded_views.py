@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.data.concept import Concept
 from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.views import Framing, View, cut
@@ -19,9 +19,7 @@ class EncodedViews:
     """Views are numbered in the order of their photos. Those of one shape are a bucket and one tensor; all indices that
     are given to a method must be of one bucket."""
 
-    def __init__(
-        self, backbone: DiffusersBackbone, concept: Concept, cache: LatentCache, framing: Framing, seed: int
-    ) -> None:
+    def __init__(self, backbone: Backbone, concept: Concept, cache: LatentCache, framing: Framing, seed: int) -> None:
         """Read, cut and encode the photos. InputError for a photo that cannot be read, and for a mask that leaves
         nothing of a view."""
         views = list(cut(concept, framing, backbone.spec.resolution, backbone.SIDE, seed))

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dti_repro.artifacts.files import atomic_write, writing
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import LatentDistribution
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.errors import InputError
 
 BATCH = 8  # photos in one pass of the encoder
@@ -36,7 +36,7 @@ class LatentCache:
     folder: Path | None
     encoder: Mapping[str, Any]
 
-    def encode(self, backbone: DiffusersBackbone, pixels: Tensor) -> LatentDistribution:
+    def encode(self, backbone: Backbone, pixels: Tensor) -> LatentDistribution:
         """Return the mean and standard deviation of photos (n, 3, height, width) in [-1, 1]. InputError if the folder
         cannot be written."""
         if self.folder is None:
@@ -86,6 +86,6 @@ def _hash(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _encode(backbone: DiffusersBackbone, pixels: Tensor) -> LatentDistribution:
+def _encode(backbone: Backbone, pixels: Tensor) -> LatentDistribution:
     parts = [backbone.encode_images(part) for part in pixels.split(BATCH)]
     return LatentDistribution(torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts]))

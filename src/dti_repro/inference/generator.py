@@ -74,13 +74,13 @@ def check_drawing(
     """
     for image_folder in image_folders:
         refuse_links(image_folder.path, *image_folder.path.parents[:2])
+    from dti_repro.backbones.backbone import Backbone
     from dti_repro.backbones.base import PromptGroup
-    from dti_repro.backbones.diffusers_base import DiffusersBackbone
     from dti_repro.backbones.load import device_of
     from dti_repro.methods.word_files import count_vectors
 
     device_of(cfg.accelerator)
-    backbone = target(cfg.backbone._target_, DiffusersBackbone)
+    backbone = target(cfg.backbone._target_, Backbone)
     checkpoint = located(cfg.backbone)
     backbone.check_generation(checkpoint, **settings.sampling)
     files = sorted({path for image_folder in image_folders for path in image_folder.vectors.values()})

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import InitializerEmbedding, PromptGroup, Tokens
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.data.concept import Concept
 from dti_repro.data.encoded_views import EncodedViews
 from dti_repro.data.latent_cache import LatentCache
@@ -47,7 +47,7 @@ class ConceptDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        backbone: DiffusersBackbone,
+        backbone: Backbone,
         concept: Concept,
         initializer: InitializerEmbedding,
         templates: Sequence[str],
@@ -157,7 +157,7 @@ class ConceptDataset(Dataset[Batch]):
         return [of_photo[number % len(of_photo)] for of_photo, number in zip(views, drawn, strict=True)]
 
 
-def _say_what_is_cut(backbone: DiffusersBackbone, concept: Concept, vectors: int) -> None:
+def _say_what_is_cut(backbone: Backbone, concept: Concept, vectors: int) -> None:
     captions = [concept.fill(caption) for caption in concept.captions]
     cut = backbone.truncated_words(backbone.folder, [PromptGroup(captions, "", {concept.placeholder: vectors})])
     for photo, caption in zip(concept.images, captions, strict=True):

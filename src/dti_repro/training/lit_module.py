@@ -15,8 +15,8 @@ from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader
 
 from dti_repro.adapters.base import Adapter
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import Conditioning, Tokens, TokenVectors
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.config import build
 from dti_repro.errors import DivergedError
 from dti_repro.methods.base import SharedVectors, StepContext, TokenMethod
@@ -36,7 +36,7 @@ class InversionModule(pl.LightningModule):
 
     def __init__(
         self,
-        backbone: DiffusersBackbone,
+        backbone: Backbone,
         adapter: Adapter,
         method: TokenMethod,
         states: Sequence[ConceptState],

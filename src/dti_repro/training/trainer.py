@@ -24,9 +24,9 @@ from dti_repro.artifacts.lock import BusyError, locked_if_free
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, has_content
 from dti_repro.artifacts.tracking import joined, tracking
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import InitializerEmbedding
 from dti_repro.backbones.checkpoint import check_words
-from dti_repro.backbones.diffusers_base import DiffusersBackbone
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.location import commit, located
 from dti_repro.config import build, target
@@ -97,7 +97,7 @@ def _check_support(cfg: DictConfig, method: TokenMethod) -> None:
         "timestep": "other vectors at each timestep",
         "attention": "the attention maps of a UNet",
     }
-    supported = target(cfg.backbone._target_, DiffusersBackbone).SUPPORTS
+    supported = target(cfg.backbone._target_, Backbone).SUPPORTS
     if missing := sorted((method.depends_on | method.needs) - supported):
         raise InputError(
             f"method '{cfg.method.name}' needs {asked[missing[0]]}, and backbone '{cfg.backbone.name}' has none: use a "
@@ -163,7 +163,7 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
 
 
 def _prepare(
-    cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], backbone: DiffusersBackbone, method: TokenMethod
+    cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept], backbone: Backbone, method: TokenMethod
 ) -> list[ConceptState]:
     encoder = {"device": backbone.device.type, "threads": cfg.trainer.threads, **hashed(cfg)["backbone"]}
     cache = LatentCache(user_path(cfg.trainer.latents) if cfg.trainer.latents else None, encoder)
@@ -180,7 +180,7 @@ def _prepare(
     return states
 
 
-def _initializer(cfg: DictConfig, concept: Concept, backbone: DiffusersBackbone) -> InitializerEmbedding:
+def _initializer(cfg: DictConfig, concept: Concept, backbone: Backbone) -> InitializerEmbedding:
     """Return what the concept's vectors start from: `method.vectors` of them, by default one for each token of the
     initializer, or of the embedding that `method.init` names."""
     initializer = backbone.embed_initializer(concept.name, concept.initializer, cfg.seed)
@@ -254,7 +254,7 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> Non
             save_embeddings(derived, concept.placeholder, method.derive(vectors, backbone.spec), header)
 
 
-def _load(cfg: DictConfig) -> DiffusersBackbone:
+def _load(cfg: DictConfig) -> Backbone:
     with _enough_memory("loading the model", "give backbone.dtype=bfloat16, or a machine with more memory"):
         return load_backbone(cfg.backbone, cfg.trainer.accelerator)
 
@@ -270,9 +270,7 @@ def _enough_memory(doing: str, advice: str) -> Iterator[None]:
         raise OutOfMemoryError(f"out of memory while {doing}: {advice}") from error
 
 
-def _write_provenance(
-    cfg: DictConfig, folder: ConceptFolder, backbone: DiffusersBackbone, began: float, **more: Any
-) -> None:
+def _write_provenance(cfg: DictConfig, folder: ConceptFolder, backbone: Backbone, began: float, **more: Any) -> None:
     checkpoint = {"folder": str(backbone.folder), "commit": commit(backbone.folder)}
     config = OmegaConf.to_container(cfg, resolve=True)
     record = {**provenance(began, backbone.device.type), "checkpoint": checkpoint, "config": config, **more}

@@ -133,14 +133,14 @@ def load_encoders(target_name: str, checkpoint: Path) -> dict[str, TextEncoder]:
     import torch
     import transformers
 
+    from dti_repro.backbones.backbone import Backbone
     from dti_repro.backbones.checkpoint import check_kind, require
-    from dti_repro.backbones.diffusers_base import DiffusersBackbone
     from dti_repro.backbones.text_encoder import TextEncoder
     from dti_repro.config import target
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    backbone = target(target_name, DiffusersBackbone)
+    backbone = target(target_name, Backbone)
     check_kind(checkpoint, *(base.__name__ for base in backbone.__mro__))
     require(checkpoint, [*backbone.ENCODERS, *(config.tokenizer for config in backbone.ENCODERS.values())])
     encoders = {}

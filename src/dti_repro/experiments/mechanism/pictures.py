@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-    from dti_repro.backbones.diffusers_base import DiffusersBackbone
+    from dti_repro.backbones.backbone import Backbone
     from dti_repro.data.prompts import PromptSet
     from dti_repro.experiments.mechanism.inputs import Inputs
 
@@ -71,7 +71,7 @@ def depends(inputs: Inputs) -> Any:
 
 
 def word_scores(
-    model: DiffusersBackbone,
+    model: Backbone,
     class_word: str,
     vectors: Mapping[str, Tensor],
     prompts: PromptSet,

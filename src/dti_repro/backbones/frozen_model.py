@@ -1,5 +1,4 @@
-"""A frozen text-to-image model in diffusers' format: text encoders that learned vectors enter, a VAE, a denoiser, and
-the library's own pipeline around them."""
+"""A frozen text-to-image model in diffusers' format: text encoders that learned vectors enter, a VAE and a denoiser."""
 
 from __future__ import annotations
 
@@ -7,13 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, TypedDict
 
-import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
-from PIL import Image
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from dti_repro.backbones.base import (
@@ -22,7 +18,6 @@ from dti_repro.backbones.base import (
     EncoderSpec,
     InitializerEmbedding,
     LatentDistribution,
-    LearnedWord,
     PromptGroup,
     Support,
     Tokens,
@@ -30,8 +25,7 @@ from dti_repro.backbones.base import (
 )
 from dti_repro.backbones.checkpoint import check_kind, load_weights, require
 from dti_repro.backbones.location import locate
-from dti_repro.backbones.prompt_embeds import embeds, embeds_by_timestep, joined
-from dti_repro.backbones.samplers import check_steps, checkpoint_scheduler, make_sampler, scheduler_class
+from dti_repro.backbones.samplers import checkpoint_scheduler
 from dti_repro.backbones.text_encoder import EncoderConfig, TextEncoder
 from dti_repro.errors import InputError
 
@@ -39,7 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class FrozenSettings(TypedDict, total=False):
-    """Keys of `DiffusersBackbone` that say how the frozen weights are read and run."""
+    """Keys of `FrozenModel` that say how the frozen weights are read and run."""
 
     dtype: str
     revision: str
@@ -48,7 +42,7 @@ class FrozenSettings(TypedDict, total=False):
     variant: str | None
 
 
-class DiffusersBackbone(nn.Module, ABC):
+class FrozenModel(nn.Module, ABC):
     """A frozen model: no weight requires or receives a gradient; gradients pass through to the learned vectors.
     Subclasses say how prompts become conditioning and what the loss is.
 
@@ -72,9 +66,6 @@ class DiffusersBackbone(nn.Module, ABC):
     DENOISER_CLASS: ClassVar[type[ModelMixin]]
     VAE_CLASS: ClassVar[type[ModelMixin]]
     VAE_DTYPE: ClassVar[torch.dtype | None] = None  # None: `dtype`
-    PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]]
-    PIPELINE_OPTIONS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """Arguments of the pipeline's constructor besides the models."""
 
     def __init__(
         self,
@@ -150,16 +141,6 @@ class DiffusersBackbone(nn.Module, ABC):
         gives to the tokens, in the order of the calls. For backbones that support `attention`."""
         raise NotImplementedError
 
-    @abstractmethod
-    def _generate_pixels(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
-        """Call the pipeline: (images, height, width, 3) in [0, 1]."""
-
-    @classmethod
-    def _sampler_options(cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin]) -> dict[str, Any]:
-        """Return options of the sampler that the config of the checkpoint's scheduler does not give. InputError for a
-        sampler that does not fit the model."""
-        return {}
-
     @staticmethod
     def _clean(text: str) -> str:
         """Return a prompt as the pipeline changes it before it is tokenized."""
@@ -168,12 +149,6 @@ class DiffusersBackbone(nn.Module, ABC):
     def _encoder_options(self, tokens: Tokens) -> dict[str, Any]:
         """Return what the text encoders take besides ids."""
         return {}
-
-    def _encode_negative(
-        self, negative_prompt: str, placeholders: Mapping[str, int], vectors: TokenVectors | None
-    ) -> Conditioning:
-        tokens = self.tokenize([negative_prompt], placeholders, "")
-        return self.encode_text(tokens, vectors if tokens.have_vectors else None)
 
     def _model_resolution(self) -> int:
         """Return the side in pixels of the images that the model was trained on."""
@@ -236,100 +211,6 @@ class DiffusersBackbone(nn.Module, ABC):
             name: encoder(tokens.ids[name], tokens.positions[name], learned.get(name), **options)
             for name, encoder in self.text_encoders.items()
         }
-
-    @torch.no_grad()
-    def generate(
-        self,
-        prompts: Sequence[str],
-        words: Mapping[str, LearnedWord | Mapping[str, Tensor]],
-        seeds: Sequence[int],
-        *,
-        steps: int,
-        guidance: float,
-        negative_prompt: str = "",
-        sampler: str = "default",
-        sampler_options: Mapping[str, Any] = MappingProxyType({}),
-        height: int | None = None,
-        width: int | None = None,
-    ) -> list[Image.Image]:
-        """Generate one image per prompt and seed, independent of the rest of the batch.
-
-        prompts and negative_prompt may have placeholders. words: placeholder -> its word, or its vectors
-        {text encoder: (vectors, dim)} where they are the same at every layer and timestep.
-        sampler: `default` (the checkpoint's) or the name of a diffusers scheduler class. sampler_options: keys of its
-        config. InputError for an image with numbers that are not finite.
-        """
-        learned = {placeholder: LearnedWord.of(word) for placeholder, word in words.items()}
-        counts = {placeholder: word.count for placeholder, word in learned.items()}
-        distinct = list(dict.fromkeys(prompts))  # several seeds of a prompt share its encoding
-        index = [distinct.index(prompt) for prompt in prompts]
-        tokens = self.tokenize(distinct, counts, self.generation_prefix)
-        negative_learned = self.tokenize([negative_prompt], counts, "").have_vectors
-        # without a learned word it is the same at every timestep
-        fixed = None if negative_learned else self._encode_negative(negative_prompt, counts, None)
-
-        def encoded(t: Tensor) -> tuple[Conditioning, Conditioning]:
-            vectors = joined([word.at(t) for word in learned.values()])
-            vectors = {name: rows.to(self.device, torch.float32) for name, rows in vectors.items()}
-            conditional = self.encode_text(tokens, vectors)[index]
-            unconditional = self._encode_negative(negative_prompt, counts, vectors) if fixed is None else fixed
-            return conditional, unconditional.lengthened(conditional.hidden.shape[1])
-
-        pipeline = self._pipeline(self._sampler(self.generation_scheduler, sampler, sampler_options))
-        pipeline.set_progress_bar_config(disable=True)
-        if any("timestep" in word.depends_on for word in learned.values()):
-            given = embeds_by_timestep(pipeline, encoded, len(prompts), steps)
-        else:
-            given = embeds(*encoded(torch.zeros(1)), len(prompts))
-        pixels = self._generate_pixels(
-            pipeline,
-            **given,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            height=height,
-            width=width,
-            output_type="np",
-        )
-        for prompt, seed, image in zip(prompts, seeds, pixels, strict=True):
-            if not np.isfinite(image).all():
-                raise InputError(
-                    f"prompt {prompt!r}, seed {seed}: the image holds numbers that are not finite, and is not saved; "
-                    "try another sampler, a smaller guidance or backbone.dtype=float32"
-                )
-        return DiffusionPipeline.numpy_to_pil(pixels)
-
-    def _pipeline(self, sampler: SchedulerMixin) -> DiffusionPipeline:
-        """Return diffusers' pipeline around the models."""
-        models = {self.DENOISER: self.denoiser, "vae": self.vae, "scheduler": sampler}
-        for name, encoder in self.text_encoders.items():
-            models |= {name: encoder.model, self.ENCODERS[name].tokenizer: encoder.tokenizer.tokenizer}
-        return self.PIPELINE_CLASS(**models, **self.PIPELINE_OPTIONS)
-
-    @classmethod
-    def _sampler(cls, scheduler: SchedulerMixin, name: str, options: Mapping[str, Any]) -> SchedulerMixin:
-        """Return the sampler of this name. scheduler: the checkpoint's. InputError for options that it does not
-        take."""
-        sampler = type(scheduler) if name == "default" else scheduler_class(name)
-        return make_sampler(scheduler, sampler, {**cls._sampler_options(scheduler, sampler), **options})
-
-    @classmethod
-    def check_generation(
-        cls,
-        folder: Path,
-        *,
-        steps: int,
-        sampler: str,
-        sampler_options: Mapping[str, Any],
-        height: int | None,
-        width: int | None,
-    ) -> None:
-        """Raise InputError for settings that `generate` cannot use with the checkpoint in this folder. Read no
-        weights."""
-        for key, side in (("height", height), ("width", width)):
-            if side is not None and side % cls.SIDE:
-                raise InputError(f"{key}={side}: this backbone needs a multiple of {cls.SIDE} pixels")
-        check_steps(cls._sampler(checkpoint_scheduler(folder), sampler, sampler_options), steps)
 
     @classmethod
     def truncated_words(cls, folder: Path, groups: Sequence[PromptGroup], **settings: Any) -> dict[str, str]:
