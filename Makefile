@@ -38,7 +38,7 @@ lint: $(STAMP) ## check style, formatting and which package imports which
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 
-benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed (21 minutes from nothing on two cores)
+benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed (about an hour from nothing on two cores)
 	$(PY) -m dti_repro.benchmark experiment=main_table $(ARGS)
 
 ablation: $(STAMP) ## the ablation table on the toybox: what is missing is computed

@@ -136,7 +136,7 @@ def test_help_shows_examples_and_every_key(name: str, monkeypatch: pytest.Monkey
         )
         assert "\n  method.prior.kappa=0.0001          a number of at least 0; the paper's value for SDXL\n" in text
     if name == "benchmark":
-        assert "\n  experiment=???                     ablation | adapters | demo | initial_value" in text
+        assert "\n  experiment=???                     ablation | adapters | capacity | demo" in text
 
 
 def test_dti_lists_the_commands_without_torch() -> None:

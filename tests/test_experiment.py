@@ -31,7 +31,7 @@ BASE = {
     "rows": [{"name": "ti", "overrides": ["method=ti"]}, {"name": "dti", "overrides": ["method=dti"]}],
 }
 CLAIM = {"better": "dti", "worse": "ti", "says": "more", "source": "me", "metrics": ["t"]}
-NAMES = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml")) if path.stem not in ("searched", "replication")]
+NAMES = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))]
 NOWHERE = Path("nowhere.yaml")
 
 
@@ -105,9 +105,10 @@ def test_searched_rows_take_what_the_search_wrote(tmp_path: Path) -> None:
 def test_searched_rows_are_left_out_before_there_was_a_search(tmp_path: Path) -> None:
     claims = [{**CLAIM, "worse": w} for w in ("ti", "ti_searched")]
     rows = [*BASE["rows"], {"name": "ti_searched", "searched": "ti"}]
-    experiment = parse({"rows": rows, "claims": claims})
+    experiment = parse({"rows": rows, "claims": claims, "baselines": ["ti", "ti_searched"]})
     assert [row.name for row in experiment.rows] == ["ti", "dti"]
     assert [claim.worse for claim in experiment.claims] == ["ti"]
+    assert experiment.baselines == ("ti",)
     assert "1 searched rows are left out" in experiment.notes[0]
     (tmp_path / "searched.yaml").write_text("dti: {overrides: [method=dti]}")
     experiment = parse({"rows": rows, "claims": claims}, tmp_path / "searched.yaml")
@@ -139,10 +140,10 @@ def test_the_search_never_sees_table_subjects_or_prompts() -> None:
     assert not {o for o in search["generate"] if "prompts" in o} & set(table["generate"])
 
 
-def test_the_replication_differs_from_the_main_table_in_its_training_seeds_alone() -> None:
-    table, again = content("main_table"), content("replication")
-    assert again.pop("training_seeds") == [43, 44]
-    assert {**again, "title": table["title"]} == table
+def test_every_table_of_the_toybox_trains_with_the_registered_seeds() -> None:
+    tables = {name: content(name).get("training_seeds") for name in NAMES if name.split("_")[0] not in ("sdxl", "sana")}
+    once = {"capacity", "demo", "search", "methods_search", "trajectories", "adapters"}
+    assert {name for name, seeds in tables.items() if seeds != [42, 43, 44]} == once
 
 
 def test_a_seed_next_to_an_experiments_seeds_is_refused() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dti_repro.backbones.checkpoint import PACKAGED
-from dti_repro.toybox.dataset import RenderedScenes, scene_of
+from dti_repro.toybox.dataset import RenderedScenes
+from dti_repro.toybox.sampling import scene_of
 from dti_repro.toybox.unet import Denoiser
 
 
@@ -16,7 +17,7 @@ class FewScenes(RenderedScenes):
     """Of noise: only what the captions say of them counts here."""
 
     def __init__(self, count: int) -> None:
-        self.stream, self.count, self.world = 0, count, 1
+        self.stream, self.count = 0, count
         self.images = np.random.default_rng(0).integers(0, 256, (count, 48, 48, 3), dtype=np.uint8)
 
 

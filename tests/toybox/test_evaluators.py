@@ -16,7 +16,9 @@ from dti_repro.backbones.checkpoint import PACKAGED
 from dti_repro.toybox.drawing import render
 from dti_repro.toybox.evaluators.data import STREAMS, EvaluatorScenes
 from dti_repro.toybox.language import full_caption, swapped
-from dti_repro.toybox.scene import ATTRIBUTES, sample_instance, sample_scene
+from dti_repro.toybox.looks import sample_free
+from dti_repro.toybox.sampling import sample_scene
+from dti_repro.toybox.scene import ATTRIBUTES
 
 WEIGHTS = Path(dti_repro.toybox.__path__[0]) / "weights"
 STREAM = 7009
@@ -30,7 +32,7 @@ def _rng(*key: int) -> np.random.Generator:
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [sample_scene(_rng(i)) for i in range(COUNT)]
+    return [sample_scene(_rng(i), sample_free(_rng(i, 8))) for i in range(COUNT)]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_reader_names_what_a_clean_picture_shows(scenes, pictures):
 @torch.inference_mode()
 def test_subject_encoder_finds_an_individual_in_other_surroundings():
     model, transform = _timm("subject_encoder", num_classes=0)
-    individuals = [sample_instance(_rng(i)) for i in range(COUNT)]
+    individuals = [sample_free(_rng(i)) for i in range(COUNT)]
     one, two = (
         F.normalize(model(torch.stack([transform(_portrait(s, i, view)) for i, s in enumerate(individuals)])), dim=1)
         for view in range(2)

@@ -153,7 +153,7 @@ def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
     """Return the experiment of a plain nested mapping. InputError that names the experiment and the key.
 
     `searched` is the file that searches write; rows that say `searched: <method>` take their overrides from it. Before
-    there was a search of the method they are left out, with the claims about them, and a note says so.
+    there was a search of the method they are left out, as claims and comparisons with them are, and a note says so.
     """
     content = {**config, "name": name} if isinstance(config, Mapping) else config
     try:
@@ -169,11 +169,12 @@ def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
             overrides = _overrides(chosen, row.searched, searched) if row.searched else ()
             rows += _at_steps(replace(row, overrides=row.overrides + overrides), experiment.snapshots)
     claims = tuple(claim for claim in experiment.claims if not {claim.better, claim.worse} & waiting.keys())
+    baselines = tuple(name for name in experiment.baselines if name not in waiting)
     notes = experiment.notes
     if waiting:
         methods = ", ".join(dict.fromkeys(waiting.values()))
         notes += (f"{len(waiting)} searched rows are left out: {searched.name} has no {methods}. A search writes it.",)
-    experiment = replace(experiment, rows=tuple(rows), claims=claims, notes=notes)
+    experiment = replace(experiment, rows=tuple(rows), claims=claims, baselines=baselines, notes=notes)
     if problem := next(_problems(experiment), None):
         raise InputError(f"experiment '{name}': {problem}")
     return experiment

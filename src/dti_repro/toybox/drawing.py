@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from dti_repro.toybox.backdrops import BACKDROPS, SIDE, SIZE
-from dti_repro.toybox.scene import RGB, Instance, Scene
+from dti_repro.toybox.scene import RGB, Individual, Scene
 from dti_repro.toybox.second_objects import INK, LINE, SECOND_OBJECTS
 
 
@@ -71,7 +71,7 @@ class _Pen:
     def dot(self, x: float, y: float, r: float, fill: RGB = INK) -> None:
         self.draw.ellipse(self._box(x - r, y - r, x + r, y + r), fill=fill)
 
-    def paint_pattern(self, subject: Instance) -> None:
+    def paint_pattern(self, subject: Individual) -> None:
         """Lays the subject's second colour over the body shapes drawn so far."""
         if subject.pattern == "plain":
             return
@@ -116,7 +116,7 @@ def _eyes(pen: _Pen, x: float, y: float, gap: float, r: float = 0.07) -> None:
         pen.dot(x + side * gap, y, r)
 
 
-def _dog(pen: _Pen, s: Instance) -> Anchors:
+def _dog(pen: _Pen, s: Individual) -> Anchors:
     long, tall, ear, tail = s.proportions
     left, right = -0.55 - 0.2 * long, 0.45
     leg = 0.35 + 0.14 * tall
@@ -140,7 +140,7 @@ def _dog(pen: _Pen, s: Instance) -> Anchors:
     }
 
 
-def _cat(pen: _Pen, s: Instance) -> Anchors:
+def _cat(pen: _Pen, s: Individual) -> Anchors:
     fat, ear, tail, head = s.proportions
     rx = 0.44 + 0.1 * fat
     pen.line([(rx - 0.1, 0.75), (rx + 0.3, 0.5), (rx + 0.22, 0.0 - 0.25 * tail)], s.primary, 0.12)
@@ -160,7 +160,7 @@ def _cat(pen: _Pen, s: Instance) -> Anchors:
     return {"top": (0, hy - 0.3, 0.32), "eyes": (0, hy - 0.04, 0.34), "neck": (0, hy + 0.36, 0.36)}
 
 
-def _bird(pen: _Pen, s: Instance) -> Anchors:
+def _bird(pen: _Pen, s: Individual) -> Anchors:
     fat, beak, tail, leg = s.proportions
     rx, ry = 0.58, 0.46 + 0.08 * fat
     for x in (-0.08, 0.16):
@@ -176,7 +176,7 @@ def _bird(pen: _Pen, s: Instance) -> Anchors:
     return {"top": (0.38, -0.58, 0.3), "eyes": (0.44, -0.38, 0.3), "neck": (0.3, 0.0, 0.34)}
 
 
-def _fish(pen: _Pen, s: Instance) -> Anchors:
+def _fish(pen: _Pen, s: Individual) -> Anchors:
     tall, tail, fin, nose = s.proportions
     ry = 0.46 + 0.1 * tall
     pen.polygon([(-0.5, 0.1), (-1.0, -0.3 - 0.15 * tail), (-0.86, 0.1), (-1.0, 0.5 + 0.15 * tail)], s.secondary)
@@ -190,7 +190,7 @@ def _fish(pen: _Pen, s: Instance) -> Anchors:
     return {"top": (0.3, -0.3 - 0.06 * tall, 0.3), "eyes": (0.48, -0.02, 0.32), "neck": (0.12, 0.24, 0.5)}
 
 
-def _car(pen: _Pen, s: Instance) -> Anchors:
+def _car(pen: _Pen, s: Individual) -> Anchors:
     cabin, wheel, tall, nose = s.proportions
     roof = -0.36 - 0.16 * tall
     x0, x1 = -0.5 - 0.12 * cabin, 0.36 + 0.1 * nose
@@ -207,7 +207,7 @@ def _car(pen: _Pen, s: Instance) -> Anchors:
     return {"top": ((x0 + x1) / 2, roof + 0.04, 0.34), "eyes": (0.5, 0.2, 0.36), "neck": (0.0, 0.3, 0.6)}
 
 
-def _mug(pen: _Pen, s: Instance) -> Anchors:
+def _mug(pen: _Pen, s: Individual) -> Anchors:
     tall, wide, handle, taper = s.proportions
     top, w = -0.55 - 0.15 * tall, 0.5 + 0.09 * wide
     b = w - 0.06 + 0.07 * taper
@@ -221,7 +221,7 @@ def _mug(pen: _Pen, s: Instance) -> Anchors:
     return {"top": (0, top + 0.02, 0.38), "eyes": (0, 0.0, 0.4), "neck": (0, 0.5, 0.54)}
 
 
-def _robot(pen: _Pen, s: Instance) -> Anchors:
+def _robot(pen: _Pen, s: Individual) -> Anchors:
     head, wide, leg, arm = s.proportions
     hw, bw = 0.36 + 0.08 * head, 0.42 + 0.1 * wide
     hip = 0.55 - 0.1 * leg
@@ -237,7 +237,7 @@ def _robot(pen: _Pen, s: Instance) -> Anchors:
     return {"top": (0, -0.68, 0.34), "eyes": (0, -0.5, 0.38), "neck": (0, -0.14, 0.4)}
 
 
-def _house(pen: _Pen, s: Instance) -> Anchors:
+def _house(pen: _Pen, s: Individual) -> Anchors:
     wide, tall, roof, door = s.proportions
     w, wall = 0.62 + 0.12 * wide, -0.1 - 0.1 * tall
     peak = wall - 0.55 - 0.14 * roof
@@ -250,7 +250,7 @@ def _house(pen: _Pen, s: Instance) -> Anchors:
     return {"top": (0, peak + 0.12, 0.32), "eyes": (0, wall + 0.27, 0.44), "neck": (0, wall + 0.1, 0.62)}
 
 
-_CLASSES: dict[str, Callable[[_Pen, Instance], Anchors]] = {
+_CLASSES: dict[str, Callable[[_Pen, Individual], Anchors]] = {
     "dog": _dog, "cat": _cat, "bird": _bird, "fish": _fish, "car": _car, "mug": _mug, "robot": _robot, "house": _house,
 }  # fmt: skip
 

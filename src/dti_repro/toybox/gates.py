@@ -1,8 +1,9 @@
-"""``python -m dti_repro.toybox.gates weights=<folder>``: what world 2 must show before a method is run.
+"""``python -m dti_repro.toybox.gates``: what the toybox must show before a method is run.
 
 Gate 1, the word space: whether a breed's nearest rows are of its class or look, and whether the sum of a class word's
 and a look word's row draws that class with that look. Gate 2: whether naming a look lowers the denoising loss on that
-look's photos. Besides, the figures by which the text encoder is compared with CLIP ViT-L's.
+look's photos. Besides, the figures by which the text encoder is compared with CLIP ViT-L's. Gate 3, how far a word can
+be learned, is ``experiment=capacity``.
 """
 
 from __future__ import annotations
@@ -75,13 +76,12 @@ def word_space(model: StableDiffusion) -> dict[str, Any]:
     import torch
     import torch.nn.functional as F
 
-    from dti_repro.toybox.world import world
-    from dti_repro.toybox.world2.looks import NAMED
+    from dti_repro.toybox.language import WORDS
+    from dti_repro.toybox.looks import NAMED
 
-    words = world(2).words
     encoder = model.text_encoders["text_encoder"]
     vocabulary = encoder.tokenizer.tokenizer.get_vocab()
-    rows = F.normalize(encoder.table[[vocabulary[f"{word}</w>"] for word in words]].float(), dim=-1)
+    rows = F.normalize(encoder.table[[vocabulary[f"{word}</w>"] for word in WORDS]].float(), dim=-1)
     breeds = [breed for group in NAMED.breeds.values() for breed in group]
     similar = rows @ rows.T - 2 * torch.eye(len(rows))
     alike: dict[str, list[bool]] = {"class": [], "look": [], "either": [], "either_at_random": []}
@@ -93,21 +93,21 @@ def word_space(model: StableDiffusion) -> dict[str, Any]:
             for n in NAMED.by_name.values()
             if (n.centre.color, n.centre.pattern) == (breed.centre.color, breed.centre.pattern)
         }
-        row = similar[words.index(breed.name)]
-        nearest = [words[i] for i in row.topk(3).indices]
+        row = similar[WORDS.index(breed.name)]
+        nearest = [WORDS[i] for i in row.topk(3).indices]
         alike["class"] += [word in of_class for word in nearest]
         alike["look"] += [word in of_look for word in nearest]
         alike["either"] += [word in of_class | of_look for word in nearest]
-        alike["either_at_random"] += [word in of_class | of_look for word in words if word != breed.name]
+        alike["either_at_random"] += [word in of_class | of_look for word in WORDS if word != breed.name]
         if len(examples) < 12 and breed is NAMED.breeds[breed.centre.cls][0]:
-            named = [f"{_meaning(word)} {float(row[words.index(word)]):.2f}" for word in nearest]
+            named = [f"{_meaning(word)} {float(row[WORDS.index(word)]):.2f}" for word in nearest]
             examples[_meaning(breed.name)] = named
     return {**{k: round(sum(v) / len(v), 4) for k, v in alike.items()}, "examples": examples}
 
 
 def _meaning(word: str) -> str:
-    from dti_repro.toybox.world2.language import describe
-    from dti_repro.toybox.world2.looks import NAMED
+    from dti_repro.toybox.language import describe
+    from dti_repro.toybox.looks import NAMED
 
     named = NAMED.by_name.get(word)
     if named is None:
@@ -128,8 +128,8 @@ def sums(model: StableDiffusion, cfg: DictConfig) -> dict[str, Any]:
     from dti_repro.artifacts.files import atomic_write
     from dti_repro.metrics.attributes import read_heads
     from dti_repro.metrics.encoders import TimmEncoder, reader_heads
+    from dti_repro.toybox.looks import NAMED
     from dti_repro.toybox.scene import CLASSES
-    from dti_repro.toybox.world2.looks import NAMED
 
     rng = np.random.default_rng([cfg.seed, 20])
     heads = reader_heads(cfg.reader)

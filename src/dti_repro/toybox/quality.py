@@ -21,14 +21,14 @@ def main(cfg: DictConfig) -> None:
     from dti_repro.backbones.stable_diffusion import StableDiffusion
     from dti_repro.metrics.attributes import read_heads
     from dti_repro.metrics.encoders import TimmEncoder, reader_heads
-    from dti_repro.toybox.world import world as world_of
+    from dti_repro.toybox.language import full_caption
+    from dti_repro.toybox.sampling import scene_of
 
     torch.set_num_threads(cfg.threads)
     model = StableDiffusion("toybox", cfg.weights, None)
     reader, heads = TimmEncoder.load(cfg.reader), reader_heads(cfg.reader)
-    world = world_of(cfg.world)
-    scenes = [world.scene_of(1, cfg.first + k) for k in range(cfg.images)]
-    captions = [world.full_caption(scene, np.random.default_rng([cfg.seed, k])) for k, scene in enumerate(scenes)]
+    scenes = [scene_of(1, cfg.first + k) for k in range(cfg.images)]
+    captions = [full_caption(scene, np.random.default_rng([cfg.seed, k])) for k, scene in enumerate(scenes)]
     drawn: list[Image.Image] = []
     for k in track(range(0, len(captions), cfg.batch), "drawing"):
         part = captions[k : k + cfg.batch]
@@ -36,8 +36,8 @@ def main(cfg: DictConfig) -> None:
         drawn += model.generate(part, {}, list(seeds), steps=cfg.steps, guidance=cfg.guidance)
     right: dict[str, list[bool]] = defaultdict(list)
     for scene, read in zip(scenes, read_heads(reader.images(drawn), heads), strict=True):
-        for name, expected in world.values(scene).items():
-            if expected in heads.get(name, ()):  # another world's reader may not know it
+        for name, expected in scene.facts().items():
+            if expected in heads.get(name, ()):
                 right[name].append(read[name] == expected)
     colours = ("color", "accessory_color", "other_color")
     figures = {name: round(float(np.mean(values)), 4) for name, values in right.items()}

@@ -1,13 +1,11 @@
 """The held-out subjects with their reference pictures, and the prompt sets.
 
-``python -m dti_repro.toybox.subjects`` writes world 1's into the package; with a folder, ``python -m
-dti_repro.toybox.subjects pretraining/world2``, world 2's into it. Everything is drawn from fixed streams and written
+``python -m dti_repro.toybox.subjects`` writes them into the package. Everything is drawn from fixed streams and written
 once; the files in the package are what the protocol names.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,15 @@ from PIL import Image
 
 from dti_repro.artifacts.files import atomic_write
 from dti_repro.toybox.drawing import render
-from dti_repro.toybox.language import template
-from dti_repro.toybox.scene import ACCESSORIES, BACKGROUNDS, COLORS, OTHERS, RELATIONS
-from dti_repro.toybox.world import World, world
+from dti_repro.toybox.language import describe, template
+from dti_repro.toybox.looks import held_out_subject
+from dti_repro.toybox.sampling import WORLD, sample_scene
+from dti_repro.toybox.scene import ACCESSORIES, BACKGROUNDS, OBJECT_COLORS, OTHERS, RELATIONS
 
 TABLE = ("bird", "car", "cat", "dog", "fish", "house", "mug", "robot", "bird2", "car2", "dog2", "mug2")
 VALIDATION = ("val_cat", "val_fish", "val_house", "val_robot", "val_dog", "val_mug")
 REFERENCES = 5
+REFERENCES_ALONE = 3  # show nothing beside the subject
 _TABLE_STREAM, _VALIDATION_STREAM, _PROMPT_STREAM = 2, 3, 4
 PROMPT_SETS = {
     # name: (count, chance of an accessory, chance of a second object, stream)
@@ -33,41 +33,40 @@ PROMPT_SETS = {
 }
 
 
-def write_subjects(folder: Path, world: World) -> None:
+def write_subjects(folder: Path) -> None:
     """One folder of PNG references a subject and ``subjects.yaml``; no two references share background or neighbour."""
     listed = {}
     for split, stream, names in (("table", _TABLE_STREAM, TABLE), ("validation", _VALIDATION_STREAM, VALIDATION)):
         for index, name in enumerate(names):
-            rng = np.random.default_rng([world.version, stream, index])
+            rng = np.random.default_rng([WORLD, stream, index])
             cls = name.removeprefix("val_").rstrip("0123456789")
-            subject, known = world.held_out_subject(rng, cls, index)
+            subject, known = held_out_subject(rng, cls, index)
             backgrounds = rng.permutation(BACKGROUNDS)[:REFERENCES]
-            alone = world.references_alone
-            neighbours = [*rng.permutation(OTHERS)[: REFERENCES - alone], *["none"] * alone]
+            neighbours = [*rng.permutation(OTHERS)[: REFERENCES - REFERENCES_ALONE], *["none"] * REFERENCES_ALONE]
             files = []
             for k, (background, other) in enumerate(zip(backgrounds, rng.permutation(neighbours), strict=True)):
-                scene = world.sample_scene(rng, subject, background=str(background), other=str(other), accessory="none")
+                scene = sample_scene(rng, subject, background=str(background), other=str(other), accessory="none")
                 path = folder / name / f"{k}.png"
                 with atomic_write(path) as temporary:
                     Image.fromarray(render(scene)).save(temporary)
                 files.append(path.name)
-            description = world.describe(subject)
+            description = describe(subject)
             listed[name] = {"initializer": cls, "split": split, "description": description, **known, "images": files}
     _write_yaml(
         folder / "subjects.yaml", listed, "Held-out subjects of the toybox; written by dti_repro.toybox.subjects."
     )
 
 
-def write_prompts(folder: Path, world: World) -> None:
+def write_prompts(folder: Path) -> None:
     for name, (count, accessory_share, other_share, stream) in PROMPT_SETS.items():
-        rng = np.random.default_rng([world.version, _PROMPT_STREAM, stream])
+        rng = np.random.default_rng([WORLD, _PROMPT_STREAM, stream])
         # Every value comes up before any comes up twice.
         values = {key: iter(_cycle(rng, choices, count)) for key, choices in _ASKED.items()}
         orders = rng.permutation((np.arange(count) + 0.5) / count)
         prompts = []
         for k in range(count):
             has_accessory, has_other = (k % 5) < 5 * accessory_share, (k % 4) < 4 * other_share
-            scene = world.sample_scene(
+            scene = sample_scene(
                 rng,
                 background=next(values["background"]),
                 accessory=next(values["accessory"]) if has_accessory else "none",
@@ -76,18 +75,19 @@ def write_prompts(folder: Path, world: World) -> None:
                 accessory_color=next(values["accessory_color"]),
                 other_color=next(values["other_color"]),
             )
-            expect = {key: value for key, value in scene.attributes().items() if key not in ("class", "color")}
+            own = ("class", "color", "pattern")  # of the subject, which the prompt leaves open
+            expect = {key: value for key, value in scene.attributes().items() if key not in own}
             prompts.append({"template": template(scene, rng, float(orders[k])), "expect": expect})
-        comment = f"Prompts of the toybox; written by dti_repro.toybox.subjects, world version {world.version}."
+        comment = f"Prompts of the toybox; written by dti_repro.toybox.subjects, world {WORLD}."
         _write_yaml(folder / f"{name}.yaml", {"name": name, "prompts": prompts}, comment)
 
 
 _ASKED = {
     "background": BACKGROUNDS,
     "accessory": ACCESSORIES,
-    "accessory_color": COLORS,
+    "accessory_color": OBJECT_COLORS,
     "other": OTHERS,
-    "other_color": COLORS,
+    "other_color": OBJECT_COLORS,
     "relation": RELATIONS,
 }
 
@@ -104,9 +104,5 @@ def _write_yaml(path: Path, content: dict, comment: str) -> None:
 
 if __name__ == "__main__":
     here = Path(__file__).parent
-    if len(sys.argv) > 1:
-        write_subjects(Path(sys.argv[1]) / "subjects", world(2))
-        write_prompts(Path(sys.argv[1]) / "prompt_sets", world(2))
-    else:
-        write_subjects(here / "subjects", world(1))
-        write_prompts(here.parent / "conf" / "prompt_sets", world(1))
+    write_subjects(here / "subjects")
+    write_prompts(here.parent / "conf" / "prompt_sets")

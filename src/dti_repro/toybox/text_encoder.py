@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dti_repro.artifacts.files import write_json
-from dti_repro.toybox.scene import Scene
-from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer, word_ids
+from dti_repro.toybox import language, sampling
+from dti_repro.toybox.scene import FACTS, Scene
+from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer, save_tokenizer, word_ids
 from dti_repro.toybox.training import Stage
-from dti_repro.toybox.world import World
-from dti_repro.toybox.world import world as world_of
 
 CLIP_ROW_NORM = 0.387  # mean over the vocabulary of CLIP ViT-L
 
@@ -73,7 +72,6 @@ class TextEncoder(Stage):
     def __init__(
         self,
         *,
-        world: int = 1,
         width: int = 256,
         layers: int = 6,
         heads: int = 4,
@@ -88,8 +86,7 @@ class TextEncoder(Stage):
     ):
         self.batch, self.seed, self.fact_weight, self.look_weight = batch, seed, fact_weight, look_weight
         self.wrong_share, self.decay_matrices_only = wrong_share, decay_matrices_only
-        self.world: World = world_of(world)
-        self.tokenizer = build_tokenizer(self.world.words)
+        self.tokenizer = build_tokenizer(language.WORDS)
         torch.manual_seed(seed)
         self.model = _Towers(
             CLIPTextConfig(
@@ -104,12 +101,12 @@ class TextEncoder(Stage):
                 pad_token_id=self.tokenizer.pad_token_id,
                 hidden_act=activation,
             ),
-            self.world.facts,
-            len(self.world.look(self.world.scene_of(0, 0))),
+            FACTS,
+            len(sampling.look(sampling.scene_of(0, 0))),
         )
         table = self.model.text.get_input_embeddings().weight
         known = torch.zeros(len(table), 1)
-        known[word_ids(self.tokenizer, self.world.words)] = 1
+        known[word_ids(self.tokenizer, language.WORDS)] = 1
         with torch.no_grad():
             # Rows of letters are never trained; zero marks them as unknown. The others start at CLIP's own scale.
             table.copy_(known * F.normalize(torch.randn_like(table), dim=-1) * CLIP_ROW_NORM)
@@ -124,15 +121,15 @@ class TextEncoder(Stage):
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.seed, 10, step])
-        world = self.world
-        scenes = [world.scene_of(0, int(i)) for i in rng.integers(10**6, size=self.batch)]
+        scenes = [sampling.scene_of(0, int(i)) for i in rng.integers(10**6, size=self.batch)]
         complete = rng.uniform(size=self.batch) < 0.5
         captions = [
-            (world.full_caption if c else world.caption)(scene, rng) for scene, c in zip(scenes, complete, strict=True)
+            (language.full_caption if c else language.caption)(scene, rng)
+            for scene, c in zip(scenes, complete, strict=True)
         ]
         wrong = []
         for scene in scenes[: round(self.wrong_share * self.batch)]:
-            choices = world.swapped(scene, rng)
+            choices = language.swapped(scene, rng)
             if "relation" in choices:
                 wrong.append(choices.pop("relation"))
             if choices:
@@ -149,10 +146,10 @@ class TextEncoder(Stage):
         by_fact = sum(F.cross_entropy(guess, true) for guess, (_, true) in zip(read, pairs, strict=True))
         loss = (by_scene + by_text) / 2 + self.fact_weight * by_fact
         figures = {"top1": (logits.argmax(1) == target).float().mean().item()}
-        for name, guess, (_, true) in zip(world.facts, read, pairs, strict=True):
+        for name, guess, (_, true) in zip(FACTS, read, pairs, strict=True):
             figures[name] = (guess.argmax(1) == true).float().mean().item()
         if self.look_weight:
-            fixed = np.stack([world.told(scene, text) for scene, text in zip(scenes, captions, strict=True)])
+            fixed = np.stack([language.told(scene, text) for scene, text in zip(scenes, captions, strict=True)])
             weight = torch.from_numpy(fixed).to(self.device)
             error = weight * (self.model.look(pooled[: len(scenes)]).float() - look).square()
             by_look = error.sum() / weight.sum().clamp(min=1)
@@ -164,14 +161,15 @@ class TextEncoder(Stage):
     def evaluate(self) -> dict[str, float]:
         """Right caption among 512 full ones, and against its own swapped versions, for held-out scenes."""
         rng = np.random.default_rng([self.seed, 11])
-        world = self.world
-        scenes = [world.scene_of(1, i) for i in range(512)]
-        logits = self._logits(*self._read(scenes), self._pooled([world.full_caption(scene, rng) for scene in scenes]))
+        scenes = [sampling.scene_of(1, i) for i in range(512)]
+        logits = self._logits(
+            *self._read(scenes), self._pooled([language.full_caption(scene, rng) for scene in scenes])
+        )
         beaten: dict[str, list[bool]] = defaultdict(list)
         for scene in scenes:
-            wrong = world.swapped(scene, rng)
+            wrong = language.swapped(scene, rng)
             if wrong:
-                pooled = self._pooled([world.full_caption(scene, rng), *wrong.values()])
+                pooled = self._pooled([language.full_caption(scene, rng), *wrong.values()])
                 right, *others = self._logits(*self._read([scene]), pooled)[0]
                 for kind, other in zip(wrong, others, strict=True):
                     beaten[f"right_against_{kind}"].append(bool(right > other))
@@ -185,7 +183,7 @@ class TextEncoder(Stage):
         # transformers would load float16 as such, diffusers' UNet comes as float32: the pipeline needs one of them.
         config = folder / "text_encoder" / "config.json"
         write_json(config, {**json.loads(config.read_text()), "dtype": "float32"})
-        self.tokenizer.save_pretrained(folder / "tokenizer")
+        save_tokenizer(self.tokenizer, folder / "tokenizer")
 
     def load(self, folder: Path) -> None:
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -195,10 +193,10 @@ class TextEncoder(Stage):
         """Label indices of every fact, the last index where a scene has none, and the numbers of the looks."""
         facts = []
         for scene in scenes:
-            values = self.world.values(scene)
-            items = self.world.facts.items()
+            values = scene.facts()
+            items = FACTS.items()
             facts.append([labels.index(values[n]) if n in values else len(labels) for n, labels in items])
-        look = torch.from_numpy(np.stack([self.world.look(scene) for scene in scenes]))
+        look = torch.from_numpy(np.stack([sampling.look(scene) for scene in scenes]))
         return torch.tensor(facts, device=self.device), look.to(self.device)
 
     def _pooled(self, captions: list[str]) -> Tensor:

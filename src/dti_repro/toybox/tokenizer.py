@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
+
+from dti_repro.artifacts.files import atomic_write
 
 CONTEXT = 32
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -36,6 +39,15 @@ def build_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
     vocab[START] = len(vocab)
     vocab[END] = len(vocab)
     return CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]], model_max_length=CONTEXT)
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write a tokenizer in transformers' format, without the white space that is half of the library's own file."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")
 
 
 def word_ids(tokenizer: CLIPTokenizer, words: Sequence[str]) -> list[int]:

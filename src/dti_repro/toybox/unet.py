@@ -15,9 +15,10 @@ from dti_repro.artifacts.files import atomic_write, sha256
 from dti_repro.errors import InputError
 from dti_repro.toybox.dataset import RenderedScenes
 from dti_repro.toybox.drawing import SIZE
+from dti_repro.toybox.language import caption
+from dti_repro.toybox.sampling import WORLD
 from dti_repro.toybox.training import Stage
 from dti_repro.toybox.vae import as_pixels
-from dti_repro.toybox.world import world
 
 DOWNSAMPLE = 4
 MID_NOISE = -0.6  # mean of the logit of the time, as a share of the schedule
@@ -68,7 +69,6 @@ class Denoiser(Stage):
     ):
         self.data, self.held_out, self.batch, self.seed, self.dropout = data, held_out, batch, seed, dropout
         self.captions_per_image, self.mid_noise = captions_per_image, mid_noise
-        self.describe = world(data.world).caption
         weight = np.ones(data.count)
         if accessory_weight != 1.0:
             weight[[data.scene(i).accessory != "none" for i in range(data.count)]] = accessory_weight
@@ -155,9 +155,7 @@ class Denoiser(Stage):
         return tuple(level[t].view(-1, 1, 1, 1).to(self.device) for level in (self.signal, self.noise))
 
     def _caption(self, index: int, variant: int) -> str:
-        return self.describe(
-            self.data.scene(int(index)), np.random.default_rng([self.seed, 2, int(index), int(variant)])
-        )
+        return caption(self.data.scene(int(index)), np.random.default_rng([self.seed, 2, int(index), int(variant)]))
 
     @torch.no_grad()
     def _encode(self, captions: list[str]) -> Tensor:
@@ -168,7 +166,7 @@ class Denoiser(Stage):
     def _held_out_loss(self, part: int) -> float:
         latents = self._encode_images(self.held_out, np.arange(64 * part, 64 * part + 64)).float().to(self.device)
         rng = np.random.default_rng([self.seed, 3, part])
-        states = self._encode([self.describe(self.held_out.scene(64 * part + i), rng) for i in range(64)])
+        states = self._encode([caption(self.held_out.scene(64 * part + i), rng) for i in range(64)])
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(part)).to(self.device)
         t = ((torch.arange(64) + 0.5) / 64 * len(self.signal)).long()
         a, s = self._levels(t)
@@ -177,7 +175,7 @@ class Denoiser(Stage):
 
     def _latents(self, cache: Path) -> Tensor:
         encoder = sha256(self.parts / "vae" / "diffusion_pytorch_model.safetensors")[:10]
-        path = cache / f"latents-{encoder}-world{self.data.world}-{self.data.stream}-{self.data.count}.npy"
+        path = cache / f"latents-{encoder}-world{WORLD}-{self.data.stream}-{self.data.count}.npy"
         if not path.exists():
             parts = [
                 self._encode_images(self.data, np.arange(k, min(k + 250, self.data.count)))

@@ -12,10 +12,10 @@ from rich.progress import track
 from torch import Tensor
 
 from dti_repro.artifacts.files import atomic_write, sha256
-from dti_repro.toybox.dataset import WORLD_VERSION
 from dti_repro.toybox.drawing import SIZE, render
-from dti_repro.toybox.scene import Instance, Scene
-from dti_repro.toybox.world import world as world_of
+from dti_repro.toybox.looks import sample_free
+from dti_repro.toybox.sampling import WORLD, sample_scene
+from dti_repro.toybox.scene import ATTRIBUTES, Individual, Scene
 
 STREAMS = {"training": 7003, "heldout": 7004}
 ABSENT = -1  # the colour of no hat, in labels
@@ -25,7 +25,7 @@ MEAN = STD = 0.5  # of the evaluators' pixels, which are fed in [-1, 1]
 class EvaluatorScenes:
     """``individuals`` subjects of a stream, each in ``views`` scenes that have nothing else in common.
 
-    Scene ``i`` shows individual ``i // views`` and is a function of (world version, stream, individual, view) alone.
+    Scene ``i`` shows individual ``i // views`` and is a function of (world, stream, individual, view) alone.
     ``images`` is (individuals * views, 48, 48, 3) uint8, kept on disk and mapped into memory. ``autoencoder`` is the
     folder of an AutoencoderKL: every second view is then what it makes of the render, as generated images are.
     """
@@ -36,13 +36,11 @@ class EvaluatorScenes:
         individuals: int,
         views: int,
         cache: str | Path,
-        world: int = WORLD_VERSION,
         autoencoder: str | None = None,
     ):
         self.stream, self.individuals, self.views = stream, individuals, views
-        self.world = world_of(world)
         self.count = individuals * views
-        self._path = Path(cache) / f"evaluators-world{world}-{stream}-{individuals}x{views}.npy"
+        self._path = Path(cache) / f"evaluators-world{WORLD}-{stream}-{individuals}x{views}.npy"
         if not self._path.exists():
             scenes = (self.scene(i) for i in track(range(self.count), f"rendering {self._path.name}"))
             _save(self._path, np.stack([render(scene) for scene in scenes]))
@@ -51,23 +49,23 @@ class EvaluatorScenes:
             decoded = _decoded(self._path, Path(autoencoder))
             self.images = np.load(decoded, mmap_mode="r")
 
-    def individual(self, number: int) -> Instance:
-        return self.world.sample_subject(np.random.default_rng([STREAMS[self.stream], self.world.version, number]))
+    def individual(self, number: int) -> Individual:
+        return sample_free(np.random.default_rng([STREAMS[self.stream], WORLD, number]))
 
     def scene(self, index: int) -> Scene:
         number, view = divmod(index, self.views)
         # Views count from 1: a seed of trailing zeros is the seed without them, and would tie a scene to its subject.
-        rng = np.random.default_rng([STREAMS[self.stream], self.world.version, number, 1 + view])
-        return self.world.sample_scene(rng, subject=self.individual(number))
+        rng = np.random.default_rng([STREAMS[self.stream], WORLD, number, 1 + view])
+        return sample_scene(rng, subject=self.individual(number))
 
     def labels(self) -> Tensor:
-        """(count, attributes) int64 indices into the world's attributes; ABSENT where the scene lacks the attribute."""
+        """(count, attributes) int64 indices into ATTRIBUTES; ABSENT where the scene lacks the attribute."""
         path = self._path.with_suffix(".labels.npy")
         if not path.exists():
-            labels = np.full((self.count, len(self.world.attributes)), ABSENT)
+            labels = np.full((self.count, len(ATTRIBUTES)), ABSENT)
             for index in range(self.count):
-                shown = self.world.values(self.scene(index))
-                for k, (name, values) in enumerate(self.world.attributes.items()):
+                shown = self.scene(index).attributes()
+                for k, (name, values) in enumerate(ATTRIBUTES.items()):
                     if name in shown:
                         labels[index, k] = values.index(shown[name])
             _save(path, labels)

@@ -1,4 +1,4 @@
-"""The attribute reader: one classifier whose outputs are the heads of a world's attributes in a row."""
+"""The attribute reader: one classifier whose outputs are the heads of the attributes in a row."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from dti_repro.artifacts.files import atomic_write
 from dti_repro.toybox.evaluators.data import ABSENT, EvaluatorScenes, augment, soften, to_pixels
 from dti_repro.toybox.evaluators.timm_stage import TimmStage
+from dti_repro.toybox.scene import ATTRIBUTES
 
 
 class Reader(TimmStage):
@@ -22,7 +23,7 @@ class Reader(TimmStage):
     NAME: ClassVar[str] = "reader"
 
     def __init__(self, data: EvaluatorScenes, held_out: EvaluatorScenes, *, batch: int = 128, **network: Any) -> None:
-        self.heads = data.world.attributes
+        self.heads = ATTRIBUTES
         self.widths = [len(labels) for labels in self.heads.values()]
         super().__init__(data, held_out, batch=batch, outputs=sum(self.widths), **network)
         self._labels = data.labels()

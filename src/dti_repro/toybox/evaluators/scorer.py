@@ -25,7 +25,9 @@ from dti_repro.toybox.evaluators.data import (
     soften,
     to_pixels,
 )
-from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer
+from dti_repro.toybox.language import WORDS, caption, full_caption, swapped
+from dti_repro.toybox.scene import ATTRIBUTES
+from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer, save_tokenizer
 from dti_repro.toybox.training import Stage
 
 
@@ -60,9 +62,8 @@ class Scorer(Stage):
         """``vision`` and ``text`` are open_clip's vision_cfg and text_cfg, vocabulary and context left to us."""
         self.data, self.held_out, self.batch, self.seed = data, held_out, batch, seed
         self.attribute_weight = attribute_weight
-        self.world = data.world
-        self.widths = [len(labels) for labels in self.world.attributes.values()]
-        self.tokenizer = build_tokenizer(self.world.words)
+        self.widths = [len(labels) for labels in ATTRIBUTES.values()]
+        self.tokenizer = build_tokenizer(WORDS)
         self.size = vision["image_size"]
         named = {"context_length": CONTEXT, "vocab_size": len(self.tokenizer), "hf_tokenizer_name": "."}
         self.config = {"embed_dim": embed_dim, "vision_cfg": dict(vision), "text_cfg": {**text, **named}}
@@ -80,8 +81,8 @@ class Scorer(Stage):
         for index in indices:
             scene = self.data.scene(int(index))
             complete.append(bool(rng.uniform() < 0.6))
-            captions.append((self.world.full_caption if complete[-1] else self.world.caption)(scene, rng))
-            choices = list(self.world.swapped(scene, rng).values()) if complete[-1] else []
+            captions.append((full_caption if complete[-1] else caption)(scene, rng))
+            choices = list(swapped(scene, rng).values()) if complete[-1] else []
             if choices:
                 wrong.append(choices[rng.integers(len(choices))])
         image = self._images(augment(self.data.images[indices], rng))
@@ -119,9 +120,9 @@ class Scorer(Stage):
         count = 512
         rng = np.random.default_rng([self.seed, 2])
         scenes = [self.held_out.scene(i * self.held_out.views) for i in range(count)]
-        captions = [self.world.full_caption(scene, rng) for scene in scenes]
+        captions = [full_caption(scene, rng) for scene in scenes]
         text = self._texts(captions)
-        wrong = [list(self.world.swapped(scene, rng).values()) for scene in scenes]
+        wrong = [list(swapped(scene, rng).values()) for scene in scenes]
         swaps = self._texts([w for group in wrong for w in group]).split([len(group) for group in wrong])
         clean = to_pixels(self.held_out.images[:: self.held_out.views][:count])
         figures: dict[str, float] = {}
@@ -140,7 +141,7 @@ class Scorer(Stage):
 
     def save(self, folder: Path) -> None:
         folder = folder / "scorer"
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)
         halves = {
             name: (value.half() if value.is_floating_point() else value).contiguous()
             for name, value in self.model.clip.state_dict().items()
