@@ -25,27 +25,33 @@ METRIC = "toybox_image"
 
 @command("toybox_recovered")
 def main(cfg: DictConfig) -> None:
-    import pandas as pd
     import torch
 
     from dti_repro.artifacts.files import atomic_write
     from dti_repro.backbones.stable_diffusion import StableDiffusion
+
+    images = image_scores(Path(cfg.results) / "scores.csv", cfg.class_word)
+    torch.set_num_threads(cfg.threads)
+    images["decoded references"] = decoded_references(StableDiffusion("toybox", cfg.weights, None), list(images.index))
+    table = shares(images, cfg.class_word, cfg.seed)
+    with atomic_write(Path(cfg.results) / "recovered.csv") as temporary:
+        table.to_csv(temporary)
+    print(f"{len(images)} subjects ({', '.join(images.index)}).\n\n{table.to_string()}")
+
+
+def image_scores(file: Path, start: str) -> pd.DataFrame:
+    """Return the image scores, (subjects, rows). InputError without the file, or without row ``start`` in it."""
+    import pandas as pd
+
     from dti_repro.errors import InputError
 
-    file = Path(cfg.results) / "scores.csv"
     if not file.is_file():
         raise InputError(f"{file} does not exist: results=<out>/<experiment> of `python -m dti_repro.benchmark`")
     scores = pd.read_csv(file)
     images = scores[scores["metric"] == METRIC].pivot(index="concept", columns="row", values="mean")
-    if cfg.class_word not in images:
-        raise InputError(f"{file} has no {METRIC} of row '{cfg.class_word}' (class_word=<row of the class word>)")
-    torch.set_num_threads(cfg.threads)
-    images["decoded references"] = decoded_references(StableDiffusion("toybox", cfg.weights, None), list(images.index))
-    table = shares(images, cfg.class_word, cfg.seed)
-    text = f"{len(images)} subjects ({', '.join(images.index)}).\n\n{table.to_string()}\n"
-    with atomic_write(file.with_name("recovered.csv")) as temporary:
-        table.to_csv(temporary)
-    print(text)
+    if start not in images:
+        raise InputError(f"{file} has no {METRIC} of row '{start}' (class_word=<row of the class word>)")
+    return images
 
 
 def shares(images: pd.DataFrame, start: str, seed: int) -> pd.DataFrame:

@@ -144,9 +144,13 @@ class Denoiser(Stage):
     def load(self, folder: Path) -> None:
         """Begin from the UNet in ``folder``; attention that it lacks begins with zero output, so it draws as it did."""
         saved = UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
-        for name in self.model.load_state_dict(saved, strict=False).missing_keys:
-            if ".attentions." not in name:
-                raise InputError(f"{folder / 'unet'}: {name} is missing: it is of another architecture")
+        own = self.model.state_dict()
+        added = [name for name in own if name not in saved]
+        same = all(name in own and own[name].shape == weight.shape for name, weight in saved.items())
+        if not same or any(".attentions." not in name for name in added):
+            raise InputError(f"{folder / 'unet'} is of another architecture than stage.network")
+        self.model.load_state_dict(saved, strict=False)
+        for name in added:
             if ".proj_out." in name:
                 torch.nn.init.zeros_(self.model.get_parameter(name))
 
