@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_scores_on_one_device(names: Sequence[str], tmp_path: Path, gpu: Callabl
     for name in names:
         widths = read_yaml(Path(__file__).with_name("narrow_widths.yaml"))
         file = name if name.startswith("toybox") else str(write_untrained_metric(name, tmp_path, widths))
-        metric = build(metric_config(file), ImageMetric)
+        metric = deepcopy(build(metric_config(file), ImageMetric))  # encoders are shared, and stay real for others
         with gpu():
             metric.to(GPU)
             metric.set_references("ann", [image, image])
