@@ -82,19 +82,19 @@ def shares(images: pd.DataFrame, start: str, seed: int) -> pd.DataFrame:
 
 def decoded_references(model: StableDiffusion, names: list[str]) -> list[float]:
     """Return for each subject the mean cosine of its decoded photos to its other photos."""
-    from hydra.utils import instantiate
-
-    from dti_repro.artifacts.files import read_yaml
-    from dti_repro.config import CONF
+    from dti_repro.config import build
     from dti_repro.data.concept import Toybox
+    from dti_repro.metrics.catalogue import metric_config
+    from dti_repro.metrics.similarity import ReferenceSimilarity
 
-    encoder = instantiate(read_yaml(CONF / "metric" / f"{METRIC}.yaml")).encoder
+    encoder = build(metric_config(METRIC), ReferenceSimilarity).encoder
     return [_decoded(model, encoder, concept) for concept in Toybox(names=names).load()]
 
 
 def _decoded(model: StableDiffusion, encoder, concept: Concept) -> float:
     import numpy as np
     import torch
+    from diffusers.image_processor import VaeImageProcessor
     from PIL import Image
     from torch.nn.functional import normalize
 
@@ -103,8 +103,8 @@ def _decoded(model: StableDiffusion, encoder, concept: Concept) -> float:
     photos = [Image.open(path).convert("RGB") for path in concept.images]
     pixels = as_pixels(np.stack([np.asarray(photo) for photo in photos]), np.arange(len(photos)))
     with torch.no_grad():
-        drawn = model.vae.decode(model.vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-    decoded = [Image.fromarray(np.asarray(d)) for d in ((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1)]
+        drawn = model.vae.decode(model.vae.encode(pixels).latent_dist.mean).sample
+    decoded = VaeImageProcessor().postprocess(drawn)
     similar = normalize(encoder.images(decoded), dim=-1) @ normalize(encoder.images(photos), dim=-1).T
     others = ~torch.eye(len(photos), dtype=torch.bool)
     return float(similar[others].mean())
