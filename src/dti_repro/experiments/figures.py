@@ -18,14 +18,15 @@ WIDTH = 7.2  # inches
 
 def comparison(run: ExperimentRun, results: Sequence[RowResult]) -> Grid:
     """Return the images of the first subject, or of the first set of subjects that a prompt names, with the first image
-    seed: a row for each row that has images, a column for each prompt. Nothing is selected by its looks."""
-    seed = run.seeds()[0]
+    seed: a row for each row that has images, a column for each prompt. Of rows that are snapshots there are those of
+    the last step. Nothing is selected by its looks."""
+    seed, last = run.seeds()[0], max(run.experiment.snapshots, default=None)
     drawn = [
         (result.spec.label, image, folder.path / image.file)
         for result in results
         for folder in result.image_folders
         for image in folder.manifest.images
-        if image.seed == seed
+        if image.seed == seed and result.spec.snapshot in (None, last)
     ]
     names = drawn[0][1].concepts
     rows: dict[str, dict[str, Path]] = {}  # label -> prompt -> image of the first training seed
