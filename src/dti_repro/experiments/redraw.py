@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dti_repro.errors import InputError
-from dti_repro.experiments import path_figure, trajectories
+from dti_repro.experiments import front_figure, path_figure, trajectories
 from dti_repro.experiments.mechanism.study import PARTS, RECORD
 from dti_repro.experiments.mechanism.style import save
 
@@ -13,6 +13,9 @@ from dti_repro.experiments.mechanism.style import save
 def redraw(folder: Path) -> list[Path]:
     """Draw the figures of a folder of results, as PNG and PDF, and return their paths without the suffix."""
     drawn = []
+    if (experiment := front_figure.read_experiment(folder)) and (folder / "table.csv").is_file():
+        save(front_figure.draw(front_figure.read(folder), experiment), folder / front_figure.NAME)
+        drawn.append(folder / front_figure.NAME)
     if trajectories.has_snapshots(folder):
         save(trajectories.write_trajectories(folder), folder / trajectories.NAME)
         drawn.append(folder / trajectories.NAME)

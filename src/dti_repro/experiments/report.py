@@ -17,9 +17,10 @@ from pandas import DataFrame
 from dti_repro.artifacts.files import read_json, sha256, write_file, write_json
 from dti_repro.artifacts.provenance import machines, provenance
 from dti_repro.artifacts.run_dir import final_norm
+from dti_repro.experiments import front_figure
 from dti_repro.experiments.configs import ExperimentRun
-from dti_repro.experiments.figures import save_front
 from dti_repro.experiments.markdown import markdown
+from dti_repro.experiments.mechanism.style import save
 from dti_repro.experiments.notes import DIFFERENCES, VERDICTS, about, notes_of, steps_used
 from dti_repro.experiments.search import COLUMNS as SEARCH_COLUMNS
 from dti_repro.experiments.search import search
@@ -127,10 +128,11 @@ def write_tables(folder: Path, report: Report) -> None:
         parts += [f"{section.text}\n", markdown([section.table.columns, *section.table.values])]
     notes = ["## Notes\n", *(f"- {note}" for note in report.notes), ""]
     write_file(folder / "table.md", "\n".join([*parts, *notes]))
-    write_csv(folder / "table.csv", numbers_table(report.rows, list(report.experiment.metrics), report.extras))
+    numbers = numbers_table(report.rows, list(report.experiment.metrics), report.extras)
+    write_csv(folder / "table.csv", numbers)
     write_csv(folder / "scores.csv", scores_table(report.rows))
     write_csv(folder / "differences.csv", report.differences)
-    save_front(folder / "front", report.experiment, report.rows)
+    save(front_figure.draw(numbers, asdict(report.experiment)), folder / front_figure.NAME)
 
 
 def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pandas import DataFrame, concat, read_csv
 
-from dti_repro.artifacts.files import read_json, read_yaml
+from dti_repro.artifacts.files import read_yaml
 from dti_repro.errors import InputError
+from dti_repro.experiments.front_figure import read_experiment
 from dti_repro.experiments.mechanism.style import GREY, legend, line_style, panels, ticks
 from dti_repro.experiments.tables import write_csv
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NAME = "trajectories"
@@ -23,12 +23,12 @@ COLUMNS = ["label", "source", "step", *(f"{score}{end}" for score in ("image", "
 
 def has_snapshots(folder: Path) -> bool:
     """Return whether a folder of results is that of an experiment over snapshots."""
-    return _experiment(folder).get("snapshots") not in (None, [])
+    return read_experiment(folder).get("snapshots") not in (None, [])
 
 
 def write_trajectories(folder: Path) -> Figure:
     """Write trajectories.csv from the table, published steps beside it, and return its figure."""
-    experiment = _experiment(folder)
+    experiment = read_experiment(folder)
     metrics = {"image": experiment["image"], "text": experiment["text"][0]}
     scores = {f"{metric}{end}": f"{score}{end}" for score, metric in metrics.items() for end in ENDS}
     try:
@@ -49,20 +49,24 @@ def write_trajectories(folder: Path) -> Figure:
 
 def draw(table: DataFrame) -> Figure:
     """Return the plane of both scores, each score by step, and the plane of what was published."""
-    titles = ["image against text", "image by step", "text by step", "published, other metrics"]
+    titles = ["image against text, last step marked", "image by step", "text by step", "published, other metrics"]
     figure, ((plane, image, text, published),) = panels(titles, title="Scores by training step", width=4.2)
     ours, theirs = table[table["source"] == "ours"], table[table["source"] == "published"]
     trained = ours[ours["step"].notna()]
     for k, (label, curve) in enumerate(trained.groupby("label", sort=False)):
         style = {**line_style(k), "label": label}
-        _line(plane, curve, style)
+        plane.plot(curve["text"], curve["image"], **style, markevery=[-1])
         image.plot(curve["step"], curve["image"], **style)
         text.plot(curve["step"], curve["text"], **style)
     for bound in ours[ours["step"].isna() & ours["text"].notna()].itertuples():  # real references have no text score
         plane.plot(bound.text, bound.image, "*", color=GREY)
-        plane.annotate(bound.label, (bound.text, bound.image), fontsize=7)
+        plane.annotate(
+            bound.label, (bound.text, bound.image), (-4, 4), textcoords="offset points", ha="right", fontsize=7
+        )
     for label, curve in theirs.groupby("label", sort=False):
-        _line(published, curve, {"color": GREY, "marker": "o", "markersize": 4, "label": label})
+        published.plot(curve["text"], curve["image"], color=GREY, marker="o", markersize=4, label=label)
+        for row in curve.iloc[[0, -1]].itertuples():
+            published.annotate(str(row.step), (row.text, row.image), (3, 3), textcoords="offset points", fontsize=7)
     for axes in (plane, published):
         axes.set(xlabel="text", ylabel="image")
     for axes, score in ((image, "image"), (text, "text")):
@@ -70,16 +74,3 @@ def draw(table: DataFrame) -> Figure:
         ticks(axes, trained["step"].unique())
     legend(figure)
     return figure
-
-
-def _line(axes: Axes, curve: DataFrame, style: dict[str, object]) -> None:
-    """Join the steps, and name the first and the last."""
-    axes.plot(curve["text"], curve["image"], **style)
-    for row in curve.iloc[[0, -1]].itertuples():
-        place = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": 7}
-        axes.annotate(str(row.step), (row.text, row.image), **place)
-
-
-def _experiment(folder: Path) -> dict[str, Any]:
-    file = folder / "provenance.json"
-    return read_json(file, "run the benchmark again").get("experiment", {}) if file.is_file() else {}

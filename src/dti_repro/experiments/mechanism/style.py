@@ -22,9 +22,11 @@ SIZE = (5.4, 3.6)  # inches of a panel
 
 
 def line_style(index: int) -> dict[str, object]:
-    """Return colour and mark of a figure's line number `index`; the dashes change when the colours begin again."""
-    dashes = ("-", "--", ":")[index // len(COLORS) % 3]
-    look = {"color": COLORS[index % len(COLORS)], "marker": MARKS[index % len(MARKS)], "linestyle": dashes}
+    """Return colour and mark of a figure's line number `index`. When the colours begin again, each has other dashes and
+    another mark."""
+    turn = index // len(COLORS)
+    mark = MARKS[(index + turn) % len(MARKS)]
+    look = {"color": COLORS[index % len(COLORS)], "marker": mark, "linestyle": ("-", "--", ":")[turn % 3]}
     return {**look, "linewidth": 1.6, "markersize": 4.5}
 
 
@@ -63,7 +65,9 @@ def legend(figure: Figure) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
     columns = max(2, 2 * round(figure.get_figwidth() / SIZE[0]))
-    figure.legend(named.values(), named, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    figure.legend(
+        named.values(), named, loc="outside lower center", ncols=columns, fontsize=8, frameon=False, handlelength=3
+    )
 
 
 def log_scale(axis: Axis) -> None:
