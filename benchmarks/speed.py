@@ -116,9 +116,7 @@ def evaluation(images: Sequence[Image.Image], concept: Concept, repeats: int) ->
             if again or begin == 0:
                 metric.set_references(concept.name, photos)
             batch = images[begin : begin + 16]
-            metric.update(batch, [sample] * len(batch))
-        metric.compute()
-        metric.reset()
+            metric.score(batch, [sample] * len(batch))
 
     what = f"evaluator, {len(images)} images: references encoded with each batch / once"
     return measure(what, lambda: run(True), lambda: run(False), repeats)
