@@ -20,13 +20,13 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.backbones.load import load_backbone
+from dti_repro.backbones.load import device_of, load_backbone
 from dti_repro.backbones.own_cache import keep
 from dti_repro.backbones.published import published_file
 from dti_repro.backbones.untrained import write_checkpoint
 from dti_repro.cost.models import ModelCost
 from dti_repro.data.concept import Toybox
-from dti_repro.errors import OutOfMemoryError, is_out_of_memory
+from dti_repro.errors import is_out_of_memory
 from dti_repro.launch.command_line import compose
 from dti_repro.training.train_missing import train
 from measured import write_result
@@ -46,24 +46,17 @@ class Table:
         self._limit = limit
         self._rows = [HEAD]
 
-    def measure(self, what: str, units: int, flops: float, work: Callable[[], float]) -> bool:
-        """Add a row: work() returns the seconds that `units` samples or images and these FLOPs take. False if the
-        memory is too small."""
+    def measure(self, what: str, units: int, flops: float, work: Callable[[], float]) -> None:
+        """Add a row: work() returns the seconds that `units` samples or images and these FLOPs take."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         try:
             seconds = work()
-            peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
-            rate = flops / seconds
-            cells = [
-                f"{seconds:.3f}",
-                f"{units / seconds:.2f}",
-                f"{rate / 1e12:.0f}",
-                f"{rate / self._limit:.0%}",
-                peak,
-            ]
-        except (OutOfMemoryError, RuntimeError) as error:
-            if not (isinstance(error, OutOfMemoryError) or is_out_of_memory(error)):
+            rate, peak = flops / seconds, torch.cuda.max_memory_allocated() / 2**30
+            shares = [f"{rate / 1e12:.0f}", f"{rate / self._limit:.0%}"]
+            cells = [f"{seconds:.3f}", f"{units / seconds:.2f}", *shares, f"{peak:.1f}"]
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             cells = ["does not fit", "", "", "", ""]
         self._rows.append([what, str(units), *cells])
@@ -75,8 +68,8 @@ class Table:
         about = (
             f"Made by `{' '.join(['python', *sys.argv])}` on one {torch.cuda.get_device_name()} ({memory:.0f} GiB): "
             f"{cfg.backbone} with random weights in bfloat16. The limit is {self._limit / 1e12:.0f} TFLOP/s, the "
-            f"median rate of {REPEATS} products of {cfg.matrix} x {cfg.matrix} matrices in bfloat16. A step has 4 "
-            f"samples of each concept; its time is the difference of trainings of {cfg.steps[0]} and {cfg.steps[1]} "
+            f"median rate of {REPEATS} products of {cfg.matrix} x {cfg.matrix} matrices in bfloat16. A step's samples "
+            f"are those of all concepts; its time is the difference of trainings of {cfg.steps[0]} and {cfg.steps[1]} "
             "steps, divided by the steps between. FLOPs are those of matrix products, convolutions and attention."
         )
         write_result(Path(cfg.out), "gpu", "On a GPU", about, self._rows, ["torch", "diffusers", "transformers"])
@@ -120,11 +113,13 @@ def seconds_of_step(cfg: DictConfig, checkpoint: Path, names: Sequence[str], *mo
 @hydra.main(version_base="1.3", config_path=".", config_name="gpu")
 def main(cfg: DictConfig) -> None:
     GlobalHydra.instance().clear()  # the trainings compose configurations of their own
+    device_of("gpu")  # one line instead of a torch error where there is none
     table = Table(cfg, product_rate(cfg.matrix))
     names = [concept.name for concept in Toybox(names="all").load()]
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = (Path(cfg.folder) if cfg.folder else Path(scratch)) / cfg.backbone
-        node = OmegaConf.to_container(training(cfg, checkpoint, names[:1], 1).backbone)
+        one = training(cfg, checkpoint, names[:1], 1)
+        node, batch = OmegaConf.to_container(one.backbone), one.trainer.batch
         torch.manual_seed(0)
         with torch.device("cuda"):  # random numbers for billions of weights take a GPU seconds
             keep(checkpoint, partial(write_checkpoint, node, published_file(cfg.backbone), weights=True))
@@ -133,10 +128,9 @@ def main(cfg: DictConfig) -> None:
             for count in cfg.concepts:
                 what = f"training step, {count} concepts{', compiled' if compiled else ''}"
                 seconds = partial(seconds_of_step, cfg, checkpoint, names[:count], f"backbone.compile={compiled}")
-                table.measure(what, 4 * count, 4 * count * cost.sample.flops, seconds)
+                table.measure(what, batch * count, batch * count * cost.sample.flops, seconds)
         if cfg.images:
-            node = training(cfg, checkpoint, names[:1], 1).backbone
-            backbone, sampling = load_backbone(node, "gpu"), node.generation
+            backbone, sampling = load_backbone(one.backbone, "gpu"), one.backbone.generation
             size = cost.image_size()
             latents, decoding = cost.image(*size, sampling.steps, sampling.guidance)
 

@@ -25,13 +25,13 @@ def read_experiment(folder: Path) -> dict[str, Any]:
     return read_json(file, "run the benchmark again").get("experiment", {}) if file.is_file() else {}
 
 
-def read(folder: Path) -> DataFrame:
-    """Return table.csv. InputError for a damaged file."""
+def draw_stored(folder: Path) -> Figure:
+    """Return the figure of a folder's table.csv. InputError for one that does not belong to the folder's experiment."""
     file = folder / "table.csv"
     try:
-        return read_csv(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is no table of an experiment ({error}): run the benchmark again") from error
+        return draw(read_csv(file), read_experiment(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{file} is no table of its experiment ({error}): run the benchmark again") from error
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -13,8 +13,8 @@ from dti_repro.experiments.mechanism.style import save
 def redraw(folder: Path) -> list[Path]:
     """Draw the figures of a folder of results, as PNG and PDF, and return their paths without the suffix."""
     drawn = []
-    if (experiment := front_figure.read_experiment(folder)) and (folder / "table.csv").is_file():
-        save(front_figure.draw(front_figure.read(folder), experiment), folder / front_figure.NAME)
+    if front_figure.read_experiment(folder) and (folder / "table.csv").is_file():
+        save(front_figure.draw_stored(folder), folder / front_figure.NAME)
         drawn.append(folder / front_figure.NAME)
     if trajectories.has_snapshots(folder):
         save(trajectories.write_trajectories(folder), folder / trajectories.NAME)

@@ -1,4 +1,4 @@
-"""The result of an experiment and its files: tables as Markdown and CSV, front.png, provenance.json.
+"""The result of an experiment and its files: tables as Markdown and CSV, provenance.json.
 
 Imports no torch, except to write a new provenance.json.
 """
@@ -17,10 +17,8 @@ from pandas import DataFrame
 from dti_repro.artifacts.files import read_json, sha256, write_file, write_json
 from dti_repro.artifacts.provenance import machines, provenance
 from dti_repro.artifacts.run_dir import final_norm
-from dti_repro.experiments import front_figure
 from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.style import save
 from dti_repro.experiments.notes import DIFFERENCES, VERDICTS, about, notes_of, steps_used
 from dti_repro.experiments.search import COLUMNS as SEARCH_COLUMNS
 from dti_repro.experiments.search import search
@@ -116,7 +114,7 @@ def make_report(run: ExperimentRun, rows: Sequence[Row], extras: Sequence[str], 
 
 
 def write_tables(folder: Path, report: Report) -> None:
-    """Write table.md, table.csv, scores.csv, differences.csv and front.png; equal reports give equal bytes."""
+    """Write table.md, table.csv, scores.csv and differences.csv; equal reports give equal bytes."""
     sections = [
         Section("", f"Made by `{report.command}`. {report.about}", report.means),
         *([report.claims] if report.claims else []),
@@ -128,11 +126,9 @@ def write_tables(folder: Path, report: Report) -> None:
         parts += [f"{section.text}\n", markdown([section.table.columns, *section.table.values])]
     notes = ["## Notes\n", *(f"- {note}" for note in report.notes), ""]
     write_file(folder / "table.md", "\n".join([*parts, *notes]))
-    numbers = numbers_table(report.rows, list(report.experiment.metrics), report.extras)
-    write_csv(folder / "table.csv", numbers)
+    write_csv(folder / "table.csv", numbers_table(report.rows, list(report.experiment.metrics), report.extras))
     write_csv(folder / "scores.csv", scores_table(report.rows))
     write_csv(folder / "differences.csv", report.differences)
-    save(front_figure.draw(numbers, asdict(report.experiment)), folder / front_figure.NAME)
 
 
 def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:
