@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from dti_repro.artifacts.tracking import joined, tracking
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import InitializerEmbedding
 from dti_repro.backbones.checkpoint import check_words
+from dti_repro.backbones.cpu_attention import ProductAttention
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.location import commit, located
 from dti_repro.config import build, target
@@ -231,11 +232,18 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
                 enable_progress_bar=False,
                 log_every_n_steps=1,
             )
-            trainer.fit(module)
+            with _attention(cfg, module.backbone):
+                trainer.fit(module)
     if signals.stopped:
         step = min(state.step for state in module.states)
         where = f"step {step} of {cfg.trainer.steps} ({', '.join(names)})"
         raise StoppedError(f"stopped after {where}: the same command goes on from there")
+
+
+def _attention(cfg: DictConfig, backbone: Backbone) -> AbstractContextManager[object]:
+    """Return the context in which attention is computed in the faster way."""
+    is_bf16 = cfg.trainer.precision == "bf16" or cfg.backbone.dtype == "bfloat16"
+    return ProductAttention() if is_bf16 and backbone.device.type == "cpu" else nullcontext()
 
 
 def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
