@@ -1,4 +1,4 @@
-"""What an adapter is, and the adapter that is none."""
+"""What an adapter is; the base class is the one without weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dti_repro.losses.objectives import Reference
 class Adapter:
     """Weights of the denoiser that are trained together with the vectors of one concept. All that the denoiser draws
     shares them: with an adapter, a pack is a single concept. Its methods work inside of `attached` only; here they are
-    those of an adapter without weights."""
+    those of an adapter without weights, with which only the vectors are learned."""
 
     def attached(self, backbone: Backbone, random: Generator) -> AbstractContextManager[None]:
         """Put the adapter, initialised from `random`'s seed, on the backbone's denoiser; at the exit take it off.
@@ -41,7 +41,3 @@ class Adapter:
     def save(self, embedding: Path) -> dict[str, str]:
         """Write the weights next to the embedding's path. Return what the embedding's header says of them."""
         return {}
-
-
-class NoAdapter(Adapter):
-    """Only the vectors are learned, and their loss is minimised."""

@@ -7,7 +7,6 @@ and full_width.md in `out`.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from pandas import DataFrame, concat, read_csv
 
 from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, user_path
 from dti_repro.backbones.own_cache import keep, kept_folder
@@ -234,19 +234,14 @@ def _write(out: Path, row: dict[str, Any], stages: Stages) -> None:
         row |= {f"{name} seconds": round(seconds, 1), f"{name} peak": peak}
     row |= {"failed": stages.failed, "cores": os.cpu_count(), **{package: version(package) for package in PACKAGES}}
     file = out / "full_width.csv"
-    rows: dict[str, dict[str, str]] = {}
+    rows = DataFrame([{key: str(value) for key, value in row.items()}])
     if file.is_file():
-        with file.open(newline="", encoding="utf-8") as stored:
-            rows = {old["backbone"]: old for old in csv.DictReader(stored)}
-    rows[row["backbone"]] = {key: str(value) for key, value in row.items()}
-    ordered = [rows[name] for name in sorted(rows)]
-    with atomic_write(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as new:
-        columns = list(dict.fromkeys(key for each in ordered for key in each))
-        writer = csv.DictWriter(new, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(ordered)
+        rows = concat([read_csv(file, dtype=str, keep_default_na=False), rows])
+    rows = rows.drop_duplicates("backbone", keep="last").sort_values("backbone").fillna("")
+    with atomic_write(file) as temporary:
+        rows.to_csv(temporary, index=False, lineterminator="\n")
     with atomic_write(out / "full_width.md") as temporary:
-        temporary.write_text(_page(ordered), encoding="utf-8")
+        temporary.write_text(_page(rows.to_dict("records")), encoding="utf-8")
     print(out / "full_width.md")
 
 
