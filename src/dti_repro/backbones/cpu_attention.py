@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 LONGEST = 768
 """Keys. Measured with torch 2.14 on one core with AMX, forward and backward: the products of matrices take .2 to .9 of
 the fused kernel's time for up to 576 keys, and 1.3 times as long for 1,024 queries and keys."""
 
 
-class ProductAttention(TorchFunctionMode):
-    """Computes attention as two matrix products and a softmax while the context is open, where that is faster than
+@contextmanager
+def product_attention() -> Iterator[None]:
+    """Compute attention as two matrix products and a softmax while the context is open, where that is faster than
     torch's fused kernel: for bfloat16 on a CPU, where a gradient is asked for and the keys are few.
 
     The fused kernel's backward pass takes up to 24 times as long there as its forward pass. What it computes is the
     same but for rounding: here the scores are rounded to bfloat16 before the softmax, as they are not in the kernel.
+    The function of torch.nn.functional is replaced for the whole process. A TorchFunctionMode would not do: it is off
+    during the backward pass, in which gradient checkpointing computes the forward pass again.
     """
+    fused = functional.scaled_dot_product_attention
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention and _is_faster(*args, **kwargs):
-            return _attention(*args, **kwargs)
-        return func(*args, **kwargs)
+    def attention(*args: Any, **kwargs: Any) -> Tensor:
+        return (_attention if _is_faster(*args, **kwargs) else fused)(*args, **kwargs)
+
+    functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = fused
 
 
 def _is_faster(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> bool:

@@ -27,7 +27,7 @@ from dti_repro.artifacts.tracking import joined, tracking
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import InitializerEmbedding
 from dti_repro.backbones.checkpoint import check_words
-from dti_repro.backbones.cpu_attention import ProductAttention
+from dti_repro.backbones.cpu_attention import product_attention
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.location import commit, located
 from dti_repro.config import build, target
@@ -243,7 +243,7 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
 def _attention(cfg: DictConfig, backbone: Backbone) -> AbstractContextManager[object]:
     """Return the context in which attention is computed in the faster way."""
     is_bf16 = cfg.trainer.precision == "bf16" or cfg.backbone.dtype == "bfloat16"
-    return ProductAttention() if is_bf16 and backbone.device.type == "cpu" else nullcontext()
+    return product_attention() if is_bf16 and backbone.device.type == "cpu" else nullcontext()
 
 
 def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
