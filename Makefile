@@ -57,7 +57,7 @@ claims: $(STAMP) ## decide the paper's claims from the stored results (seconds)
 report: $(STAMP) ## the page of the main table, from the runs or the stored results (seconds)
 	$(PY) -m dti_repro.report experiment=main_table $(ARGS)
 
-speed: $(STAMP) ## measure this trainer and evaluator against the plain way, side by side
+speed: $(STAMP) ## time training, drawing and scoring beside the paper's code and diffusers' script
 	$(PY) benchmarks/speed.py $(ARGS)
 
 full-width: $(STAMP) ## every stage of a backbone (ARGS="backbone=sdxl") at its published widths, random weights

@@ -27,11 +27,11 @@ def write_result(
 ) -> None:
     """Write the table of `rows`, its head first. about: the command and what the numbers are. libraries: distributions
     whose versions are named. more: lines behind the table."""
-    with atomic_write(folder / f"{name}.csv") as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
     versions = ", ".join(f"{library} {version(library)}" for library in libraries)
     machine = f"{processor()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {versions}"
     measured = f"{machine}; load average at the end {os.getloadavg()[0]:.1f}. Measured at commit {commit(HERE)}."
+    with atomic_write(folder / f"{name}.csv") as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
     lines = [f"# {title}", "", about, "", measured, "", markdown(rows), *more]
     with atomic_write(folder / f"{name}.md") as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
