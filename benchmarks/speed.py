@@ -8,13 +8,10 @@ eighth to a tenth as wide. The result is speed.md and speed.csv in `out`.
 from __future__ import annotations
 
 import shutil
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -37,63 +34,10 @@ from dti_repro.training.train_missing import train
 from measured import write_result
 from narrow import narrow_sdxl
 from others import Drawing, Scoring, Training
+from turns import Clock, Pair, Seconds, measure, rows_of, seconds
 
 PROMPTS = ("a {} on the grass", "a {} on the beach", "a red {}", "two {}")
 METRICS = ("dinov2", "siglip")
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """What something took, of one unit."""
-
-    cpu: float
-    wall: float
-
-    def __truediv__(self, units: int) -> Seconds:
-        return Seconds(self.cpu / units, self.wall / units)
-
-
-@dataclass
-class Clock:
-    """The time since it was made."""
-
-    cpu: float = field(default_factory=time.process_time)
-    wall: float = field(default_factory=time.perf_counter)
-
-    def read(self) -> Seconds:
-        return Seconds(time.process_time() - self.cpu, time.perf_counter() - self.wall)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two ways to the same thing and what a unit took, one entry a turn."""
-
-    what: str
-    first: list[Seconds]
-    second: list[Seconds]
-
-    def ratios(self, of: str) -> list[float]:
-        return [getattr(a, of) / getattr(b, of) for a, b in zip(self.first, self.second, strict=True)]
-
-
-Measure = Callable[[], Seconds]
-
-
-def measure(what: str, first: Measure, second: Measure, repeats: int) -> Pair:
-    """Turn by turn; one turn of each before it counts."""
-    first(), second()
-    pair = Pair(what, [], [])
-    for number in range(repeats):
-        for side, action in sorted([(0, first), (1, second)], reverse=number % 2 == 1, key=lambda each: each[0]):
-            (pair.first, pair.second)[side].append(action())
-    print(f"{what}: {statistics.median(pair.ratios('cpu')):.2f}x", flush=True)
-    return pair
-
-
-def seconds(action: Callable[[], object], units: int = 1) -> Seconds:
-    clock = Clock()
-    action()
-    return clock.read() / units
 
 
 class Ours:
@@ -339,18 +283,6 @@ def toybox_pairs(scratch: Path, cfg: DictConfig) -> list[Pair]:
 def has_bfloat16() -> bool:
     """Return whether the processor computes with bfloat16; others do it in software, far slower than float32."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def rows_of(pairs: Sequence[Pair]) -> list[list[str]]:
-    """Return the lines of the table, its head first."""
-    rows = [["what: a / b", "a, CPU s", "b, CPU s", "a / b, CPU s", "least to most", "a / b, wall s"]]
-    for pair in pairs:
-        cpu = [f"{statistics.median(second.cpu for second in side):.3g}" for side in (pair.first, pair.second)]
-        ratios = pair.ratios("cpu")
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        wall = f"{statistics.median(pair.ratios('wall')):.2f}"
-        rows.append([pair.what, *cpu, f"{statistics.median(ratios):.2f}", spread, wall])
-    return rows
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="speed")

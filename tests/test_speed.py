@@ -37,7 +37,7 @@ def test_the_loops_of_others_train_the_new_row_alone(tmp_path: Path, whole_table
 
 
 def test_pairs_are_compared_turn_by_turn() -> None:
-    from speed import Seconds, measure, rows_of
+    from turns import Seconds, measure, rows_of
 
     second = iter([Seconds(1, 1), Seconds(1, 2), Seconds(2, 4), Seconds(4, 4)])
     pair = measure("slow / fast", lambda: Seconds(4, 8), lambda: next(second), repeats=3)
