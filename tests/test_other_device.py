@@ -4,7 +4,7 @@ tensors of two devices raises. The device is meta: without a driver, torch compu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -26,9 +26,12 @@ from torchvision.transforms import v2
 
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.backbones.backbone import Backbone
+from dti_repro.backbones.base import LearnedWord
 from dti_repro.backbones.text_encoder import PlaceholderTokenizer
 from dti_repro.config import build
 from dti_repro.launch.failures import choices
+from dti_repro.methods.base import TokenMethod
+from dti_repro.methods.word_files import learned_word
 from dti_repro.metrics.base import ImageMetric, Sample
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.networks import write_untrained_metric
@@ -109,12 +112,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     read = fake_impls.op_implementations_dict
     monkeypatch.setitem(read, torch.ops.aten._local_scalar_dense.default, _number)
     monkeypatch.setitem(read, torch.ops.aten.nonzero.default, _one_place)
+    monkeypatch.setitem(read, torch.ops.aten.equal.default, lambda *_: True)
     monkeypatch.setattr(FakeTensor, "numpy", _content)
     monkeypatch.setattr(pl, "Trainer", on_gpu)
     return faked
 
 
 SLOW = (*SAME_CODE, "sd15")  # the toybox's code
+TRAINED = [name for name in choices("method") if name != "ti_rescaled"]  # which has no training
 
 
 @pytest.mark.parametrize(
@@ -126,34 +131,41 @@ def test_a_training_and_a_generation_on_one_device(
     """The toybox with two packs, one after the other."""
     names = ["ann", "bob"] if name == "toybox" else ["ann"]
     own = [f"backbone={name}"] if name == "toybox" else tiny_backbone(name, tmp_path / name)
-    cfg = training(*own, f"concepts.names=[{','.join(names)}]", "trainer.pack=1", "trainer.steps=1", "trainer.batch=1")
+    _train_and_generate(training(*own, f"concepts.names=[{','.join(names)}]", "trainer.pack=1"), gpu, monkeypatch)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_each_method_on_one_device(
+    method: str, training: Training, gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _train_and_generate(training(f"method={method}", "concepts.names=[ann]"), gpu, monkeypatch)
+
+
+def _train_and_generate(cfg: DictConfig, gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg.trainer.steps = cfg.trainer.batch = 1
     settings = OmegaConf.to_container(cfg.backbone)
     settings.pop("generation", None)
     backbone: Backbone = build(settings, Backbone)
-    learned: dict[str, Mapping[str, Tensor]] = {}
+    learned: dict[str, LearnedWord] = {}
     monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: backbone)
     monkeypatch.setattr("dti_repro.training.trainer.check_words", lambda *_: None)  # reads weights from a file
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a fake")
     monkeypatch.setattr(ConceptState, "save", lambda *_: None)
-    monkeypatch.setattr(
-        "dti_repro.training.callbacks.save_word",
-        lambda path, placeholder, method, c, *_: learned.update({placeholder: method.vectors(c)}),
-    )
+
+    def learn(path: Path, placeholder: str, method: TokenMethod, c: int, *more: Any) -> None:
+        assert {rows.device for rows in method.vectors(c).values()} == {GPU}
+        loaded = build(cfg.method, TokenMethod)  # as from a file, which is read on the CPU
+        loaded.load({k: rows.cpu() for k, rows in method.state(c).items()}, cfg.method.vectors or 1, backbone.spec)
+        learned[placeholder] = learned_word(loaded, 0)
+
+    monkeypatch.setattr("dti_repro.training.callbacks.save_word", learn)
     with gpu():
         backbone.to(GPU)
         train(cfg)
-        assert {rows.device for vectors in learned.values() for rows in vectors.values()} == {GPU}
         assert {tensor.device for tensor in backbone.state_dict().values()} == {GPU}
         side = backbone.spec.resolution
-        images = backbone.generate(
-            [" beside ".join(f"a <{concept}>" for concept in names)],
-            {word: {k: rows.cpu() for k, rows in vectors.items()} for word, vectors in learned.items()},
-            [0],
-            steps=1,
-            guidance=5.0,
-            height=side,
-            width=side,
-        )
+        prompts = [" beside ".join(f"a {word}" for word in learned)]
+        images = backbone.generate(prompts, learned, [0], steps=1, guidance=5.0, height=side, width=side)
     assert [image.size for image in images] == [(side, side)]
 
 

@@ -101,16 +101,18 @@ class CoRe(TextualInversion):
         encoder = next(iter(tokens.ids))
         end = self._encoders[encoder].end
         places, class_places = [], []
-        for ids, positions, class_ids in zip(
-            tokens.ids[encoder], tokens.positions[encoder], class_tokens.ids[encoder], strict=True
-        ):
+        device = tokens.ids[encoder].device
+        found = tokens.ids[encoder], tokens.positions[encoder], class_tokens.ids[encoder]
+        on_cpu = (rows.cpu() for rows in found)  # a GPU would be waited for at each sample
+        for ids, positions, class_ids in zip(*on_cpu, strict=True):
             last, class_last = (int((row == end).int().argmax()) for row in (ids, class_ids))
             places.append((positions[: last + 1] < 0).nonzero().flatten())
             behind_the_word = places[-1] > positions.argmax()
             class_places.append(places[-1] + behind_the_word * (class_last - last))
             if not torch.equal(ids[places[-1]], class_ids[class_places[-1]]):
                 raise InputError("method.prompts has a prompt that is too long for the text encoder: shorten it")
-        return tuple(pad_sequence(rows, batch_first=True, padding_value=-1) for rows in (places, class_places))
+        rows = (pad_sequence(part, batch_first=True, padding_value=-1) for part in (places, class_places))
+        return tuple(part.to(device) for part in rows)
 
 
 def _means(shares: Tensor) -> Tensor:
