@@ -216,7 +216,7 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
     names = [state.name for state in module.states]
     words = (run.method, joined(names), f"seed{run.seed}", run.config_hash)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch._dynamo")
         with signals, tracking(cfg, "train", *words) as tracker:
             previews = [Previews(tracker)] if cfg.trainer.preview_every else []
             trainer = pl.Trainer(
