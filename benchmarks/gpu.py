@@ -19,6 +19,7 @@ import hydra
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dti_repro.backbones.load import device_of, load_backbone
 from dti_repro.backbones.own_cache import keep
@@ -36,6 +37,7 @@ TRAINING = ["method=dti", "concepts=toybox", "templates=object", "trainer.precis
 TRAINING += ["trainer.progress=false", "trainer.checkpoint_every=1000"]
 PROMPT = "a photo of a cat on the beach"
 REPEATS = 10
+WARM_UP = 3  # steps that are not timed: they compile, and the allocator finds its sizes
 
 
 class Table:
@@ -69,8 +71,8 @@ class Table:
             f"Made by `{' '.join(['python', *sys.argv])}` on one {torch.cuda.get_device_name()} ({memory:.0f} GiB): "
             f"{cfg.backbone} with random weights in bfloat16. The limit is {self._limit / 1e12:.0f} TFLOP/s, the "
             f"median rate of {REPEATS} products of {cfg.matrix} x {cfg.matrix} matrices in bfloat16. A step's samples "
-            f"are those of all concepts; its time is the difference of trainings of {cfg.steps[0]} and {cfg.steps[1]} "
-            "steps, divided by the steps between. FLOPs are those of matrix products, convolutions and attention."
+            f"are those of all concepts; its time is the mean of steps {WARM_UP + 1} to {cfg.steps} of a training. "
+            "FLOPs are those of matrix products, convolutions and attention."
         )
         write_result(Path(cfg.out), "gpu", "On a GPU", about, self._rows, ["torch", "diffusers", "transformers"])
 
@@ -90,24 +92,29 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def training(cfg: DictConfig, checkpoint: Path, names: Sequence[str], steps: int, *more: str) -> DictConfig:
+def training(cfg: DictConfig, checkpoint: Path, names: Sequence[str], *more: str) -> DictConfig:
     """Return the configuration of a training in a folder that is thrown away."""
     keys = [f"backbone={cfg.backbone}", f"backbone.path={checkpoint}", f"concepts.names=[{','.join(names)}]"]
-    keys += [f"trainer.steps={steps}", f"trainer.pack={len(names)}", *cfg.overrides, *more]
+    keys += [f"trainer.steps={cfg.steps}", f"trainer.pack={len(names)}", *cfg.overrides, *more]
     return compose("train", [*TRAINING, *keys])
 
 
 def seconds_of_step(cfg: DictConfig, checkpoint: Path, names: Sequence[str], *more: str) -> float:
-    """Return the seconds of a training step of these concepts at once."""
+    """Return the mean seconds of the training steps of these concepts at once, from step WARM_UP on."""
+    stamps: list[float] = []
 
-    def run(steps: int) -> float:
+    def stamp(*_: object) -> None:
+        if len(stamps) + 1 in (WARM_UP, cfg.steps):  # elsewhere Python may run ahead of the GPU, as it does in use
+            torch.cuda.synchronize()
+        stamps.append(time.perf_counter())
+
+    hook = register_optimizer_step_post_hook(stamp)
+    try:
         with tempfile.TemporaryDirectory() as runs:
-            return _timed(partial(train, training(cfg, checkpoint, names, steps, *more, f"runs={runs}")))
-
-    run(1)  # loads, and compiles where asked for
-    torch.cuda.reset_peak_memory_stats()
-    few, many = cfg.steps
-    return (run(many) - run(few)) / (many - few)
+            train(training(cfg, checkpoint, names, *more, f"runs={runs}"))
+    finally:
+        hook.remove()
+    return (stamps[-1] - stamps[WARM_UP - 1]) / (cfg.steps - WARM_UP)
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="gpu")
@@ -118,7 +125,7 @@ def main(cfg: DictConfig) -> None:
     names = [concept.name for concept in Toybox(names="all").load()]
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = (Path(cfg.folder) if cfg.folder else Path(scratch)) / cfg.backbone
-        one = training(cfg, checkpoint, names[:1], 1)
+        one = training(cfg, checkpoint, names[:1])
         node, batch = OmegaConf.to_container(one.backbone), one.trainer.batch
         torch.manual_seed(0)
         with torch.device("cuda"):  # random numbers for billions of weights take a GPU seconds

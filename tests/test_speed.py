@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,19 @@ def test_everything_is_measured_and_scores_agree(tmp_path: Path) -> None:
     for metric, score in zip(speed.METRICS, theirs, strict=True):
         mine = [row.value for row in rows if row.metric == metric]
         assert sum(mine) / len(mine) == pytest.approx(score, abs=1e-3)
+
+
+def test_a_step_is_timed_inside_one_training(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seconds that loading a model takes vary by more than a step."""
+    from gpu import seconds_of_step
+
+    waits: list[int] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    with initialize_config_dir(str(BENCHMARKS), version_base="1.3"):
+        overrides = ["trainer.accelerator=cpu", "trainer.precision=fp32", "trainer.batch=1", "templates=toybox"]
+        cfg = compose("gpu", ["backbone=toybox", "steps=5"])
+    cfg.overrides = overrides
+    began = time.perf_counter()
+    seconds = seconds_of_step(cfg, checkpoint, ["bird", "car"])
+    assert 0 < 2 * seconds < time.perf_counter() - began
+    assert len(waits) == 2
