@@ -150,7 +150,11 @@ class InversionModule(pl.LightningModule):
                 return self.backbone.encode_text(class_tokens)
 
         recorded = self.backbone.attention_maps() if self.method.records_attention else nullcontext([])
-        conditioning = encode(tokens)
+        if self._fuse and isinstance(self.method, SharedVectors):  # samples of one prompt then have the same states
+            first, of_sample = _distinct_prompts(pack)
+            conditioning = self.backbone.encode_text(tokens[first], self.method(samples[first]))[of_sample]
+        else:
+            conditioning = encode(tokens)
         with recorded as attention:
             loss = mean_loss(conditioning)
         objective = self.adapter.objective(loss, reference)
@@ -216,3 +220,14 @@ class InversionModule(pl.LightningModule):
             f"concept '{state.name}' diverged at step {state.step + 1}: loss {loss:.4g}, gradient "
             f"{gradient:.4g}; {kept if state.step else 'nothing was learned before it, so nothing is kept'}"
         )
+
+
+def _distinct_prompts(pack: Mapping[int, Batch]) -> tuple[list[int], list[int]]:
+    """Return a sample of each prompt that the pack has, and for each sample the place of its prompt among these."""
+    prompts = [
+        (c, *prompt)
+        for c, batch in pack.items()
+        for prompt in zip(batch.template.tolist(), batch.zeros.tolist(), strict=True)
+    ]
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    return [prompts.index(prompt) for prompt in places], [places[prompt] for prompt in prompts]
