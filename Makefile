@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 TEST_ARGS ?= -n 2
 ARGS ?=
 N ?= 50
-# Where torch can compile for the CPU (a C++ compiler, Python's headers), the table's training is 1.4 times faster.
+# Where torch can compile for the CPU (a C++ compiler, Python's headers), a step of the table's training is 1.3 to 1.4 times faster.
 HEADERS = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')
 COMPILED = $(if $(and $(shell command -v g++),$(wildcard $(HEADERS)/Python.h)),'train=[backbone.compile=true]')
 SLURM := slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core slurm-wlm-mysql-plugin
