@@ -41,7 +41,7 @@ lint: $(STAMP) ## check style, formatting and which package imports which
 	$(PY) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 
-benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed (from nothing 41 minutes on two fast cores)
+benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed (from nothing 36 minutes on two fast cores)
 	$(PY) -m dti_repro.benchmark experiment=main_table $(COMPILED) $(ARGS)
 
 ablation: $(STAMP) ## the ablation table on the toybox: what is missing is computed
