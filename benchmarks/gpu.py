@@ -17,7 +17,6 @@ from pathlib import Path
 
 import hydra
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -119,7 +118,6 @@ def seconds_of_step(cfg: DictConfig, checkpoint: Path, names: Sequence[str], *mo
 
 @hydra.main(version_base="1.3", config_path=".", config_name="gpu")
 def main(cfg: DictConfig) -> None:
-    GlobalHydra.instance().clear()  # the trainings compose configurations of their own
     device_of("gpu")  # one line instead of a torch error where there is none
     table = Table(cfg, product_rate(cfg.matrix))
     names = [concept.name for concept in Toybox(names="all").load()]

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.load import load_backbone
-from dti_repro.config import CONF
+from dti_repro.launch.command_line import compose
 from dti_repro.methods.word_files import load_word
 from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.train_missing import train
@@ -68,8 +68,7 @@ class Case:
         keys = [f"method={method}", "concepts=toybox", "concepts.names=[bird]", "templates=toybox"]
         keys += ["trainer.accelerator=cpu", "trainer.progress=false", f"trainer.threads={self._cfg.threads}"]
         keys += [f"trainer.batch={self._cfg.batch}", f"trainer.steps={self._cfg.steps + 1}"]
-        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            composed = hydra.compose("train", [*self._setup, *keys, f'runs="{tempfile.mkdtemp(dir=self._runs)}"'])
+        composed = compose("train", [*self._setup, *keys, f'runs="{tempfile.mkdtemp(dir=self._runs)}"'])
         self._backbone = load_backbone(composed.backbone, "cpu")
         with patch.object(InversionModule, "training_step", timed):
             (folder,) = train(composed)
@@ -120,7 +119,6 @@ def rows_of(name: str, found: dict[str, Seconds]) -> list[list[str]]:
 
 @hydra.main(version_base="1.3", config_path=".", config_name="method_cost")
 def main(cfg: DictConfig) -> None:
-    hydra.core.global_hydra.GlobalHydra.instance().clear()  # the trainings compose configurations of their own
     torch.set_num_threads(cfg.threads)
     methods = [BASE, *(method for method in cfg.methods if method != BASE)]
     rows = [["backbone", "method"]]

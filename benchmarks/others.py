@@ -157,8 +157,9 @@ class Training:
 class Drawing:
     """The pipeline with learned words, which are added one after the other."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.pipeline = StableDiffusionXLPipeline.from_pretrained(checkpoint)
+    def __init__(self, checkpoint: Path, bf16: bool = False) -> None:
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        self.pipeline = StableDiffusionXLPipeline.from_pretrained(checkpoint, torch_dtype=dtype)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def add(self, file: Path, token: str) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial, wraps
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,10 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from dti_repro.backbones import load
-from dti_repro.config import CONF
 from dti_repro.data.concept import Concept, Toybox
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
+from dti_repro.launch.command_line import compose
 from dti_repro.metrics.networks import write_untrained_metric
 from dti_repro.training import trainer
 from dti_repro.training.lit_module import InversionModule
@@ -38,6 +39,7 @@ from turns import Clock, Pair, Seconds, measure, rows_of, seconds
 
 PROMPTS = ("a {} on the grass", "a {} on the beach", "a red {}", "two {}")
 METRICS = ("dinov2", "siglip")
+BF16 = ("backbone.dtype=bfloat16", "trainer.precision=bf16")
 
 
 class Ours:
@@ -59,7 +61,8 @@ class Ours:
         keys = [f"trainer.{key}" for key in self.fast]
         keys += [f"trainer.batch={self.cfg.batch}", f"trainer.pack={len(names)}", "trainer.fuse=true"]
         keys += [f"concepts.names=[{','.join(names)}]", "method=ti", "templates=toybox", f'runs="{runs}"']
-        folders = train(composed("train", *self.setup, *self.concepts, f"trainer.steps={self.cfg.steps}", *keys, *more))
+        keys = [*self.setup, *self.concepts, f"trainer.steps={self.cfg.steps}", *keys, *more]
+        folders = train(compose("train", keys))
         return folders[0].path.parents[1]
 
     def sample(self, names: Sequence[str], *more: str) -> Seconds:
@@ -78,20 +81,15 @@ class Ours:
         samples = (len(clocks) - 1) * self.cfg.batch * len(names)
         return Seconds(last.cpu - first.cpu, last.wall - first.wall) / samples
 
-    def draw(self, run: Path) -> None:
-        shown = [f"prompts=[{','.join(map(repr, PROMPTS))}]", f"seeds={list(range(self.cfg.seeds))}".replace(" ", "")]
+    def draw(self, run: Path, seeds: int, *more: str) -> None:
+        shown = [f"prompts=[{','.join(map(repr, PROMPTS))}]", f"seeds={list(range(seeds))}".replace(" ", "")]
         size = [f"{side}={self.cfg.size}" for side in ("width", "height")]
         shown += [f"steps={self.cfg.image_steps}", f"batch={self.cfg.image_batch}", "sampler=default", *size]
-        generate(composed("generate", f'run="{run}"', *self.setup, *self.concepts, *shown, *self.fast))
+        generate(compose("generate", [f'run="{run}"', *self.setup, *self.concepts, *shown, *self.fast, *more]))
 
     def score(self, run: Path, metrics: Path) -> None:
         named = ",".join(f'"{metrics / metric}.yaml"' for metric in METRICS)
-        evaluate(composed("evaluate", f'run="{run}"', f"metrics=[{named}]", *self.concepts, "accelerator=cpu"))
-
-
-def composed(command: str, *overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return hydra.compose(command, list(overrides))
+        evaluate(compose("evaluate", [f'run="{run}"', f"metrics=[{named}]", *self.concepts, "accelerator=cpu"]))
 
 
 def published_sample(training: Callable[[], Training], steps: int) -> Seconds:
@@ -136,39 +134,32 @@ class Comparison:
         self.ours = Ours(scratch, photos, [*setup, "backbone.dtype=float32"], cfg)
         self.training = partial(Training, self.checkpoint, self.subjects[0], cfg.size, cfg.batch)
 
-    def pairs(self) -> list[Pair]:
-        one, repeats = [self.subjects[0].name], self.cfg.repeats
-        pair = partial(measure, repeats=repeats)
-        found = [
-            pair(
-                "a training sample: published loop / ours",
-                lambda: published_sample(self.training, self.cfg.steps),
-                lambda: self.ours.sample(one),
-            ),
-            pair(
-                "a training sample: diffusers' loop / ours",
-                lambda: published_sample(partial(self.training, whole_table=True), self.cfg.steps),
-                lambda: self.ours.sample(one),
-            ),
-        ]
+    def pairs(self) -> Iterator[Pair]:
+        one = [self.subjects[0].name]
+
+        def sample(how: str, theirs: dict[str, bool], *ours: str) -> Pair:
+            return measure(
+                f"a training sample{how} / ours",
+                lambda: published_sample(partial(self.training, **theirs), self.cfg.steps),
+                lambda: self.ours.sample(one, *ours),
+                self.cfg.repeats,
+            )
+
+        yield sample(": published loop", {})
+        yield sample(": diffusers' loop", {"whole_table": True})
         if has_bfloat16():
-            bf16 = ["backbone.dtype=bfloat16", "trainer.precision=bf16"]
-            found.append(
-                pair(
-                    "a training sample in bfloat16: published loop / ours",
-                    lambda: published_sample(partial(self.training, bf16=True), self.cfg.steps),
-                    lambda: self.ours.sample(one, *bf16),
-                )
+            yield sample(" in bfloat16: published loop", {"bf16": True}, *BF16)
+            yield sample(" in bfloat16, ours compiled: published loop", {"bf16": True}, *BF16, "backbone.compile=true")
+        yield self._images()
+        yield self._scores()
+        for bf16 in (False, True) if has_bfloat16() else (False,):
+            column = f"{len(self.subjects)} subjects from photos to scores{', in bfloat16' if bf16 else ''}"
+            yield measure(
+                f"{column}: published / ours",
+                lambda bf16=bf16: seconds(partial(self._published_column, bf16)),
+                lambda bf16=bf16: seconds(partial(self._our_column, bf16)),
+                self.cfg.repeats,
             )
-        found += [self._images(), self._scores()]
-        found.append(
-            pair(
-                f"{len(self.subjects)} subjects from photos to scores: published / ours",
-                lambda: seconds(self._published_column),
-                lambda: seconds(self._our_column),
-            )
-        )
-        return found
 
     def _images(self) -> Pair:
         """Compare what an image takes to draw and to write."""
@@ -177,15 +168,16 @@ class Comparison:
         learned.save(self.scratch / "word.safetensors")
         drawing = Drawing(self.checkpoint)
         drawing.add(self.scratch / "word.safetensors", "<word>")
-        images = len(PROMPTS) * self.cfg.seeds
+        seeds = self.cfg.seeds_of_one
+        images = len(PROMPTS) * seeds
 
         def ours() -> Seconds:
             for folder in run.rglob("images"):
                 shutil.rmtree(folder)
-            return seconds(lambda: self.ours.draw(run), images)
+            return seconds(lambda: self.ours.draw(run, seeds), images)
 
         def published() -> Seconds:
-            return seconds(lambda: self._published_images(drawing, "<word>", "word"), images)
+            return seconds(lambda: self._published_images(drawing, "<word>", "word", seeds), images)
 
         return measure("an image drawn: published / ours", published, ours, self.cfg.repeats)
 
@@ -193,8 +185,8 @@ class Comparison:
         """Compare what an image takes to score."""
         subject = self.subjects[0]
         run = self.ours.train([subject.name])
-        self.ours.draw(run)
-        images = len(PROMPTS) * self.cfg.seeds
+        self.ours.draw(run, self.cfg.seeds_of_one)
+        images = len(PROMPTS) * self.cfg.seeds_of_one
 
         def ours() -> Seconds:
             for folder in run.rglob("scores"):
@@ -206,38 +198,39 @@ class Comparison:
 
         return measure("an image scored: published / ours", published, ours, self.cfg.repeats)
 
-    def _published_images(self, drawing: Drawing, token: str, name: str) -> None:
+    def _published_images(self, drawing: Drawing, token: str, name: str, seeds: int) -> None:
         cfg = self.cfg
         folder = self.scratch / "published" / name
-        drawing.draw(token, PROMPTS, range(cfg.seeds), folder, cfg.image_steps, cfg.size, cfg.image_batch)
+        drawing.draw(token, PROMPTS, range(seeds), folder, cfg.image_steps, cfg.size, cfg.image_batch)
 
     def _published_scores(self, subject: Concept, name: str) -> None:
         files = sorted((self.scratch / "published" / name).rglob("*.png"))
         texts = [file.stem.replace("_", " ").format(subject.class_word) for file in files]
         self.scoring.score(files, texts, subject.images)
 
-    def _published_column(self) -> None:
-        """Train a model for each subject, draw with one pipeline, score."""
+    def _published_column(self, bf16: bool) -> None:
+        """Train a model for each subject, draw with one pipeline, score. Evaluators stay in float32."""
         for subject in self.subjects:
-            training = Training(self.checkpoint, subject, self.cfg.size, self.cfg.batch)
+            training = Training(self.checkpoint, subject, self.cfg.size, self.cfg.batch, bf16=bf16)
             steps = training.steps()
             for _ in range(self.cfg.steps):
                 next(steps)
             training.save(self.scratch / f"{subject.name}.safetensors")
-        drawing = Drawing(self.checkpoint)
+        drawing = Drawing(self.checkpoint, bf16)
         for subject in self.subjects:
             drawing.add(self.scratch / f"{subject.name}.safetensors", subject.placeholder)
-            self._published_images(drawing, subject.placeholder, subject.name)
+            self._published_images(drawing, subject.placeholder, subject.name, self.cfg.seeds)
         for subject in self.subjects:
             self._published_scores(subject, subject.name)
 
-    def _our_column(self) -> None:
-        run = self.ours.train([subject.name for subject in self.subjects], reload=True)
-        self.ours.draw(run)
+    def _our_column(self, bf16: bool) -> None:
+        names = [subject.name for subject in self.subjects]
+        run = self.ours.train(names, *(BF16 if bf16 else ()), reload=True)
+        self.ours.draw(run, self.cfg.seeds, *(BF16[:1] if bf16 else ()))
         self.ours.score(run, self.metrics)
 
 
-def toybox_pairs(scratch: Path, cfg: DictConfig) -> list[Pair]:
+def toybox_pairs(scratch: Path, cfg: DictConfig) -> Iterator[Pair]:
     """Compare ways of this project with each other, on the toybox."""
     concepts = [concept.name for concept in Toybox(names="all").load()]
     ours = Ours(scratch, Toybox().root, ["backbone=toybox"], cfg)
@@ -246,15 +239,16 @@ def toybox_pairs(scratch: Path, cfg: DictConfig) -> list[Pair]:
         each = [ours.sample([name]) for name in names]
         return Seconds(sum(one.cpu for one in each), sum(one.wall for one in each)) / len(names)
 
-    pairs = [
-        measure(
+    for number in cfg.packs:
+        yield measure(
             f"toybox, a training sample: {number} concepts one after the other / in one pass",
             partial(apart, concepts[:number]),
             partial(ours.sample, concepts[:number]),
             cfg.repeats,
         )
-        for number in cfg.packs
-    ]
+    pack, one = f"toybox, a training sample, {len(concepts)} concepts in one pass", partial(ours.sample, concepts)
+    compiled = "backbone.compile=true"
+    yield measure(f"{pack}: eager / compiled", one, partial(one, compiled), cfg.repeats)
     if has_bfloat16():
         fast = partial(ours.sample, concepts, "trainer.precision=bf16")
 
@@ -262,22 +256,9 @@ def toybox_pairs(scratch: Path, cfg: DictConfig) -> list[Pair]:
             with patch.object(trainer, "_attention", lambda *_: nullcontext()):
                 return fast()
 
-        pack = f"{len(concepts)} concepts in one pass"
-        pairs += [
-            measure(
-                f"toybox, a training sample, {pack}: float32 / bfloat16",
-                partial(ours.sample, concepts),
-                fast,
-                cfg.repeats,
-            ),
-            measure(
-                f"toybox, a training sample, {pack}, bfloat16: torch's fused attention / products",
-                fused,
-                fast,
-                cfg.repeats,
-            ),
-        ]
-    return pairs
+        yield measure(f"{pack}: float32 / bfloat16", one, fast, cfg.repeats)
+        yield measure(f"{pack}, bfloat16: torch's fused attention / products", fused, fast, cfg.repeats)
+        yield measure(f"{pack}, bfloat16: eager / compiled", fast, partial(fast, compiled), cfg.repeats)
 
 
 def has_bfloat16() -> bool:
@@ -287,21 +268,23 @@ def has_bfloat16() -> bool:
 
 @hydra.main(version_base="1.3", config_path=".", config_name="speed")
 def main(cfg: DictConfig) -> None:
-    hydra.core.global_hydra.GlobalHydra.instance().clear()  # the commands compose configurations of their own
     torch.set_num_threads(cfg.threads)
-    with tempfile.TemporaryDirectory() as scratch:
-        pairs = [*Comparison(Path(scratch), cfg).pairs(), *toybox_pairs(Path(scratch), cfg)]
-    images = len(PROMPTS) * cfg.seeds
+    images, images_of_one = (len(PROMPTS) * seeds for seeds in (cfg.seeds, cfg.seeds_of_one))
     about = (
         f"Made by `{' '.join(['python', *sys.argv])}`: medians of {cfg.repeats} turns, {cfg.threads} thread(s), "
         f"steps of batch {cfg.batch}. SDXL is narrow: its layers, a tenth as wide, at {cfg.size} px, with photos of "
         f"{cfg.photo} px; DINOv2 and SigLIP are an eighth as wide, at their own sizes. Images take "
-        f"{cfg.image_steps} steps. The column of {cfg.subjects} subjects has {cfg.steps} steps and {images} images a "
-        "subject; the paper's have 400 steps and 100 images. The published and diffusers' loops are written again in "
+        f"{cfg.image_steps} steps; an image drawn or scored is a mean over {images_of_one}. The column of "
+        f"{cfg.subjects} subjects has {cfg.steps} steps and {images} images a subject; the paper's have 400 steps and "
+        "100 images. Compiling is not counted. The published and diffusers' loops are written again in "
         "`benchmarks/others.py`, without checkpoints and validation pictures. Compare ratios: above 1, the second way "
         "is faster."
     )
-    write_result(Path(cfg.out), "speed", "Speed", about, rows_of(pairs), ["torch", "diffusers", "transformers"])
+    pairs: list[Pair] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for pair in chain(Comparison(Path(scratch), cfg).pairs(), toybox_pairs(Path(scratch), cfg)):
+            pairs.append(pair)
+            write_result(Path(cfg.out), "speed", "Speed", about, rows_of(pairs), ["torch", "diffusers", "transformers"])
 
 
 if __name__ == "__main__":
