@@ -15,6 +15,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
+from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cosine_similarity
 from transformers import (
@@ -25,6 +26,7 @@ from transformers import (
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
+    SiglipTokenizer,
 )
 
 from dti_repro.config import build
@@ -290,3 +292,33 @@ def test_scores_are_taken_again_when_the_metrics_configuration_changes() -> None
     config = metric_config("clip_t")
     assert metric_identity(config) == metric_identity(metric_config("clip_t"))
     assert metric_identity(config) != metric_identity(metric_config("clip_i"))
+
+
+@pytest.mark.parametrize("name", ["dinov2", "siglip"])
+def test_other_weights_in_the_same_folder_are_another_metric(name: str, tmp_path: Path) -> None:
+    """Whether the folder is named alone, as transformers takes it, or as local-dir:."""
+    for place in (str(tmp_path), f"local-dir:{tmp_path}"):
+        identities = set()
+        for content in (b"1", b"2"):
+            (tmp_path / "model.safetensors").write_bytes(content)
+            catalogue.weights_fingerprint.cache_clear()
+            config = OmegaConf.merge(metric_config(name), {"encoder": {"checkpoint": place}})
+            identities.add(metric_identity(OmegaConf.to_container(config)))
+        assert len(identities) == 2
+
+
+def test_siglip_reads_texts_with_its_own_kind_of_tokenizer(tmp_path: Path) -> None:
+    """The published checkpoint's is a sentencepiece model, which needs a package of its own."""
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS * 20))
+    made = {"model_prefix": str(tmp_path / "spiece"), "vocab_size": 20, "pad_id": 1, "eos_id": 2, "bos_id": -1}
+    SentencePieceTrainer.train(input=str(tmp_path / "texts.txt"), minloglevel=2, **made)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(
+        text_config={**sizes, "vocab_size": 20, "max_position_embeddings": 64, "projection_size": 16},
+        vision_config={**sizes, "image_size": 32, "patch_size": 16},
+    )
+    SiglipModel(config).save_pretrained(tmp_path / "model")
+    SiglipTokenizer(str(tmp_path / "spiece.model")).save_pretrained(tmp_path / "model")
+    metric = metric_of("siglip", checkpoint=f"local-dir:{tmp_path / 'model'}", preprocess={"resize": [32, 32]})
+    assert metric.encoder.texts(TEXTS).shape == (3, 16)
+    assert metric.encoder.texts(TEXTS[:1]).ne(metric.encoder.texts(TEXTS[1:2])).any()

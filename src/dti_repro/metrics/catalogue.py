@@ -1,11 +1,12 @@
 """The metrics that exist (one yaml each in `conf/metric`) and the weights that they name. Imports no torch.
 
-Weights are a name on a hub, `local-dir:<folder>`, or `toybox:<name>` for those that the toybox ships. A single file, as
-open_clip takes, is a path or `hub:<owner>/<name>/<file>`.
+Weights are a name on a hub, `local-dir:<folder>` (for transformers also the folder alone), or `toybox:<name>` for those
+that the toybox ships. A single file, as open_clip takes, is a path or `hub:<owner>/<name>/<file>`.
 """
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,9 +86,11 @@ def weights_file(name: str | None) -> str | None:
 
 
 def weights_folder(checkpoint: str) -> Path | None:
-    """Return the folder that a name stands for, None for a name on a hub."""
+    """Return the folder that a name stands for, None for a name on a hub, or of a library."""
     name = resolve_weights(checkpoint)
-    return Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else None
+    if name.startswith(LOCAL):
+        return Path(name.removeprefix(LOCAL))
+    return Path(name) if os.sep in name and Path(name).is_dir() else None
 
 
 @lru_cache

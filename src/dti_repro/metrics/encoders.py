@@ -126,11 +126,12 @@ class Dinov2Encoder(ImageEncoder):
 
     @_cached
     def load(cls, checkpoint: str, preprocess: Mapping) -> Dinov2Encoder:
-        """Load a name or a folder that transformers takes."""
+        """Load a name that transformers takes, or local-dir:<folder>."""
         from transformers import Dinov2Model
 
         with loading_weights(checkpoint):
-            network = Dinov2Model.from_pretrained(checkpoint, dtype=torch.float32)
+            place = str(weights_folder(checkpoint) or checkpoint)
+            network = Dinov2Model.from_pretrained(place, dtype=torch.float32)
         return cls(network, preprocessing(preprocess))
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -166,12 +167,13 @@ class SiglipEncoder(ImageEncoder):
 
     @_cached
     def load(cls, checkpoint: str, preprocess: Mapping, padding: int = 64) -> SiglipEncoder:
-        """Load a name or a folder that transformers takes; the real tokenizer needs the sentencepiece package."""
+        """Load a name that transformers takes, or local-dir:<folder>."""
         from transformers import AutoTokenizer, SiglipModel
 
         with loading_weights(checkpoint):
-            network = SiglipModel.from_pretrained(checkpoint, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+            place = str(weights_folder(checkpoint) or checkpoint)
+            network = SiglipModel.from_pretrained(place, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(place)
         length = {"padding": "max_length", "truncation": True, "max_length": padding}
         return cls(network, preprocessing(preprocess), partial(tokenizer, return_tensors="pt", **length))
 

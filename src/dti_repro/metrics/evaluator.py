@@ -65,23 +65,30 @@ class ScoreFile:
     def lock(self) -> Path:
         return self.csv.with_suffix(".lock")
 
-    def inputs(self, masks: Path | None) -> str:
-        """Return a digest of everything a metric is given (images, texts, expectations, references, masks), and of the
-        columns, so that rows of other columns are computed again."""
+    def inputs(self, masks: Path | None, with_references: bool = True) -> str:
+        """Return a digest of everything a metric is given (images, texts, expectations, and references with their masks
+        if it reads them), and of the columns, so that rows of other columns are computed again."""
         digest = hashlib.sha256(json.dumps(COLUMNS).encode())
         for item in self.items:
             photos = [
                 (p.name, _digest(p), None if masks is None else _digest(mask_path(masks, item.concept, p)))
-                for p in item.references
+                for p in (item.references if with_references else ())
             ]
             digest.update(json.dumps([_digest(item.path), item.text, item.expect, item.concept, photos]).encode())
         return digest.hexdigest()[:16]
 
     def missing(self, configs: Configs, masks: Path | None = None) -> list[str]:
         """Return the metrics whose values are not there, or belong to other images, texts or weights."""
-        records, inputs = self.records(), self.inputs(masks)
-        wanted = {name: {"identity": metric_identity(config), "inputs": inputs} for name, config in configs.items()}
-        return [name for name, key in wanted.items() if not key.items() <= records.get(name, {}).items()]
+        current = self.current(masks)
+        return [name for name in configs if current.get(name, {}).get("identity") != metric_identity(configs[name])]
+
+    def current(self, masks: Path | None) -> dict[str, dict[str, Any]]:
+        """Return those of `records` that belong to these images, texts, references and masks."""
+        return {
+            name: record
+            for name, record in self.records().items()
+            if record["inputs"] == self.inputs(masks, record.get("reads_references", True))
+        }
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return metric -> what its rows in the csv were computed with.
@@ -207,12 +214,21 @@ def _score_file(
             photos = [load_photo(p) if masks is None else masked_photo(masks, concept, p) for p in references]
             for metric in new:
                 metric.set_references(key, photos)
-    computed, inputs = _computed_rows(file.items, metrics, masks is not None), file.inputs(masks)
-    kept = {name: r for name, r in file.records().items() if name not in metrics and r["inputs"] == inputs}
+    computed = _computed_rows(file.items, metrics, masks is not None)
+    kept = {name: record for name, record in file.current(masks).items() if name not in metrics}
     rows = [row for row in (read_scores(file.csv) if kept else []) if row.metric in kept]
     write_scores(file.csv, sorted([*rows, *computed], key=lambda row: row.metric))
-    about = {**provenance(began, device), "inputs": inputs, "masks": str(masks) if masks else None}
-    added = {n: {**about, "identity": metric_identity(configs[n]), "config": configs[n]} for n in metrics}
+    about = {**provenance(began, device), "masks": str(masks) if masks else None}
+    added = {
+        name: {
+            **about,
+            "inputs": file.inputs(masks, metric.reads_references),
+            "reads_references": metric.reads_references,
+            "identity": metric_identity(configs[name]),
+            "config": configs[name],
+        }
+        for name, metric in metrics.items()
+    }
     write_json(file.provenance, {"csv_sha256": _digest(file.csv), "metrics": {**kept, **added}})
 
 
