@@ -158,7 +158,10 @@ def test_changed_references_make_scores_old(world: Path, concept: Concept, file:
     score([file], configs(world, "image", "reading"))
     fewer = replace(file, items=items_of(world, replace(concept, images=concept.images[:2])))
     assert score([fewer], configs(world, "image")) == 1
-    assert {row.metric for row in read_scores(file.csv)} == {"image"}  # the other metric's rows were another set's
+    assert {row.metric for row in read_scores(file.csv)} == {"image", "reading"}  # which reads no references
+    other = replace(fewer, items=tuple(replace(item, text="a cat") for item in fewer.items))
+    assert score([other], configs(world, "image")) == 1
+    assert {row.metric for row in read_scores(file.csv)} == {"image"}  # the other metric's rows were another text's
 
 
 def test_references_are_encoded_once_for_all_runs(
@@ -219,7 +222,7 @@ def test_masks_are_of_references_only(
     score([expected, file], configs(world, "image", "reading"))
     plain = read_scores(file.csv)
     assert not any(row.masked for row in plain)
-    assert score([file], configs(world, "image", "reading"), masks) == 2
+    assert score([file], configs(world, "image", "reading"), masks) == 1  # the reader sees no references
     rows = read_scores(file.csv)
 
     def image_values(rows: list[ScoreRow]) -> list[float]:

@@ -122,3 +122,20 @@ def test_a_mask_that_cannot_be_used_is_one_line_before_a_model_is_loaded(
 def test_masks_in_the_loss_need_a_folder(training: Training) -> None:
     with pytest.raises(InputError, match=r"masks_in_loss needs trainer\.masks=<folder>"):
         train(training("trainer.masks_in_loss=true"))
+
+
+def test_a_mask_that_is_black_in_the_crop_is_one_line_before_a_model_is_loaded(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: pytest.fail("a model was loaded"))
+    wide = Image.new("L", (48, 16))
+    wide.paste(255, (0, 0, 8, 16))  # the subject is at the left edge
+    (tmp_path / "masks" / "photos").mkdir(parents=True)
+    (tmp_path / "photos").mkdir()
+    wide.save(tmp_path / "masks" / "photos" / "a.png")
+    Image.new("RGB", wide.size).save(tmp_path / "photos" / "a.png")
+    cfg = training("trainer.masks_in_loss=true", f"trainer.masks={tmp_path / 'masks'}")
+    node = {"_target_": "dti_repro.data.concept.Folder", "path": str(tmp_path / "photos"), "initializer": "cat"}
+    cfg.concepts = node
+    with pytest.raises(InputError, match=r"mask .*a\.png is black in the part of its photo that is trained on"):
+        train(cfg)

@@ -93,7 +93,7 @@ def test_shapes_and_gradients(keys: list[str], training: Training, checkpoint: P
         assert rows.shape[3] in (DIM, 2 * DIM)  # twice: with a bypass
         if "timestep" not in method.depends_on:
             assert torch.equal(rows[20], rows[39])
-    assert method.prior().shape == (2,)
+    assert [method.prior_of(c).shape for c in range(2)] == [(), ()]
     logged = method.vectors(1)["text_encoder"]
     assert logged.shape[-2:] == (2, DIM)
     assert logged.dtype == torch.float32

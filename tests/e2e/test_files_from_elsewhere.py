@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save, save_file
 
 from dti_repro.artifacts import embedding, files
-from dti_repro.artifacts.embedding import load_embedding, save_embedding
+from dti_repro.artifacts.embedding import load_embedding, load_state, save_embedding, save_state
 from dti_repro.artifacts.files import read_json
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.scores import read_scores
@@ -195,3 +195,17 @@ def test_an_embedding_with_a_foreign_header_is_still_only_numbers(tmp_path: Path
     path = tmp_path / "e.safetensors"
     save_embedding(path, "<x>", torch.ones(1, 4), {"concept": "../../up"})
     assert load_embedding(path)[2]["concept"] == "../../up"
+
+
+def test_a_header_that_nests_without_end_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "e.safetensors"
+    path.write_bytes(save({"x": torch.ones(2)}, metadata={"method_config": "[" * 100_000, "vectors": "1"}))
+    answers(load_state, path)
+
+
+def test_the_network_of_a_word_of_many_vectors_may_be_larger_than_vectors_are(tmp_path: Path) -> None:
+    path, state = tmp_path / "e.safetensors", {"x": torch.zeros(5 << 20)}
+    save_state(path, "<x>", state, {"method_config": "{}", "vectors": "7"})
+    assert load_state(path)[2] == 7
+    with pytest.raises(InputError, match="larger than 16 MiB"):
+        load_embedding(path)

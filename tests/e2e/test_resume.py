@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -129,3 +130,13 @@ def test_other_photos_under_the_same_name_are_not_taken_for_the_same_concept(
     Image.new("RGB", (20, 30), "blue").save(tmp_path / "rex" / "a.png")
     with pytest.raises(InputError, match=r"rex.*images"):
         train(cfg)
+
+
+def test_an_adapter_that_is_lost_of_a_snapshot_is_made_again(training: Training) -> None:
+    asked = ["adapter=lora", "trainer.pack=1", "concepts.names=[ann]", "trainer.snapshots=[3]"]
+    (folder,) = train(training(*asked))
+    adapter = folder.snapshot(3).with_suffix(".adapter")
+    before = {file.name: file.read_bytes() for file in adapter.iterdir()}
+    shutil.rmtree(adapter)
+    train(training(*asked))
+    assert {file.name: file.read_bytes() for file in adapter.iterdir()} == before

@@ -231,3 +231,12 @@ def test_recorded_attention_maps_are_shares_and_change_nothing(backbone: LatentD
     with backbone.attention_maps() as again:
         pass
     assert again == []
+
+
+def test_netis_features_are_as_exact_in_training_as_in_drawing() -> None:
+    """Training in bfloat16 would round a timestep to one of 256."""
+    mapper = neti(bypass=True).concepts[0][ENCODER]
+    places = torch.tensor([[701.0, 2.0], [703.0, 2.0]])
+    exact = mapper._encode(places)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mapper._encode(places), exact)

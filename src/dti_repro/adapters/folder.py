@@ -53,11 +53,17 @@ def adapter_of(embedding: Path) -> Path | None:
 
 
 def has_own_adapter(embedding: Path) -> bool:
-    """Return whether the adapter that the embedding was learned with is there, unchanged."""
+    """Return whether the embedding was learned with an adapter, which is there, unchanged."""
+    return not lacks_adapter(embedding) and adapter_of(embedding) is not None
+
+
+def lacks_adapter(embedding: Path) -> bool:
+    """Return whether the embedding was learned with an adapter that is missing or changed."""
     try:
-        return adapter_of(embedding) is not None
+        adapter_of(embedding)
     except InputError:
-        return False
+        return True
+    return False
 
 
 def copy_adapter(source: Path, target: Path) -> dict[str, str]:

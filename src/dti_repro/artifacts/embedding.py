@@ -26,6 +26,7 @@ METHOD = "method_config"
 """The key of the header of a method's state: the configuration, as JSON, of the method that makes vectors of it."""
 MAX_VECTORS = 1000
 MAX_BYTES = 16 << 20  # 1,000 vectors of 4,096 numbers: anything larger is not an embedding
+MAX_STATE_BYTES = 256 << 20  # a small network that makes the vectors, such as NeTI's, grows with their number
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SDXL_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 SD_KEY = "emb_params"
@@ -70,12 +71,12 @@ def save_state(path: Path, placeholder: str, state: Mapping[str, Tensor], header
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], int]:
     """Return what save_state wrote: the tensors (float32, finite), the method's configuration, the number of vectors.
     InputError that names the file."""
-    tensors, header = _read_tensors(path)
+    tensors, header = _read_tensors(path, is_state=True)
     try:
         config, vectors = json.loads(header[METHOD]), int(header["vectors"])
         if not isinstance(config, dict) or not 0 < vectors <= MAX_VECTORS:
             raise ValueError(f"{vectors} vectors")
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"embedding {path} has a damaged header: {error}") from error
     return tensors, config, vectors
 
@@ -99,8 +100,8 @@ def load_embedding(path: Path) -> tuple[str, Tensor, dict[str, str]]:
     if METHOD in header:
         method = header.get("method", "its method")
         raise InputError(
-            f"embedding {path}: {method} learns other vectors for each layer or timestep, and here one list of vectors "
-            "has to say it all: draw this word with python -m dti_repro.generate, or learn it with ti, dti or crossinit"
+            f"embedding {path}: {method} learns other vectors for each layer or timestep, and this command needs one "
+            "list of vectors: draw this word with python -m dti_repro.generate, or learn it with ti, dti or crossinit"
         )
     if len(tensors) != 1:
         raise InputError(f"embedding {path} has {len(tensors)} keys ({', '.join(sorted(tensors)[:4])}), one expected")
@@ -165,8 +166,9 @@ def load_any_layout(paths: Sequence[Path], dims: Mapping[str, int]) -> dict[str,
     return _of_equal_counts(paths[0], {name: found[name] for name in dims})
 
 
-def check_file(path: Path) -> None:
-    """Raise InputError for a pickle, and for a file that is missing, empty or too large. Imports nothing heavy."""
+def check_file(path: Path, is_state: bool = False) -> None:
+    """Raise InputError for a pickle, and for a file that is missing, empty or too large. is_state: it may hold the
+    state of a method. Imports nothing heavy."""
     if path.suffix.lower() in PICKLES:
         raise InputError(
             f"{path} is a pickle, which may run code when it is loaded, and is refused. To convert it: "
@@ -178,8 +180,9 @@ def check_file(path: Path) -> None:
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"embedding {path} is empty (0 bytes): copy it again, or remove it and train again")
-    if size > MAX_BYTES:
-        raise InputError(f"embedding {path} is larger than {MAX_BYTES >> 20} MiB: it is not an embedding")
+    most = MAX_STATE_BYTES if is_state else MAX_BYTES
+    if size > most:
+        raise InputError(f"embedding {path} is larger than {most >> 20} MiB: it is not an embedding")
 
 
 def _of_equal_counts(path: Path, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -188,11 +191,11 @@ def _of_equal_counts(path: Path, vectors: dict[str, Tensor]) -> dict[str, Tensor
     return vectors
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_tensors(path: Path, is_state: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return key -> tensor in float32, and the header. InputError for what is no safetensors file of finite numbers."""
     from safetensors import SafetensorError, safe_open
 
-    check_file(path)
+    check_file(path, is_state)
     try:
         with safe_open(path, framework="pt") as file:
             tensors, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118

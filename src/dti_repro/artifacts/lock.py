@@ -25,6 +25,8 @@ from dti_repro.errors import InputError
 
 T = TypeVar("T")
 HEARTBEAT = 15.0  # seconds between two heartbeats
+LEFTOVERS = ("", "snapshots/", "snapshots/*.adapter/", "embedding.adapter/", "previews/")
+"""Where the owner of a concept's folder writes. Images have a lock of their own."""
 STALE = 90.0  # seconds without a heartbeat after which an owner counts as dead
 
 
@@ -67,7 +69,8 @@ class Owner:
 def locked(file: Path, message: str) -> Iterator[None]:
     """Hold a lock file; make its folder. `message` begins the error: "concept 'dog' is being trained".
 
-    A file with the name `lock` stands for its whole folder: what a killed owner was writing there is removed. The file
+    A file with the name `lock` stands for its whole folder: what a killed owner was writing in it and in LEFTOVERS is
+    removed. The file
     itself stays, as removing it would race with the next owner. BusyError if another process holds the lock, InputError
     if the file cannot be written.
     """
@@ -78,8 +81,9 @@ def locked(file: Path, message: str) -> Iterator[None]:
             stack.callback(os.close, descriptor)
             _acquire(descriptor, file, message)
             if file.name == "lock":
-                for leftover in (*file.parent.glob(".*.tmp*"), *file.parent.glob("snapshots/.*.tmp*")):
-                    leftover.unlink(missing_ok=True)
+                for place in LEFTOVERS:
+                    for leftover in file.parent.glob(f"{place}.*.tmp*"):
+                        leftover.unlink(missing_ok=True)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 reason = f"{file} is a symbolic link, and nothing is written through one: remove it"

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from dti_repro.artifacts.files import sha256
 from dti_repro.errors import InputError
 
 HASH_LENGTH = 10
+NAMES = 5  # of the folders of a concept: backbone, method, hash, seed and concept
 NAME_LENGTH = 100  # file systems take 255 bytes, and names are joined and prefixed
 
 
@@ -105,17 +107,22 @@ class RunFolder:
 
 
 def parse(path: str | Path) -> list[ConceptFolder]:
-    """Return the finished concepts of a hash folder, a seed folder or a concept folder, sorted by path.
+    """Return the finished concepts of a hash folder, a seed folder or a concept folder, sorted by path. Their paths are
+    absolute where the folder was given from inside the run, so that each has the names of all folders above it.
 
     InputError if there is no such folder, or nothing finished in it.
     """
     folder = Path(str(path))
     if not folder.is_dir():
         raise InputError(f"run folder {folder} does not exist")
+    if not folder.name or ".." in folder.parts:
+        folder = Path(os.path.abspath(folder))
     below = folder.glob("*" if folder.name.startswith("seed_") else "seed_*/*")
     found = [concept for concept in map(ConceptFolder, (folder, *sorted(below))) if concept.is_done()]
     if not found:
         raise InputError(f"run folder {folder} holds no finished concept (hash, seed or concept folder expected)")
+    if len(found[0].path.parts) < NAMES:
+        found = [ConceptFolder(Path(os.path.abspath(concept.path))) for concept in found]
     return found
 
 

@@ -5,6 +5,7 @@ Imports no torch and no pandas: a wrong folder is named within a second.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,8 @@ def score_groups(runs: Sequence[Path], labels: Sequence[str] | None, generation:
     for number, run in enumerate(runs):
         if not run.is_dir():
             raise InputError(f"runs: there is no folder {run}")
-        found = {path for level in LEVELS for path in run.glob(f"{level}scores/{generation or '*'}.csv")}
+        absolute = Path(os.path.abspath(run))  # the names of the folders above it say what a file is of
+        found = {path for level in LEVELS for path in absolute.glob(f"{level}scores/{generation or '*'}.csv")}
         files = sorted(path for path in found if not path.stem.endswith(".mismatched"))
         if not files:
             raise InputError(

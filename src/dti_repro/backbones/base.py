@@ -83,6 +83,7 @@ class InitializerEmbedding:
     rows: Mapping[str, Tensor]  # (vectors, dim) vocabulary rows of its tokens
     states: Mapping[str, Tensor]  # (vectors, dim) the encoder's last hidden states at its tokens
     start: Mapping[str, Tensor] | None = None  # (vectors, dim) learned vectors to go on from
+    distinct: int | None = None  # vectors before they were repeated; None: they were not
 
     @property
     def positions(self) -> int:

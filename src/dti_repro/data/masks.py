@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dti_repro.data.concept import Concept
 from dti_repro.data.photos import FORMATS, check_names_differ, listed, load_photo
@@ -76,8 +76,20 @@ def with_masks(concept: Concept, folder: Path) -> Concept:
     return replace(concept, masks=found)
 
 
-def check_training_masks(concept: Concept) -> None:
-    """Decode each mask of a concept with `with_masks`. InputError as in load_mask."""
-    for photo, mask in zip(concept.images, concept.masks, strict=False):
-        if mask is not None:
-            load_mask(mask, load_photo(photo).size)
+def check_training_masks(concept: Concept, crop: str) -> None:
+    """Decode each mask of a concept with `with_masks`. InputError as in load_mask, and for a mask that is black in the
+    middle square, where crop=centre trains on that alone."""
+    for photo, file in zip(concept.images, concept.masks, strict=False):
+        if file is None:
+            continue
+        mask = load_mask(file, load_photo(photo).size)
+        if crop == "centre" and ImageOps.fit(mask, [min(mask.size)] * 2).getextrema() == (0, 0):
+            raise black_in_view(file)
+
+
+def black_in_view(mask: Path) -> InputError:
+    """Return the error of a mask that leaves nothing of what is trained on."""
+    return InputError(
+        f"mask {mask} is black in the part of its photo that is trained on: give trainer.crop=none, or leave the photo "
+        "out"
+    )

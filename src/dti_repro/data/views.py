@@ -11,10 +11,9 @@ import torch
 from PIL import Image, ImageOps
 
 from dti_repro.data.concept import Concept
-from dti_repro.data.masks import load_mask
+from dti_repro.data.masks import black_in_view, load_mask
 from dti_repro.data.photos import load_photo
 from dti_repro.data.randomness import generator
-from dti_repro.errors import InputError
 
 STEP = 64  # pixels: the sides of a bucket are multiples of it, as in SDXL's training (Podell et al. 2023, appendix I)
 SMALL = 256  # pixels: below this size the backbone's own step is taken
@@ -57,10 +56,7 @@ def cut(concept: Concept, framing: Framing, size: int, step: int, seed: int) -> 
             tries = torch.rand(TRIES, 2, generator=random).tolist() if framing.crop == "random" else [MIDDLE]
             centre = next((c for c in tries if mask is None or _masked(mask, bucket, c).getextrema() != (0, 0)), None)
             if centre is None:
-                raise InputError(
-                    f"mask {file} is black in the part of its photo that is trained on: give trainer.crop=none, or "
-                    "leave the photo out"
-                )
+                raise black_in_view(file)
             part = None if mask is None else _masked(mask, bucket, centre)
             yield View(k, fitted(photo, bucket, centre), part, _sizes(photo.size, bucket, centre))
 

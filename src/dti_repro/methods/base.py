@@ -60,7 +60,7 @@ class TokenMethod(nn.Module, ABC):
         super().__init__()
         self.concepts = nn.ModuleList()
         self.initializers: list[InitializerEmbedding] = []
-        self.timesteps = 0  # of the backbone
+        self.spec: BackboneSpec | None = None
 
     @abstractmethod
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
@@ -78,7 +78,7 @@ class TokenMethod(nn.Module, ABC):
     def initialise(self, initializers: Sequence[InitializerEmbedding], spec: BackboneSpec) -> None:
         """Make the parameters of the packed concepts, one initializer each."""
         self.initializers = list(initializers)
-        self.timesteps = spec.timesteps
+        self.spec = spec
         self.concepts = nn.ModuleList(self.parameters_of(initializer, spec) for initializer in initializers)
 
     def state(self, concept: int) -> dict[str, Tensor]:
@@ -98,14 +98,14 @@ class TokenMethod(nn.Module, ABC):
     def check_templates(self, templates: Sequence[str]) -> None:
         """Raise InputError for templates that the method cannot be trained with."""
 
+    def check_extra_prompts(self, tokens: Tokens, class_tokens: Tokens) -> None:
+        """Raise InputError for extra prompts that the regularizer cannot read. They are given as tokens, with the word
+        and with the class word."""
+
     def extra_prompts(self, live: bool) -> Sequence[str]:
         """Return prompts with {} for the word, of which the regularizer sees one for each sample. live: of a person or
         an animal."""
         return ()
-
-    def prior(self) -> Tensor:
-        """Return the negative log prior of each packed concept: (concepts,)."""
-        return torch.stack([self.prior_of(c) for c in range(len(self.concepts))])
 
     def prior_of(self, concept: int) -> Tensor:
         """Return the negative log prior of one concept: scalar."""

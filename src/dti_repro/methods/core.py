@@ -48,6 +48,9 @@ class CoRe(TextualInversion):
         self.lambda_attn = lambda_attn
         self.rescale = rescale
 
+    def check_extra_prompts(self, tokens: Tokens, class_tokens: Tokens) -> None:
+        self._context(tokens, class_tokens)
+
     def extra_prompts(self, live: bool) -> Sequence[str]:
         return self.live_prompts if live and self.live_prompts else self.prompts
 
@@ -99,7 +102,7 @@ class CoRe(TextualInversion):
         """Return where each token of the context is beside the word and beside the class word, which may have another
         number of tokens: (samples, tokens) each, -1 where a prompt has fewer. InputError for a prompt that is cut."""
         encoder = next(iter(tokens.ids))
-        end = self._encoders[encoder].end
+        end = self.spec.encoders[encoder].end
         places, class_places = [], []
         device = tokens.ids[encoder].device
         found = tokens.ids[encoder], tokens.positions[encoder], class_tokens.ids[encoder]

@@ -36,20 +36,22 @@ class DTI(SharedVectors):
         self.learn_magnitude = learn_magnitude
         self.magnitude_lr = magnitude_lr
         self._prior = prior
-        self._m: dict[str, float] = {}
 
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
-        self._m = {name: encoder.norm(self.magnitude) for name, encoder in spec.encoders.items()}
         directions = {
             name: normalize(initial_vectors(self.init, initializer, name, encoder), dim=-1)
             for name, encoder in spec.encoders.items()
         }
-        logs = {name: torch.tensor(math.log(m)) for name, m in self._m.items()} if self.learn_magnitude else {}
+        learned = spec.encoders if self.learn_magnitude else {}
+        logs = {name: torch.tensor(math.log(encoder.norm(self.magnitude))) for name, encoder in learned.items()}
         return nn.ModuleDict({"v": nn.ParameterDict(directions), "log_m": nn.ParameterDict(logs)})
 
     def vectors_of(self, concept: int) -> dict[str, Tensor]:
         v, log_m = self.concepts[concept].values()
-        return {name: (log_m[name].exp() if self.learn_magnitude else self._m[name]) * v[name] for name in v}
+        return {name: self._norm(name, log_m) * v[name] for name in v}
+
+    def _norm(self, encoder: str, log_m: nn.ParameterDict) -> Tensor | float:
+        return log_m[encoder].exp() if self.learn_magnitude else self.spec.encoders[encoder].norm(self.magnitude)
 
     def prior_of(self, concept: int) -> Tensor:
         rows = self.initializers[concept].rows

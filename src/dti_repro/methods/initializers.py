@@ -14,17 +14,17 @@ from dti_repro.config.values import Init
 from dti_repro.data.randomness import generator
 
 COPY_NOISE = 0.1
-"""How far the copies of a row are from it, as a share of its norm: equal vectors would get equal gradients."""
+"""How far the copies of a row start from it, as a share of its norm, so that they can become different vectors."""
 
 
 def initial_vectors(init: Init, initializer: InitializerEmbedding, encoder: str, spec: EncoderSpec) -> Tensor:
     """Return (vectors, dim), a vector for each of the initializer's. `random` is a uniform direction at the
     vocabulary's mean norm, a function of the seed and the concept's name. `contextual` is the text encoder's own output
     for the initializer, where CrossInit starts. The path of an embedding or a run: what it holds, which the initializer
-    has as `start`."""
+    has as `start`. Where these three repeat rows, each copy is a small step away in a random direction."""
     rows = initializer.rows[encoder].detach().float()
     if init == "token":
-        return rows.clone()
+        return _copies_apart(initializer, rows, "rows", encoder)
     if init == "vocab_mean":
         return spec.mean_row.to(rows).expand_as(rows).clone()
     if init == "random":
@@ -32,28 +32,29 @@ def initial_vectors(init: Init, initializer: InitializerEmbedding, encoder: str,
         directions = torch.randn(rows.shape, generator=random).to(rows.device)
         return normalize(directions, dim=-1) * spec.norms["mean"]
     if init == "contextual":
-        return initializer.states[encoder].detach().to(rows).clone()
-    return initializer.start[encoder].to(rows).clone()
+        return _copies_apart(initializer, initializer.states[encoder].detach().to(rows), "states", encoder)
+    return _copies_apart(initializer, initializer.start[encoder].to(rows), "start", encoder)
 
 
 def resized(initializer: InitializerEmbedding, vectors: int) -> InitializerEmbedding:
-    """Return the initializer with so many vectors: cut, or repeated, each copy a small step away in a random direction
-    that is a function of the seed and the concept's name."""
+    """Return the initializer with so many vectors: cut, or repeated."""
 
-    def resize(kind: str, by_encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: _resized(initializer, rows, vectors, kind, name) for name, rows in by_encoder.items()}
+    def resize(by_encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: rows[torch.arange(vectors) % len(rows)] for name, rows in by_encoder.items()}
 
-    start = None if initializer.start is None else resize("start", initializer.start)
+    start = None if initializer.start is None else resize(initializer.start)
+    distinct = initializer.positions if vectors > initializer.positions else None
     return replace(
-        initializer, rows=resize("rows", initializer.rows), states=resize("states", initializer.states), start=start
+        initializer, rows=resize(initializer.rows), states=resize(initializer.states), start=start, distinct=distinct
     )
 
 
-def _resized(initializer: InitializerEmbedding, rows: Tensor, vectors: int, *use: str) -> Tensor:
-    if vectors <= len(rows):
-        return rows[:vectors]
-    repeated = rows[torch.arange(vectors) % len(rows)]
+def _copies_apart(initializer: InitializerEmbedding, rows: Tensor, *use: str) -> Tensor:
+    """Return the rows, those that repeat others moved in a direction that is a function of the seed and the concept's
+    name."""
+    if initializer.distinct is None:
+        return rows.clone()
     random = generator(initializer.seed, initializer.concept, "vectors", *use)
-    noise = torch.randn(repeated.shape, generator=random).to(repeated)
-    noise[: len(rows)] = 0
-    return repeated + COPY_NOISE * repeated.norm(dim=-1, keepdim=True) * normalize(noise, dim=-1)
+    noise = torch.randn(rows.shape, generator=random).to(rows)
+    noise[: initializer.distinct] = 0
+    return rows + COPY_NOISE * rows.norm(dim=-1, keepdim=True) * normalize(noise, dim=-1)

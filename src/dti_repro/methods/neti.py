@@ -15,7 +15,7 @@ from dti_repro.methods.base import TokenMethod, stacked
 
 TIME = 1000  # the scale on which the published sigma_t and anchors are
 WIDTH = 128  # of the hidden layers
-Chance = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class NeTI(TokenMethod):
@@ -24,8 +24,8 @@ class NeTI(TokenMethod):
     unit vector.
 
     features: pairs of sine and cosine, whose frequencies are normal with the deviations sigma_t and sigma_l. anchors:
-    timesteps that the first layer is initialised from, at each layer. dropout: the chance that all hidden units behind
-    a random one are zero, in training (nested dropout).
+    timesteps that the first layer is initialised from, at each layer. dropout: the probability, in training, that all
+    hidden units after a random one are zero (nested dropout).
     """
 
     depends_on: ClassVar[frozenset[Dependence]] = frozenset({"layer", "timestep"})
@@ -36,7 +36,7 @@ class NeTI(TokenMethod):
         sigma_t: PositiveFloat,
         sigma_l: PositiveFloat,
         anchors: PositiveInt,
-        dropout: Chance,
+        dropout: Probability,
         bypass: bool,
         strength: NonNegativeFloat,
     ) -> None:
@@ -49,17 +49,16 @@ class NeTI(TokenMethod):
         self.strength = strength
 
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
-        self._layers = spec.layers
         return nn.ModuleDict({name: self._mapper(initializer, name, spec.layers) for name in spec.encoders})
 
     def forward(self, concept: Tensor, t: Tensor | None = None, chance: Tensor | None = None) -> TokenVectors:
-        times = t.float() * TIME / self.timesteps
+        times = t.float() * TIME / self.spec.timesteps
         out = {}
         for encoder in self.initializers[0].rows:
             rows = []
             for k, c in enumerate(concept.tolist()):
                 kept = None if chance is None else self._kept(chance[k].item())
-                rows.append(self.concepts[c][encoder](times[k], self._layers, kept))
+                rows.append(self.concepts[c][encoder](times[k], self.spec.layers, kept))
             out[encoder] = stacked(rows)
         return out
 
@@ -120,5 +119,5 @@ class Mapper(nn.Module):
 
     def _encode(self, places: Tensor) -> Tensor:
         """Return the unit Fourier features (places, 2 x features) of pairs (places, 2) of timestep and layer."""
-        angles = places.float() @ self.frequencies.T
+        angles = (places[:, None].float() * self.frequencies).sum(dim=-1)  # autocast would round a matrix product
         return normalize(torch.cat([angles.sin(), angles.cos()], dim=-1), dim=-1)

@@ -29,7 +29,7 @@ class ProSpect(TokenMethod):
         return nn.ParameterDict({name: row.repeat(self.stages, 1, 1) for name, row in rows.items()})
 
     def forward(self, concept: Tensor, t: Tensor | None = None, chance: Tensor | None = None) -> TokenVectors:
-        stage = (t.float() * self.stages / self.timesteps).long().clamp(max=self.stages - 1)
+        stage = (t.float() * self.stages / self.spec.timesteps).long().clamp(max=self.stages - 1)
         out = {}
         for encoder in self.initializers[0].rows:
             tables = [self.concepts[c][encoder] for c in concept.tolist()]

@@ -23,7 +23,6 @@ class TextualInversion(SharedVectors):
         self._control = norm_control
 
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
-        self._encoders = spec.encoders
         return nn.ParameterDict(
             {name: initial_vectors(self.init, initializer, name, encoder) for name, encoder in spec.encoders.items()}
         )
@@ -35,4 +34,4 @@ class TextualInversion(SharedVectors):
         for c in concepts:
             for name, vectors in self.concepts[c].items():
                 rows = self.initializers[c].rows[name]
-                vectors.copy_(self._control(vectors, rows, self._encoders[name], lr))
+                vectors.copy_(self._control(vectors, rows, self.spec.encoders[name], lr))

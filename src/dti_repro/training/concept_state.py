@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dti_repro.adapters.folder import lacks_adapter
 from dti_repro.artifacts.files import write_file, writing
 from dti_repro.artifacts.run_dir import ConceptFolder, is_whole, log_column
 from dti_repro.errors import InputError
@@ -20,10 +21,10 @@ from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.stop_rule import EVALUATED, has_settled
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
-"""The columns of log.csv. loss: the mean squared error, whatever an adapter's objective makes of it. Means over the
-vectors: norm and angle (radians, to the initializer) after the step, where they depend on the timestep of those that
-the step was taken with; grad_norm of the gradient that the optimizer gets (prior included, before it is projected or
-normalised)."""
+"""The columns of log.csv. loss: the mean squared error, whatever an adapter's objective makes of it. The others are
+means over the vectors. norm and angle (radians, to the initializer): after the step; where vectors depend on the
+timestep, those of the step's own timesteps before it. grad_norm: of the gradient that the optimizer gets (prior
+included, before it is projected or normalised)."""
 MAX_CHECKPOINT = 256 << 20  # bytes; a thousand vectors of 4,096 numbers with two moments each are 48 MiB
 MAX_RATIO = 4  # a checkpoint with an adapter may be so many times as large as its parameters, which have two moments
 
@@ -82,16 +83,20 @@ class ConceptState:
         InputError for a checkpoint that cannot be read."""
         checkpoint = self._read_checkpoint(sum(parameter.nbytes for parameter in learned.parameters()))
         step = checkpoint.get("step", 0)
-        if self.folder.logged() < step or any(s <= step and not is_whole(self.folder.snapshot(s)) for s in snapshots):
+        before = [self.folder.snapshot(s) for s in snapshots if s <= step]
+        if self.folder.logged() < step or any(lacks_adapter(path) or not is_whole(path) for path in before):
             step = 0
         if step:
             learned.load_state_dict(checkpoint["parameters"])
-            owners = {p: o for o in optimizers for group in o.param_groups for p in group["params"]}
+            owners = {p: (o, group) for o in optimizers for group in o.param_groups for p in group["params"]}
             for name, parameter in learned.named_parameters():
                 moments = checkpoint["optimizer"][name].items()
                 if moments:
-                    state = {key: value.to(parameter.device) if value.ndim else value for key, value in moments}
-                    owners[parameter].state[parameter] = state
+                    optimizer, group = owners[parameter]
+                    counts_there = group.get("capturable") or group.get("fused")  # else the step stays on the CPU
+                    stays = () if counts_there else ("step",)
+                    state = {key: value if key in stays else value.to(parameter.device) for key, value in moments}
+                    optimizer.state[parameter] = state
         self.step = self.resumed = step
         self._cut_log(step)
         self.evaluated = log_column(self.folder.log, EVALUATED) if self.trainer.stop and step else []

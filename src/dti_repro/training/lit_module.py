@@ -87,7 +87,7 @@ class InversionModule(pl.LightningModule):
                 loss, objective = self._losses({c: batch[c].part(part) for c in concepts})
                 total = objective.sum() / parts
                 if k == 0:
-                    total = total + self.method.prior()[concepts].sum()
+                    total = total + sum(map(self.method.prior_of, concepts))
                 self.manual_backward(total)
                 losses[concepts] += loss.detach() / parts
         gradients = torch.stack([self._gradient_norm(c) for c in batch])
@@ -190,10 +190,11 @@ class InversionModule(pl.LightningModule):
         if isinstance(self.method, SharedVectors):
             rows = [p.grad for p in self.method.concepts[c].parameters() if p.ndim > 1]
         else:
-            width = {name: row.shape[-1] for name, row in self.method.initializers[c].rows.items()}
             rows = [
-                sum(vectors[name].grad[samples == c].sum(dim=(0, 1)) for samples, vectors in self._produced)[:, :dim]
-                for name, dim in width.items()
+                sum(rows[name].grad[mine].sum(dim=(0, 1)) for mine, rows in self._produced_for(c))[
+                    : len(start), : start.shape[-1]
+                ]
+                for name, start in self.method.initializers[c].rows.items()
             ]
         return torch.cat([torch.linalg.vector_norm(g, dim=-1).flatten() for g in rows]).mean()
 
@@ -205,11 +206,17 @@ class InversionModule(pl.LightningModule):
         else:  # those that the step was taken with: to make others for the log alone would cost a part of a step
             vectors = {}
             for name, start in initializer.items():
-                made = torch.cat([rows[name].detach()[samples == c] for samples, rows in self._produced])
+                made = torch.cat([rows[name].detach()[mine] for mine, rows in self._produced_for(c)])
                 vectors[name] = made[..., : len(start), : start.shape[-1]].float()
         norm = torch.cat([rows.norm(dim=-1).flatten() for rows in vectors.values()]).mean()
         turned = torch.cat([angle(rows, initializer[name]).flatten() for name, rows in vectors.items()]).mean()
         return torch.stack([norm.double(), turned.double()])
+
+    def _produced_for(self, c: int) -> list[tuple[Tensor, TokenVectors]]:
+        """Return what the method made of a concept in this step: which of the samples are the concept's, and the
+        vectors of all."""
+        made = [(samples == c, vectors) for samples, vectors in self._produced]
+        return [(mine, vectors) for mine, vectors in made if mine.any()]
 
     def _check(self, state: ConceptState, loss: float, gradient: float) -> None:
         """Raise DivergedError before a step that would spoil the vectors."""

@@ -34,7 +34,7 @@ from dti_repro.errors import InputError
 from dti_repro.training.stop_rule import EVALUATED, has_settled
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
-LATER = {
+ADDED_LATER = {
     "masks_in_loss": False,
     "crop": "centre",
     "sizes": "uncropped",
@@ -42,7 +42,8 @@ LATER = {
     "schedule": "constant",
     "warmup": 0,
 }
-"""Keys that came later -> the value at which a run is what it was before, and keeps its hash."""
+"""Keys that were added after the first runs -> their defaults. At its default a key is left out of the hash, so that
+old runs keep theirs."""
 NAMED_STARTS = get_args(get_args(Init)[0])
 HASHED_STOP = ("stop", "stop_window", "stop_eps", "stop_batch")
 FOR_PROMPTS = ("class_word", "live")
@@ -69,13 +70,13 @@ def source_config(cfg: DictConfig) -> DictConfig:
 def hashed(cfg: DictConfig) -> dict[str, Any]:
     """Return all keys that can change a vector. Left out are the concept and the seed, which have folders of their own
     below the hash, and packing, threads and device (which change rounding only), loggers, launchers and paths."""
-    backbone = {key: value for key, value in _since(cfg.backbone).items() if key not in NOT_HASHED}
-    trainer = [*HASHED_TRAINER, *(key for key in LATER if key in _since(cfg.trainer))]
+    backbone = {key: value for key, value in _changed(cfg.backbone).items() if key not in NOT_HASHED}
+    trainer = [*HASHED_TRAINER, *(key for key in ADDED_LATER if key in _changed(cfg.trainer))]
     trainer += ["crops"] if cfg.trainer.crop == "random" else []
     trainer += HASHED_STOP if cfg.trainer.stop else []
     return {
         "method": _without_null(_plain(cfg.method)),
-        "optim": _without_null(_since(cfg.optim)),
+        "optim": _without_null(_changed(cfg.optim)),
         "backbone": {**backbone, "weights": fingerprint(located(cfg.backbone))},
         "templates": _plain(cfg.templates)["prompts"],
         "trainer": {key: cfg.trainer[key] for key in trainer},
@@ -83,9 +84,10 @@ def hashed(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _since(node: DictConfig) -> dict[str, Any]:
-    """Return a node without the keys that came later and change nothing."""
-    return {key: value for key, value in _plain(node).items() if key not in LATER or value != LATER[key]}
+def _changed(node: DictConfig) -> dict[str, Any]:
+    """Return a node without keys of ADDED_LATER that have their defaults."""
+    plain = _plain(node)
+    return {key: value for key, value in plain.items() if key not in ADDED_LATER or value != ADDED_LATER[key]}
 
 
 def _has_adapter(cfg: DictConfig) -> bool:
@@ -100,17 +102,27 @@ def _without_null(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def start_of(cfg: DictConfig, concept: Concept) -> Path | None:
-    """Return the embedding that the concept's vectors start from, where `method.init` is the path of one or of a run
-    that has the concept. InputError if it is not there."""
+    """Return the embedding that the concept's vectors start from, where `method.init` is the path of an embedding, of a
+    concept's folder or of a run that has the concept: in the run's folder of this seed if there are several. InputError
+    if it is not there."""
     init = cfg.method.get("init")
     if init in (None, *NAMED_STARTS):
         return None
     path = user_path(init)
     if path.is_dir():
-        found = {folder.name: folder.embedding for folder in parse(path)}
-        if len(found) > 1 and concept.name not in found:
-            raise InputError(f"method.init {init} has no concept '{concept.name}' (there are: {', '.join(found)})")
-        return found.get(concept.name, next(iter(found.values())))
+        folders = parse(path)
+        if ConceptFolder(path).is_done():
+            return folders[0].embedding
+        found = [folder for folder in folders if folder.name == concept.name]
+        if not found:
+            known = ", ".join(sorted({folder.name for folder in folders}))
+            raise InputError(
+                f"method.init {init} has no concept '{concept.name}' (there are: {known}): name the folder of a concept"
+            )
+        chosen = [folder for folder in found if folder.seed_folder.name == f"seed_{cfg.seed}"] or found
+        if len(chosen) > 1:
+            raise InputError(f"method.init {init} has '{concept.name}' of several seeds: name one seed's folder")
+        return chosen[0].embedding
     if not embedding_files(path):
         raise InputError(
             f"method.init '{init}' is none of {', '.join(NAMED_STARTS)}, and no embedding or run lies there"
@@ -188,8 +200,8 @@ def check_metadata(cfg: DictConfig, folder: ConceptFolder, concept: Concept) -> 
     if not folder.metadata.is_file():
         return
     before, now = read_json(folder.metadata, "remove that folder to train again"), concept_metadata(concept, start)
-    free = {*FOR_PROMPTS} - {*_read_in_training(cfg)}
-    changed = [key for key in now if key not in free and before.get(key) != now[key]]
+    may_change = {*FOR_PROMPTS} - {*_read_in_training(cfg)}
+    changed = [key for key in now if key not in may_change and before.get(key) != now[key]]
     if changed:
         raise InputError(
             f"concept '{concept.name}' is not the one that {folder.path} was trained with "

@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 
 from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.run_dir import ConceptFolder
-from dti_repro.config import build, validate
+from dti_repro.config import build, target, validate
 from dti_repro.data.captions import CAPTIONS, with_captions
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.masks import check_training_masks, with_masks
 from dti_repro.data.photos import check_photos
+from dti_repro.errors import InputError
 from dti_repro.launch.devices import run_on_devices
 from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config
 
@@ -53,13 +54,25 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
         if folder.is_done():
             print(f"not whole: {folder.path}: what is missing is made again")
         check_photos(concept.images)
-        check_training_masks(concept)
+        check_training_masks(concept, cfg.trainer.crop)
         pending.append(concept)
     if not pending:
         return folders, 0
     if "source" in cfg.method:
+        _check_source(cfg)
         train_missing(source_config(cfg), pending)
     from dti_repro.training.trainer import train_pending
 
     work = partial(train_pending, cfg, run)
     return folders, sum(run_on_devices(work, pending, cfg.trainer.devices, cfg.trainer.accelerator))
+
+
+def _check_source(cfg: DictConfig) -> None:
+    """Raise InputError for a method whose source learns vectors that it cannot transform."""
+    from dti_repro.methods.base import TokenMethod
+
+    if target(cfg.method.source._target_, TokenMethod).depends_on:
+        raise InputError(
+            f"method '{cfg.method.name}' transforms one list of vectors, and '{cfg.method.source.name}' learns other "
+            "vectors for each layer or timestep: choose another method@method.source"
+        )

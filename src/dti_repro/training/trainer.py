@@ -160,6 +160,7 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
         method.initialise([state.dataset.initializer for state in states], backbone.spec)
         for c, state in enumerate(states):
             _check_vectors(method.vectors(c), state)
+            method.check_extra_prompts(state.dataset.extra_tokens, state.dataset.extra_class_tokens)
         _fit(cfg, run, InversionModule(backbone, adapter, method, states, cfg), ConceptCheckpoint(complete))
 
 
@@ -172,8 +173,11 @@ def _prepare(
     states = []
     for concept in concepts:
         say_oddities(concept.name, concept.images, backbone.spec.resolution, whole=framing.crop == "none")
-        initializer = _initializer(cfg, concept, backbone)
+        initializer = initializer_embedding(cfg, concept, backbone)
         texts = cfg.templates.prompts, method.extra_prompts(concept.live)
+        if cfg.trainer.preview_every:
+            previewed = [concept.fill(template) for template in cfg.trainer.preview_prompts]
+            backbone.tokenize(previewed, {concept.placeholder: initializer.positions}, backbone.generation_prefix)
         padded = backbone.pads_directions and method.on_sphere
         dataset = ConceptDataset(backbone, concept, initializer, *texts, run.seed, samples, cache, framing, padded)
         header = run.header(concept.name, concept.initializer)
@@ -181,7 +185,7 @@ def _prepare(
     return states
 
 
-def _initializer(cfg: DictConfig, concept: Concept, backbone: Backbone) -> InitializerEmbedding:
+def initializer_embedding(cfg: DictConfig, concept: Concept, backbone: Backbone) -> InitializerEmbedding:
     """Return what the concept's vectors start from: `method.vectors` of them, by default one for each token of the
     initializer, or of the embedding that `method.init` names."""
     initializer = backbone.embed_initializer(concept.name, concept.initializer, cfg.seed)
@@ -190,7 +194,7 @@ def _initializer(cfg: DictConfig, concept: Concept, backbone: Backbone) -> Initi
     if path is not None:
         start = for_encoders(load_embeddings(path), backbone.spec, path)
         found, source = len(next(iter(start.values()))), str(path)
-        initializer = replace(resized(initializer, found), start=start)
+        initializer = replace(resized(initializer, found), start=start, distinct=None)
     if wanted is None or wanted == found:
         return initializer
     if wanted < found:
