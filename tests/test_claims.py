@@ -214,3 +214,21 @@ def test_results_stay_below_their_folder(tmp_path: Path) -> None:
         validate("claims", compose("claims", ["rules=3"]))
     with pytest.raises(InputError, match=r"results=.* is no folder"):
         claims(compose("claims", [f"results={tmp_path / 'nowhere'}"]), "dti claims")
+
+
+def test_results_whose_provenance_is_about_other_scores_are_refused(write: Write) -> None:
+    root = write("a", scores(0.1), [42, 43, 44])
+    about = json.loads((root / "a" / "provenance.json").read_text())
+    (root / "a" / "provenance.json").write_text(json.dumps({**about, "scores_sha256": "0" * 64}))
+    with pytest.raises(InputError, match=r"is about other scores than scores\.csv"):
+        verdict(root)
+
+
+def test_a_part_rests_on_the_training_seeds_that_both_rows_have(write: Write) -> None:
+    root = write("a", scores(0.1), [42, 43, 44])
+    file = root / "a" / "provenance.json"
+    about = json.loads(file.read_text())
+    about["runs"]["ti"] = about["runs"]["ti"][:1]
+    file.write_text(json.dumps(about))
+    assert read_evidence(PART, root).seeds == (42,)
+    assert verdict(root)[0] == "undecided"

@@ -10,11 +10,11 @@ import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dti_repro.benchmark import main
+from dti_repro.benchmark import _search_result, main
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.experiments.configs import ExperimentRun, load_run
-from dti_repro.experiments.jobs import choose_rows
+from dti_repro.experiments.jobs import choose_rows, group_into_sweeps
 from dti_repro.experiments.search import best_rows, quality, scaled, write_searched
 from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.experiments.training_columns import norms_on_noise
@@ -49,6 +49,8 @@ def parse(change: dict, searched: Path = NOWHERE) -> Experiment:
     [
         ({"row": []}, "row is .*no such key"),
         ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows are called 'a'"),
+        ({"rows": [{"name": "a", "label": "x"}, {"name": "b", "label": "x"}]}, "two rows are shown as 'x'"),
+        ({"metrics": {"i": "image", "t": "image"}}, "two metrics are shown as 'image'"),
         ({"rows": [{"name": "a", "override": []}]}, "row 'a': override is .*no such key"),
         ({"rows": [{"overrides": []}]}, "row '0': name: a value is needed"),
         ({"rows": []}, r"rows is \[\]: it must not be empty"),
@@ -223,7 +225,7 @@ def test_a_searched_yaml_that_cannot_be_used_is_one_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(("lr", "times"), [(1e-3, 1.3), (5e-3, 5.0), (0.02, 19.0)])
 def test_adamw_inflates_noise_as_was_measured(lr: float, times: float) -> None:
     optim = OmegaConf.merge(OmegaConf.load(CONF / "optim" / "adamw.yaml"), {"lr": lr})
-    norms = norms_on_noise(optim, 0.32, dim=256, steps=400)
+    norms = norms_on_noise(optim, 0.32, dims=[256], steps=400)
     assert norms[-1] / norms[0] == pytest.approx(times, rel=0.15)
     assert norms[0] == pytest.approx(0.32)
 
@@ -244,3 +246,38 @@ def test_every_experiment_is_made_of_keys_and_metrics_that_exist(name: str) -> N
     for metric in run.experiment.metrics:
         metric_config(metric)
     run.generate_config()
+
+
+def test_a_search_needs_values_of_the_same_subjects_on_all_sides() -> None:
+    sides = {"class": {"a": 0.0, "b": 0.0}, "references": {"a": 1.0, "b": 1.0}}
+    bounds = {name: {"i": values} for name, values in sides.items()}
+    bounds |= {"mismatched": {"t": {"b": 0.0}}, "description": {"t": {"b": 1.0}}}
+    row = {"i": {"a": 0.2, "b": 0.4}, "t": {"a": 9.0, "b": 0.25}}
+    assert quality("i", ["t"], row, bounds) == pytest.approx({"image": 0.3, "text": 0.25, "criterion": 0.075**0.5})
+    bounds["description"] = {}
+    with pytest.raises(InputError, match="no subject has a value of t in a row and in mismatched and description"):
+        quality("i", ["t"], row, bounds)
+
+
+def test_a_row_with_a_share_of_a_gradient_is_in_a_later_sweep_wherever_it_stands() -> None:
+    rows = content("kappa")["rows"]
+    shares = [row for row in rows if row.get("kappa")]
+    rescaled = {"name": "ti_rescaled", "overrides": ["method=ti_rescaled"]}
+    learned = [
+        {"name": "ti", "overrides": ["method=ti"]},
+        {**shares[0], "kappa": {"fraction": 0.1, "of": "ti"}},
+        rescaled,
+    ]
+    run = ExperimentRun(parse({"rows": learned}), "runs")
+    assert group_into_sweeps(run, run.experiment.rows) == [[["ti", "ti_rescaled"]], [[shares[0]["name"]]]]
+
+
+def test_a_search_that_was_changed_for_a_try_leaves_the_searched_settings_alone(tmp_path: Path) -> None:
+    def where(*overrides: str) -> Path:
+        cfg = compose("benchmark", ["experiment=search", *overrides])
+        return _search_result(cfg, load_run(cfg, "search", cfg.subjects), tmp_path)
+
+    assert where() == where("train=[trainer.threads=1]") == CONF / "searched.yaml"
+    for change in ("subjects=2", "train=[trainer.steps=20]", "generate=[steps=2]"):
+        assert where(change) == tmp_path / "searched.yaml"
+    assert where("subjects=2", f"searched={tmp_path}/mine.yaml") == tmp_path / "mine.yaml"

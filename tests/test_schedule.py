@@ -106,4 +106,12 @@ def test_a_constant_rate_is_the_run_that_it_was(training: Training) -> None:
 
 def test_the_norm_on_noise_is_that_of_the_scheduled_rate() -> None:
     plain, sinking = (compose("train", ["method=ti", f"optim.schedule={s}"]).optim for s in ("constant", "linear"))
-    assert norms_on_noise(sinking, 0.1, 64, 200)[-1] < 0.8 * norms_on_noise(plain, 0.1, 64, 200)[-1]
+    assert norms_on_noise(sinking, 0.1, [64], 200)[-1] < 0.8 * norms_on_noise(plain, 0.1, [64], 200)[-1]
+
+
+def test_the_norm_on_noise_is_the_mean_over_text_encoders() -> None:
+    plain = compose("train", ["method=ti"]).optim
+    one, two = (norms_on_noise(plain, 0.1, [dim], 20) for dim in (32, 48))
+    assert norms_on_noise(plain, 0.1, [32, 48], 20) == pytest.approx(
+        [(a + b) / 2 for a, b in zip(one, two, strict=True)]
+    )

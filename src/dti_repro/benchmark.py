@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import validate
-from dti_repro.experiments.configs import load_run, searched_file
+from dti_repro.experiments.configs import ExperimentRun, load_run, searched_file
 from dti_repro.experiments.jobs import choose_rows, group_into_sweeps, with_dependencies
 from dti_repro.experiments.paths import check_paths, write_paths
 from dti_repro.experiments.spec import Experiment
@@ -65,18 +65,25 @@ def benchmark(cfg: DictConfig) -> int:
         from dti_repro.experiments.tables import write_csv
 
         folder = Path(cfg.out) / experiment.name
-        report = tabulate(run, results, table_command(), masks is not None, searched_file(cfg))
+        report = tabulate(run, results, table_command(), masks is not None, _search_result(cfg, run, folder))
         write_tables(folder, report)
         write_csv(folder / "words.csv", words_table(run, results))
-        if experiment.paths is not None:
-            write_paths(folder, run, results, cfg.accelerator)
         comparison(run, results).save(folder / "grid.png")
         write_provenance(folder, experiment, results, clock, cfg.accelerator)
         write_page(folder, report, run, results)
+        if experiment.paths is not None:
+            write_paths(folder, run, results, cfg.accelerator)
         redraw(folder)
         _track(cfg, experiment, results, folder)
         print(f"{computed} columns of scores computed, the others existed: {folder / 'table.md'} and report.html")
     return sum(result.trained for result in trained) + generated + computed
+
+
+def _search_result(cfg: DictConfig, run: ExperimentRun, folder: Path) -> Path:
+    """Return the yaml that a search writes. A search that was changed on the command line, to try it, leaves the one
+    that tables read as it is."""
+    is_a_try = run.experiment.search and cfg.searched is None and run.is_changed()
+    return folder / "searched.yaml" if is_a_try else searched_file(cfg)
 
 
 def _track(cfg: DictConfig, experiment: Experiment, results: Sequence[RowResult], folder: Path) -> None:

@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dti_repro.artifacts.run_dir import final_norm, log_column
+from dti_repro.errors import InputError
 from dti_repro.experiments.configs import load_run
 from dti_repro.experiments.figures import comparison, save_norms
 from dti_repro.experiments.markdown import markdown
@@ -24,6 +25,8 @@ def main(cfg: DictConfig) -> None:
     run = load_run(cfg, name, 1)
     metrics = run.metrics()
     run.check()
+    if other := [row.name for row in run.experiment.rows if row.bound or "source" in run.train_configs(row)[0].method]:
+        raise InputError(f"the demo shows trainings, and row '{other[0]}' of '{name}' has none: use dti benchmark")
     results = train_rows(run, run.experiment.rows)
     generate_rows(run, results)
     score(list_score_files(run, results), metrics, accelerator=cfg.accelerator)

@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"results={cfg.results} is no folder: give the one that the benchmarks wrote to")
     from dti_repro.experiments.redraw import redraw_all  # pandas and matplotlib load with it
 
-    print("\n".join(f"{path}.png .pdf .csv" for path in redraw_all(results)))
+    print("\n".join(f"{path}.png .pdf" for path in redraw_all(results)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from dti_repro.artifacts.files import user_path
 from dti_repro.errors import InputError
 from dti_repro.experiments.configs import load_run, parse_run
 from dti_repro.launch.command import command
@@ -31,9 +32,10 @@ def main(cfg: DictConfig) -> None:
     from dti_repro.experiments.notes import table_command
     from dti_repro.experiments.on_disk import agreeing, rows_on_disk, stored_report
     from dti_repro.experiments.page.write import write_page
-    from dti_repro.experiments.report import tabulate, write_tables
+    from dti_repro.experiments.report import tabulate, update_provenance, words_table, write_tables
+    from dti_repro.experiments.tables import write_csv
 
-    folder, masks = Path(cfg.out) / name, None if cfg.masks is None else Path(cfg.masks)
+    folder, masks = Path(cfg.out) / name, None if cfg.masks is None else user_path(cfg.masks)
     try:
         run = load_run(cfg, name, cfg.subjects)
         results = rows_on_disk(run, masks)
@@ -51,6 +53,9 @@ def main(cfg: DictConfig) -> None:
     else:
         raise InputError(f"{missing}, and {folder} has no result; to make it: {table_command()}")
     write_tables(folder, found)
+    if not missing:
+        write_csv(folder / "words.csv", words_table(run, results))
+        update_provenance(folder, run.experiment, results)
     page = write_page(folder, found, run, results)
     drawn = sum(bool(result.image_folders) for result in results)
     source = f"from the tables in {folder}: {missing}" if missing else "from the runs"

@@ -140,7 +140,7 @@ def test_neighbours_are_those_of_the_whole_list_of_distances(length: float) -> N
 
 def test_adamw_takes_a_first_step_of_its_rate_in_every_number() -> None:
     optim = {"_target_": "torch.optim.AdamW", "lr": 0.02, "weight_decay": 0.0}
-    norms = norms_on_noise(optim, 0.0, dim=256, steps=2)
+    norms = norms_on_noise(optim, 0.0, dims=[256], steps=2)
     assert norms[:2] == pytest.approx([0.0, 0.02 * math.sqrt(256)], rel=1e-4)
     assert len(norms) == 3
 

@@ -78,6 +78,21 @@ class ExperimentRun:
     def seeds(self) -> list[int]:
         return image_seeds(OmegaConf.to_container(self.generate_config()).get("seeds"))
 
+    def is_changed(self) -> bool:
+        """Return whether keys of the command line change a vector, an image or which concepts there are."""
+
+        def content(run: ExperimentRun) -> list[Any]:
+            learned = [row for row in run.experiment.rows if row.bound is None]
+            trainings = [run_folder(cfg).path for row in learned for cfg in run.train_configs(row)]
+            drawn = [GenerationConfig.of(run.generate_config()), run.prompts(), run.seeds()]
+            return [list(run.concepts), trainings, *drawn]
+
+        try:
+            plain = replace(self, setup=(), train=(), generate=(), concepts={}).choose_concepts(None)
+        except InputError:  # without these keys there is nothing to run
+            return True
+        return content(self) != content(plain)
+
     def check(self, masks: Path | None = None) -> None:
         """Raise InputError for a wrong setting of a row or of the generation, and for missing masks of photos, before
         the first row is trained."""

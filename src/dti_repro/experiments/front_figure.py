@@ -29,14 +29,16 @@ def draw_stored(folder: Path) -> Figure:
     """Return the figure of a folder's table.csv. InputError for one that does not belong to the folder's experiment."""
     file = folder / "table.csv"
     try:
-        return draw(read_csv(file), read_experiment(folder))
+        texts = {"row": str, "label": str}
+        table = read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
+        return draw(table, read_experiment(folder))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{file} is no table of its experiment ({error}): run the benchmark again") from error
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return the names of the points that no other point beats on one axis without losing on the other, in the order of
-    the first axis."""
+    """Return the names of the points on the Pareto front, in the order of the first axis: no other point is at least as
+    good on both axes."""
     best = [
         name
         for name, (x, y) in points.items()

@@ -44,7 +44,7 @@ def group_into_sweeps(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[list[
         jobs = [*(job for job in jobs if job not in same), (outputs.union(*(written for written, _ in same)), merged)]
     sweeps: list[list[list[str]]] = []
     sweep_of: dict[str, int] = {}
-    for _, job in jobs:
+    for _, job in sorted(jobs, key=lambda job: any(row.kappa for row in job[1])):  # merging moves a job to the end
         names = [row.name for row in job]
         waits_for = {row.kappa.of for row in job if row.kappa} - set(names)
         number = max((sweep_of.get(name, -1) + 1 for name in waits_for), default=0)

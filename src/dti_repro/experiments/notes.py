@@ -16,6 +16,7 @@ from dti_repro.launch.command_line import running_command
 
 NOT_IN_TABLE = ("runs", "out", "rows", "accelerator", "devices", "logger")  # keys that change no number of a table
 MASKED = "black outside of their masks"
+STOPPED = "ended the trainings"
 VERDICTS = (
     "holds: the paired 95% t interval over subjects lies wholly on the claimed side, and the sign-flip test gives "
     "p <= .05; does not: both say the opposite; undecided: anything else; too few subjects: fewer than "
@@ -120,7 +121,7 @@ def steps_used(results: Sequence[RowResult]) -> list[str]:
             continue
         trainer, used = result.cfgs[0].trainer, [folder.logged() for folder in result.folders]
         notes.append(
-            f"{result.spec.label}: `trainer.stop={trainer.stop}` ended the trainings after {min(used)} to {max(used)} "
-            f"of {trainer.steps} steps (mean {fmean(used):.0f}); `on noise` is for all steps."
+            f"{result.spec.label}: `trainer.stop={trainer.stop}` {STOPPED} after {min(used)} to {max(used)} of "
+            f"{trainer.steps} steps (mean {fmean(used):.0f}); `on noise` is for all steps."
         )
     return notes

@@ -16,7 +16,7 @@ from dti_repro.artifacts.files import read_json
 from dti_repro.backbones.location import on_this_machine
 from dti_repro.errors import InputError
 from dti_repro.experiments.configs import ExperimentRun
-from dti_repro.experiments.notes import MASKED, notes_of
+from dti_repro.experiments.notes import MASKED, STOPPED, notes_of
 from dti_repro.experiments.report import Report
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.stages import RowResult, is_trained, list_image_folders, list_score_files, with_kappa
@@ -59,7 +59,8 @@ def stored_report(folder: Path, run: ExperimentRun, command: str) -> Report:
     numbers = _read(folder / "scores.csv", {"row", "concept", "metric", "mean"})
     scores: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     try:
-        text = (folder / "table.md").read_text(encoding="utf-8").split("\n\n")[1]
+        page = (folder / "table.md").read_text(encoding="utf-8")
+        text = page.split("\n\n")[1]
         for line in numbers.itertuples():
             scores[line.row][line.metric][line.concept] = float(line.mean)
     except (OSError, ValueError, IndexError) as error:
@@ -76,7 +77,8 @@ def stored_report(folder: Path, run: ExperimentRun, command: str) -> Report:
         for name, label, of_row in zip(table["row"], table["label"], cells, strict=True)
     ]
     experiment = _as_stored(run.experiment, rows, measured, folder)
-    notes = notes_of(experiment, run.generate_config().backbone, MASKED in about)
+    stopped = [line.removeprefix("- ") for line in page.splitlines() if STOPPED in line]  # which only the logs say
+    notes = [*notes_of(experiment, run.generate_config().backbone, MASKED in about), *stopped]
     return Report(experiment, command, about, rows, extras, notes)
 
 

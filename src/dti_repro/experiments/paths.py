@@ -19,7 +19,7 @@ from PIL import Image
 from dti_repro.artifacts.files import read_json, write_json
 from dti_repro.artifacts.image_grid import Grid
 from dti_repro.artifacts.run_dir import ConceptFolder, config_hash
-from dti_repro.config import build
+from dti_repro.config import build, target
 from dti_repro.data.concept import Concept
 from dti_repro.data.photos import load_photo
 from dti_repro.errors import InputError
@@ -69,6 +69,17 @@ def check_paths(run: ExperimentRun) -> None:
         metric_config(paths.reader)
     if any(prompt.names for prompt in run.prompts().prompts):
         raise InputError(f"experiment '{experiment.name}': paths need prompts with {{}}, not with names")
+    from dti_repro.adapters.base import Adapter
+    from dti_repro.methods.base import DerivedMethod, TokenMethod
+
+    for row in (row for row in experiment.rows if row.name in {way.row for way in paths.ways}):
+        for cfg in run.train_configs(row):
+            adapted = target(cfg.adapter._target_, Adapter) is not Adapter
+            if adapted or target(cfg.method._target_, TokenMethod | DerivedMethod).depends_on:
+                raise InputError(
+                    f"experiment '{experiment.name}', row '{row.name}': paths lie between vectors that are the same "
+                    "for all layers and timesteps, learned without an adapter"
+                )
 
 
 def images_between(run: ExperimentRun) -> int:
@@ -122,11 +133,13 @@ def _points(run: ExperimentRun, mode: str, a: ConceptFolder, b: ConceptFolder) -
 
 
 def _digest(run: ExperimentRun, ways: Sequence[Way]) -> str:
-    """Return a digest of all that the numbers depend on."""
+    """Return a digest of all that the numbers and the strip depend on."""
     content = {
         "format": FORMAT,
         "points": [str(point.path) for way in ways for point in way.points],
-        "ways": [[spec.name, spec.row] for spec in run.experiment.paths.ways],
+        "ways": [[spec.name, spec.row, spec.label] for spec in run.experiment.paths.ways],
+        "classes": {concept.name: concept.class_word for concept in run.concepts.values()},
+        "title": run.experiment.title,
         "metrics": [metric_identity(metric_config(name)) for name in _metrics(run)],
     }
     return config_hash(content)
@@ -156,7 +169,7 @@ def _measure(run: ExperimentRun, accelerator: str) -> Callable[[Way], Mapping[st
         for reader in readers:
             asked = [Sample(way.a.name, "", {"class": end.class_word}) for end in (way.a, way.b)]
             found = [reader.score(inside, [sample] * len(inside)) for sample in asked]
-            in_class = float(maximum(*found).mean())
+            in_class = float(maximum(*found).nanmean())
         return {**evenness(stack([encoder.images(point) for point in pictures])), "in_class": in_class}
 
     return measure
@@ -164,8 +177,8 @@ def _measure(run: ExperimentRun, accelerator: str) -> Callable[[Way], Mapping[st
 
 def evenness(features: Tensor) -> dict[str, float]:
     """Return, of (points, images, features), means over the images: the length of the way (radians), the spread of its
-    steps (their standard deviation over their mean) and the largest step (as a share of the length). A way without
-    any change is even."""
+    steps (their standard deviation over their mean) and the largest step (as a share of the length). Where no image
+    differs from the one before it, all steps count as equal."""
     from torch import full_like
     from torch.nn.functional import normalize
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from operator import sub
 from pathlib import Path
+from typing import Any
 
 from pandas import DataFrame
 
@@ -35,6 +36,8 @@ from dti_repro.experiments.tables import (
     write_csv,
 )
 from dti_repro.experiments.training_columns import COLUMNS, start_norms, training_columns
+
+PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,16 @@ def write_tables(folder: Path, report: Report) -> None:
 
 
 def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:
-    """Return the norm of each learned word, mean over training seeds, and with AdamW the norms that its row has at the
-    start and on random gradients, which are one number for all of the row's words."""
+    """Return the norm of each learned word, mean over training seeds, its norm at the start and, where AdamW steps free
+    vectors, the norm on random gradients, which is one number for all words of a row."""
     lines = []
     for result in results:
         if not result.cfgs or result.spec.snapshot is not None:
             continue
+        before = start_norms(run, result)
         for name in run.concepts:
             norms = {"norm": final_norm([folder for folder in result.folders if folder.name == name])}
-            norms |= start_norms(run, result)
+            norms |= {measure: of[name] if measure == "start" else of for measure, of in before.items()}
             lines += [[result.spec.name, name, measure, value] for measure, value in norms.items()]
     return DataFrame(lines, columns=["row", "concept", "measure", "value"])
 
@@ -148,26 +152,44 @@ def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:
 def write_provenance(
     folder: Path, experiment: Experiment, results: Sequence[RowResult], clock: Sequence[float], accelerator: str
 ) -> None:
-    """Write how scores.csv was made, unless provenance.json says it already. Its minutes are those of this command,
-    without those of its jobs. clock: when training, generation and scoring began, scoring ended, in s."""
-    file, scores = folder / "provenance.json", sha256(folder / "scores.csv")
-    if file.is_file() and read_json(file, "remove it").get("scores_sha256") == scores:
+    """Write how scores.csv was made; times and versions only if provenance.json has none of these scores. Its minutes
+    are those of this command, without those of its jobs. clock: when training, generation and scoring began, scoring
+    ended, in s."""
+    if update_provenance(folder, experiment, results):
         return
     from dti_repro.backbones.load import device_of
 
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()  # "" for an installed package
     seconds = zip(("train", "generate", "score"), map(sub, clock[1:], clock), strict=True)
-    folders = {result.spec.name: result.folders for result in results if result.folders}
+    folders = [folder for result in results for folder in result.folders]
     scored = [file.provenance for result in results for file in result.score_files]
     content = {
         **provenance(clock[0], device_of(accelerator)),
-        "scores_sha256": scores,
+        "scores_sha256": sha256(folder / "scores.csv"),
         "commit": commit or None,
         "minutes": {stage: round(duration / 60, 2) for stage, duration in seconds},
-        "machines": machines([folder for row in folders.values() for folder in row], scored),
+        "machines": machines(folders, scored),
+        **_settings(experiment, results),
+    }
+    write_json(folder / PROVENANCE, content)
+
+
+def update_provenance(folder: Path, experiment: Experiment, results: Sequence[RowResult]) -> bool:
+    """Write the experiment's settings into provenance.json if it is about these scores, and return whether it is."""
+    file = folder / PROVENANCE
+    before = read_json(file, "remove it") if file.is_file() else {}
+    if before.get("scores_sha256") != sha256(folder / "scores.csv"):
+        return False
+    write_json(file, before | _settings(experiment, results))
+    return True
+
+
+def _settings(experiment: Experiment, results: Sequence[RowResult]) -> dict[str, Any]:
+    """Return what provenance.json says of an experiment besides how its scores were made."""
+    folders = {result.spec.name: result.folders for result in results if result.folders}
+    return {
         "experiment": asdict(experiment),
         "runs": {name: sorted({str(folder.seed_folder) for folder in row}) for name, row in folders.items()},
         "overrides": {result.spec.name: list(result.spec.overrides) for result in results},
     }
-    write_json(file, content)

@@ -29,6 +29,8 @@ def write_table(out: Path, groups: Sequence[ScoreGroup], metrics: Sequence[str] 
     for number, group in enumerate(groups):
         scores = [score for file in group.files for score in read_scores(file)]
         for score in scores:
+            if metrics is not None and score.metric not in metrics:
+                continue
             if found.setdefault(score.metric, score.masked) != score.masked:
                 raise InputError(f"{score.metric} was computed with masks in one run, without in another: do all alike")
         means = subject_means(scores)
@@ -37,7 +39,8 @@ def write_table(out: Path, groups: Sequence[ScoreGroup], metrics: Sequence[str] 
         rows.append(Row(f"r{number}", group.label, means, dict(zip(EXTRAS, cells, strict=True))))
     columns = list(found) if metrics is None else list(metrics)
     if missing := [metric for metric in columns if metric not in found]:
-        raise InputError(f"metrics: no run has {missing[0]}; there are {', '.join(found)}")
+        known = sorted({score.metric for group in groups for file in group.files for score in read_scores(file)})
+        raise InputError(f"metrics: no run has {missing[0]}; there are {', '.join(known)}")
     _check_comparable(groups, columns)
     titles = {metric: f"{metric} (masked)" if found[metric] else metric for metric in columns}
     shown = means_table(rows, titles, EXTRAS)

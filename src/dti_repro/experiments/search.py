@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import yaml
 
 from dti_repro.artifacts.files import write_file
+from dti_repro.errors import InputError
 from dti_repro.experiments.spec import Experiment, RowSpec, read_searched
 from dti_repro.experiments.stages import RowResult, means_of, mismatched_files
 from dti_repro.experiments.training_columns import number
@@ -39,12 +41,19 @@ def quality(
     bounds: the scores of class, description, references and mismatched. Image: 0 is the class word, 1 the subject's
     photos compared with each other. Text: 0 is an image scored with another prompt's text (an image that ignores its
     prompt), 1 the model given the subject's full description. The class word is no lower bound for text: there it is
-    nearly the best that the model can do.
+    nearly the best that the model can do. A subject counts where it has a value on all three sides. InputError for a
+    metric without such a subject.
     """
 
     def between(metric: str, low: str, high: str) -> float:
-        values = [list(of[metric].values()) for of in (scores, bounds[low], bounds[high])]
-        return scaled(*(sum(means) / len(means) for means in values))
+        sides = [of.get(metric, {}) for of in (scores, bounds[low], bounds[high])]
+        shared = [name for name in sides[0] if all(name in side for side in sides)]
+        if not shared:
+            raise InputError(
+                f"search: no subject has a value of {metric} in a row and in {low} and {high}, between which it is "
+                "scaled: choose other prompts, or another metric"
+            )
+        return scaled(*(fmean(side[name] for name in shared) for side in sides))
 
     image_score = between(image, "class", "references")
     text_score = sum(between(metric, "mismatched", "description") for metric in text) / len(text)

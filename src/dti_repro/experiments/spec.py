@@ -113,7 +113,7 @@ class Paths:
     """
 
     ways: Annotated[tuple[PathSpec, ...], Field(min_length=1)]
-    points: Annotated[int, Field(ge=4, le=1000)] = 7  # three steps: fewer have no spread worth the name
+    points: Annotated[int, Field(ge=4, le=1000)] = 7  # fewer than three steps say little about evenness
     reader: str | None = None
 
 
@@ -219,6 +219,10 @@ def _problems(experiment: Experiment) -> Iterator[str]:
             yield f"two rows are called '{row.name}'"
         if row.kappa and row.kappa.of not in rows[:number]:
             yield f"row '{row.name}' takes kappa of '{row.kappa.of}', which is no row above it"
+    shown = {"rows": [row.label for row in experiment.rows], "metrics": list(experiment.metrics.values())}
+    for kind, titles in shown.items():
+        if twice := [title for title, count in Counter(titles).items() if count > 1]:
+            yield f"two {kind} are shown as '{twice[0]}': give each its own"
     for metric in (experiment.image, *experiment.text, *(metric for c in experiment.claims for metric in c.metrics)):
         if metric not in experiment.metrics:
             yield f"metric '{metric}' of image, text or a claim is not among its metrics"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,7 +21,11 @@ from dti_repro.data.concept import Concept
 from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.stages import RowResult
 
+if TYPE_CHECKING:
+    from dti_repro.methods.base import TokenMethod
+
 COLUMNS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "paper image", "paper text")
+FORMAT = 2  # of the file with the norms at the start: a higher one makes an old file be computed again
 VECTORS = 32  # independent vectors that the norm on noise is averaged over; AdamW works on each number alone
 
 
@@ -40,7 +44,7 @@ def training_columns(run: ExperimentRun, result: RowResult) -> dict[str, str]:
     norms = start_norms(run, result)
     return cells | {
         "norm": number(final_norm(result.folders)),
-        "at start": number(norms.get("start")),
+        "at start": number(fmean(norms["start"].values()) if norms else None),
         "on noise": number(norms.get("noise")),
         "gradient": number(gradient_norm(result.folders)),
         "minutes": number(minutes_per_concept(result.folders)),
@@ -54,9 +58,9 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if 0.1 <= abs(value) < 100 else f"{value:.3g}"
 
 
-def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, float]:
-    """Return {"start": mean norm at the start, and with AdamW "noise": the norm on random gradients} for the first
-    training seed of a row; nothing for a row without a training of its own.
+def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, Any]:
+    """Return {"start": concept -> norm at the start} for the first training seed of a row, and where AdamW steps free
+    vectors, "noise": the norm on random gradients. Nothing for a row without a training of its own.
 
     The norms are kept in the row's seed folder, because the start needs the text encoder. The file is named after the
     concepts, so that no two jobs write the same one.
@@ -65,7 +69,7 @@ def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, float]:
     if file is None:
         return {}
     if not file.is_file():
-        write_json(file, _start_norms(result.cfgs[0], list(run.concepts.values())))
+        write_json(file, _start_norms(result.cfgs[0], run.concepts))
     return read_json(file, "remove it")
 
 
@@ -79,29 +83,47 @@ def _start_file(run: ExperimentRun, result: RowResult) -> Path | None:
     """Return where the norms are kept; None for a row that has no whole training of its own."""
     if not result.cfgs or "source" in result.cfgs[0].method or result.spec.snapshot is not None:
         return None
-    return result.folders[0].seed_folder / f"start_{config_hash({'concepts': list(run.concepts)})}.json"
+    key = config_hash({"concepts": list(run.concepts), "format": FORMAT})
+    return result.folders[0].seed_folder / f"start_{key}.json"
 
 
-def _start_norms(cfg: DictConfig, concepts: Sequence[Concept]) -> dict[str, float]:
+def _start_norms(cfg: DictConfig, concepts: Mapping[str, Concept]) -> dict[str, Any]:
     import torch
 
     from dti_repro.backbones.load import load_backbone
     from dti_repro.methods.base import TokenMethod
+    from dti_repro.training.trainer import initializer_embedding
 
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
     method = build(cfg.method, TokenMethod)
-    method.initialise([backbone.embed_initializer(c.name, c.initializer, cfg.seed) for c in concepts], backbone.spec)
-    vectors = [v for i in range(len(concepts)) for v in method.vectors(i).values()]
-    start = torch.cat([v.norm(dim=-1) for v in vectors]).mean().item()
-    if cfg.optim._target_ != "torch.optim.AdamW":
+    method.initialise([initializer_embedding(cfg, concept, backbone) for concept in concepts.values()], backbone.spec)
+    start = {
+        name: torch.cat([rows.norm(dim=-1).flatten() for rows in method.vectors(c).values()]).mean().item()
+        for c, name in enumerate(concepts)
+    }
+    if not _is_free(cfg, method):
         return {"start": start}
-    return {"start": start, "noise": norms_on_noise(cfg.optim, start, vectors[0].shape[-1], cfg.trainer.steps)[-1]}
+    dims = [encoder.dim for encoder in backbone.spec.encoders.values()]
+    return {"start": start, "noise": norms_on_noise(cfg.optim, fmean(start.values()), dims, cfg.trainer.steps)[-1]}
 
 
-def norms_on_noise(optim: DictConfig | Mapping[str, Any], start: float, dim: int, steps: int) -> list[float]:
-    """Return the mean norm, at the start and after each step, of `dim`-wide vectors that start in random directions
-    with norm `start`, and get standard normal gradients. optim: a node with the settings of the optimizer, such as
-    conf/optim/adamw.yaml."""
+def _is_free(cfg: DictConfig, method: TokenMethod) -> bool:
+    """Return whether AdamW alone decides the norms: it steps the vectors themselves, and nothing changes them after."""
+    from dti_repro.methods.base import SharedVectors
+
+    free_vectors = isinstance(method, SharedVectors) and cfg.method.get("norm_control") is None
+    return free_vectors and cfg.optim._target_ == "torch.optim.AdamW"
+
+
+def norms_on_noise(optim: DictConfig | Mapping[str, Any], start: float, dims: Sequence[int], steps: int) -> list[float]:
+    """Return the mean norm, at the start and after each step, of vectors that start in random directions with norm
+    `start`, and get standard normal gradients. optim: a node with the settings of the optimizer, such as
+    conf/optim/adamw.yaml. dims: of the text encoders; the norm is the mean over them."""
+    curves = [_norms_on_noise(optim, start, dim, steps) for dim in dims]
+    return [fmean(norms) for norms in zip(*curves, strict=True)]
+
+
+def _norms_on_noise(optim: DictConfig | Mapping[str, Any], start: float, dim: int, steps: int) -> list[float]:
     import torch
 
     from dti_repro.optim.schedule import split

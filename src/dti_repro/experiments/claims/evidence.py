@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pandas import DataFrame, Series, concat, read_csv
 
-from dti_repro.artifacts.files import read_json
+from dti_repro.artifacts.files import read_json, sha256
 from dti_repro.errors import InputError
 from dti_repro.experiments.claims.rules import Filter, Part
 
@@ -32,15 +32,19 @@ def read_evidence(part: Part, root: Path) -> Evidence:
     if not found:
         return Evidence(reason=f"no {part.file} in {', '.join(part.results)}")
     folders = tuple(result.folder for result in found)
-    if reason := _unlike(found, {side["row"] for side in (part.more, part.less) if "row" in side}):
+    rows = {side["row"] for side in (part.more, part.less) if "row" in side}
+    if reason := _why_not_averaged(found, rows):
         return Evidence(folders=folders, reason=reason)
     by_result = concat([_differences(part, result) for result in found], axis=1, join="inner")
     if by_result.empty:
         return Evidence(folders=folders, reason=f"no unit has both sides in {part.file}")
-    weights = [max(1, len(result.seeds)) for result in found]
+    seeds = [result.seeds(rows) for result in found]
+    weights = [max(1, len(of)) for of in seeds]
     mean = by_result.mul(weights).sum(axis=1) / sum(weights)
-    seeds = tuple(seed for result in found for seed in result.seeds) if part.trained else None
-    return Evidence(_by_subject(mean) if len(part.unit) > 1 else mean, seeds, folders)
+    units = _by_subject(mean) if len(part.unit) > 1 else mean
+    if units.hasnans:
+        return Evidence(folders=folders, reason="a subject is in all pairs")
+    return Evidence(units, tuple(seed for of in seeds for seed in of) if part.trained else None, folders)
 
 
 class Result:
@@ -50,15 +54,22 @@ class Result:
         self.folder = folder
         file = folder / "provenance.json"
         about = read_json(file, "make this result again") if file.is_file() else {}
+        scores = folder / "scores.csv"
+        if "scores_sha256" in about and scores.is_file() and sha256(scores) != about["scores_sha256"]:
+            raise InputError(f"{file} is about other scores than scores.csv: make this result again with `benchmark`")
         self.experiment: Mapping[str, Any] = about.get("experiment", {})
         runs = about.get("runs", {})  # row -> seed folders, in old results a single one
         self.runs = {row: [paths] if isinstance(paths, str) else paths for row, paths in runs.items()}
 
-    @property
-    def seeds(self) -> list[int]:
-        """Return the training seeds of its rows."""
-        named = (re.search(r"seed[_=](\d+)$", path) for paths in self.runs.values() for path in paths)
-        return sorted({int(match[1]) for match in named if match})
+    def seeds(self, rows: Collection[str]) -> list[int]:
+        """Return the training seeds that all of these rows have; without a trained row, those of the whole result."""
+        asked = [row for row in rows if row in self.runs]
+        found = [self._seeds(row) for row in asked or self.runs]
+        return sorted((set.intersection if asked else set.union)(*found)) if found else []
+
+    def _seeds(self, row: str) -> set[int]:
+        matches = (re.search(r"seed[_=](\d+)$", path) for path in self.runs[row])
+        return {int(match[1]) for match in matches if match}
 
     def trainings(self, row: str) -> set[str]:
         """Return the folder of the configuration, whose name covers weights and settings, of a row."""
@@ -76,14 +87,14 @@ class Result:
         return metric if isinstance(metric, str) else metric[0]
 
 
-def _unlike(results: Sequence[Result], rows: set[str]) -> str:
+def _why_not_averaged(results: Sequence[Result], rows: Collection[str]) -> str:
     """Return why the results cannot be averaged, "" if they can: their rows must be trainings of one configuration on
     one set of weights, at different seeds."""
     names = " and ".join(result.folder.name for result in results)
     for row in sorted(rows):
         if len({frozenset(result.trainings(row)) for result in results}) > 1:
             return f"{names} have different trainings of {row}"
-    seeds = [seed for result in results for seed in result.seeds]
+    seeds = [seed for result in results for seed in result.seeds(rows)]
     return f"{names} share a training seed" if len(set(seeds)) < len(seeds) else ""
 
 
@@ -120,10 +131,10 @@ def _by_subject(pairs: Series) -> Series:
     """Return subject -> jackknife value (Tukey 1958; of a mean over pairs, Arvesen 1969).
 
     Pairs that share a subject are not independent. n m - (n - 1) m_i is, of n subjects, with m the mean over all pairs
-    and m_i that over the pairs without subject i. Its mean over subjects is m where all pairs are there.
+    and m_i that over the pairs without subject i. Its mean over subjects is m where all pairs are there. NaN for a
+    subject that is in all pairs.
     """
     a, b = (pairs.index.get_level_values(level) for level in (0, 1))
     subjects = sorted({*a, *b})
-    means = {name: pairs[(a != name) & (b != name)].mean() for name in subjects}  # NaN for a single pair
-    values = len(subjects) * pairs.mean() - (len(subjects) - 1) * Series(means)
-    return pairs if values.hasnans else values
+    means = {name: pairs[(a != name) & (b != name)].mean() for name in subjects}
+    return len(subjects) * pairs.mean() - (len(subjects) - 1) * Series(means)

@@ -192,6 +192,11 @@ def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Le
                 "one for each word: leave it out"
             )
         group = method if methods.count(method) == 1 else f"{method} {config}"
+        if (group, folder.name) in {(word.group, word.name) for word in words}:  # they are not independent
+            raise InputError(
+                f"runs: {folder.name} of {group} is there for two training seeds, and the study takes each word once: "
+                f"name one seed folder, such as {path.parents[0]}"
+            )
         words.append(Learned(group, folder.name, tuple(embedding_files(folder.embedding).values()), folder))
     return words
 

@@ -33,16 +33,17 @@ def study(inputs: Inputs, command: str) -> Path:
     command: how to make it again, for the page. A part that is stopped leaves nothing; the others are kept.
     """
     cfg = inputs.cfg
-    parts = [part for name, part in PARTS.items() if name in cfg.parts or not cfg.parts]
     out = Path(cfg.out)
     record = {}
     if (out / RECORD).is_file():
         record = read_json(out / RECORD, "remove it, and everything is measured again")
     sections = []
-    for part in parts:
+    for part in PARTS.values():
         known, digest = record.get(part.name), inputs.digest(part)
         path = out / f"{part.name}.csv"
         if not isinstance(known, dict) or known.get("digest") != digest or not path.is_file():
+            if cfg.parts and part.name not in cfg.parts:
+                continue
             import torch
 
             torch.set_num_threads(cfg.threads)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -15,6 +15,7 @@ from dti_repro.config import CONF
 from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import Measured, Part, Row
 from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
+from dti_repro.experiments.training_columns import norms_on_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,21 +49,14 @@ def measure(inputs: Inputs) -> Measured:
         optim = read_yaml(logged[0].config).get("optim") if logged[0].config.is_file() else None
         if isinstance(optim, dict) and optim.get("_target_") == ADAMW:
             label = f"{group}, AdamW {optim.get('lr')} on noise"
-            rows += _rows("noise", label, _on_noise(optim, means[0], dims, steps - 1), 1)
+            rows += _rows("noise", label, norms_on_noise(optim, means[0], dims, steps - 1), 1)
     if not rows:
         start = sum(inputs.mean_norms.values()) / len(dims)
         adamw = OmegaConf.to_container(OmegaConf.load(CONF / "optim" / "adamw.yaml"))
         for rate in inputs.cfg.rates:
-            curve = _on_noise({**adamw, "lr": rate}, start, dims, inputs.cfg.steps)
+            curve = norms_on_noise({**adamw, "lr": rate}, start, dims, inputs.cfg.steps)
             rows += _rows("noise", f"AdamW {rate:g} on noise", curve[1:], 1)
     return Measured(rows, notes)
-
-
-def _on_noise(optim: Mapping[str, Any], start: float, dims: Sequence[int], steps: int) -> list[float]:
-    """Return the norm at the start and after each step, mean over the widths of the text encoders."""
-    from dti_repro.experiments.training_columns import norms_on_noise
-
-    return np.mean([norms_on_noise(optim, start, dim, steps) for dim in dims], axis=0).tolist()
 
 
 def _rows(kind: str, label: str, norms: Sequence[float], n: int) -> list[Row]:

@@ -92,6 +92,7 @@ def gallery(run: ExperimentRun, results: Sequence[RowResult], names: Sequence[st
         "subjects": [{"names": some, "photos": of} for some, of in zip(subjects, photos, strict=True)],
         "prompts": prompts,
         "seeds": [f"seed {seed}" if t is None else f"training seed {t}, image seed {seed}" for t, seed in seeds],
+        "image_seeds": [seed for _, seed in seeds],
         "pictures": shown,
         "films": films,
         "small": small,

@@ -25,7 +25,7 @@ TITLES = {
 
 def curves(results: Sequence[RowResult], names: Sequence[str]) -> list[dict[str, Any]]:
     """Return for each column of log.csv its title and a line for each row that was trained: points of (step, mean over
-    concepts and training seeds), thinned to at most POINTS means of neighbours.
+    concepts and training seeds, as far as the shortest training), thinned to at most POINTS means of neighbours.
 
     names: of all rows, in their order. InputError for a log that cannot be read.
     """
@@ -35,7 +35,9 @@ def curves(results: Sequence[RowResult], names: Sequence[str]) -> list[dict[str,
         if not logs:
             continue
         try:
-            mean = concat([read_csv(log) for log in logs]).groupby("step", as_index=False).mean(numeric_only=True)
+            lines = concat([read_csv(log) for log in logs])
+            complete = lines.groupby("step")["step"].transform("size") == len(logs)  # no training has stopped yet
+            mean = lines[complete].groupby("step", as_index=False).mean(numeric_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{logs[0].parent}: a log.csv of this row cannot be read ({error})") from error
         thinned = mean.groupby(mean.index // -(-len(mean) // POINTS)).mean()

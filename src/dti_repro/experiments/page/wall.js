@@ -4,6 +4,11 @@ const ALL = "";
 const pictureAt = new Map();
 for (const [row, subject, prompt, seed, scores, content] of data.pictures)
   pictureAt.set([row, subject, prompt, seed].join(), { row, subject, prompt, seed, scores, content });
+const pictureOf = (row, subject, prompt, seed) => pictureAt.get([row, subject, prompt, seed].join());
+/** Return a method's picture with these seeds, else its first with the same image seed: class words have no training. */
+const pictureNear = (row, subject, prompt, seed) => pictureOf(row, subject, prompt, seed) ??
+  range(data.seeds.length).filter((other) => data.image_seeds[other] === data.image_seeds[seed])
+    .map((other) => pictureOf(row, subject, prompt, other)).find(Boolean);
 const source = (content) => `data:image/webp;base64,${content}`;
 const subjectName = (subject) => data.subjects[subject].names.join(" and ");
 const seen = [...new Set(data.pictures.map((picture) => picture[0]))].sort((a, b) => a - b);
@@ -30,8 +35,10 @@ function startWall() {
     byId(id).addEventListener("change", () => drawWall(chosen));
   byId("wall").addEventListener("keydown", walk);
   byId("wall-compare").addEventListener("click", () => {
-    const first = lines.flat()[0];
-    if (first) openZoom(first.picture, [...chosen].find((row) => row !== first.picture.row));
+    const buttons = lines.flat();
+    const rows = [...chosen].sort((a, b) => data.rows[a].bound - data.rows[b].bound || a - b); // methods before bounds
+    const first = buttons.find((button) => button.picture.row === rows[0]) ?? buttons[0];
+    if (first) openZoom(first.picture, rows.find((row) => row !== first.picture.row));
   });
   document.body.classList.toggle("small", data.small);
   drawWall(chosen);
@@ -74,7 +81,8 @@ function drawWall(chosen) {
 /** Return the cell of one method and prompt, with a button for each seed. */
 function pictureCell(row, subject, prompt, seeds) {
   const cell = make("td", { attributes: { "data-label": data.rows[row].label } });
-  const found = seeds.map((seed) => pictureAt.get([row, subject, prompt, seed].join())).filter(Boolean);
+  const pick = seeds.length > 1 ? pictureOf : pictureNear;
+  const found = seeds.map((seed) => pick(row, subject, prompt, seed)).filter(Boolean);
   if (found.length)
     cell.append(make("div", { className: "seeds" }, ...found.map((picture) => {
       const image = make("img", { src: source(picture.content), alt: describe(picture), loading: "lazy", decoding: "async" });

@@ -9,7 +9,7 @@ let shown = null; // the picture
 let playing = null; // the timer of a film
 
 const keyOf = (picture) => [picture.row, picture.subject, picture.prompt, picture.seed].join();
-const sameIn = (picture, row) => pictureAt.get([row, picture.subject, picture.prompt, picture.seed].join());
+const sameIn = (picture, row) => pictureNear(row, picture.subject, picture.prompt, picture.seed);
 
 /** Show a picture; `other` is the row that it is compared with, and stays for the next picture. */
 function openZoom(picture, other = byId("zoom-with").value === "" ? undefined : Number(byId("zoom-with").value)) {
