@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -18,8 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from dti_repro.backbones import checkpoint as checkpoint_files
 from dti_repro.backbones.checkpoint import check_words, encoder_dims, fingerprint
+from dti_repro.backbones.hub import patterns
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.location import commit, locate
+from dti_repro.backbones.variant import parts_without
 from dti_repro.errors import InputError
 from tests.tiny import build_tiny_sd
 
@@ -219,3 +222,17 @@ def test_a_vocabulary_of_eight_bits_is_looked_up(checkpoint: Path, tmp_path: Pat
     check_words(copy, "cat", "<rex>")
     with pytest.raises(InputError, match="'qqq' is unknown"):
         check_words(copy, "qqq", "<rex>")
+
+
+def test_a_part_without_the_variant_keeps_its_plain_weights(checkpoint: Path, tmp_path: Path) -> None:
+    """Repositories have a variant of some parts only; the plain weights of the others are downloaded."""
+    folder = tmp_path / "mixed"
+    shutil.copytree(checkpoint, folder)
+    for part in ("unet", "text_encoder"):
+        (weights,) = (folder / part).glob("*.safetensors")
+        weights.rename(weights.with_name(weights.name.replace(".safetensors", ".fp16.safetensors")))
+    assert parts_without(folder, "fp16") == ["vae"]
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*.safetensors")]
+    taken = {name for name in files if any(fnmatch(name, p) for p in patterns("fp16", plain=["vae"])["allow_patterns"])}
+    assert taken == set(files)
+    assert parts_without(checkpoint, "fp16") == []

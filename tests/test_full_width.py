@@ -91,3 +91,10 @@ def test_every_stage_runs_and_is_measured_beside_the_plan(tmp_path: Path) -> Non
     page = file.with_suffix(".md").read_text()
     assert all(head in page for head in (*STAGES.values(), "| sdxl ", "| wan_1300m "))
     assert not any((tmp_path / "made").iterdir())
+
+
+def test_a_stage_that_is_killed_at_its_mark_is_measured(tmp_path: Path) -> None:
+    stages = Stages(tmp_path)
+    for number in range(5):
+        assert stages.run(f"s{number}", "-c", "import time; time.sleep(60)", until=lambda: True) == ""
+    assert all(seconds < 30 and peak > 0 for seconds, peak in stages.measured.values())

@@ -24,7 +24,7 @@ from dti_repro.benchmark import stages
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 from dti_repro.launch import sweep as launching
-from dti_repro.launch.command import command
+from dti_repro.launch.command import _read, command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import explain
 from dti_repro.launch.sweep import as_choices, set_sweep_folders, summarise, take_gpu
@@ -116,7 +116,7 @@ def test_a_worker_that_dies_is_one_line_and_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    assert sweep(monkeypatch, tmp_path, "hydra/launcher=local", "seed=9,10") == 2
+    assert sweep(monkeypatch, tmp_path, "hydra/launcher=local", "seed=9,10") == 1
     said = capsys.readouterr()
     assert said.err.splitlines()[-1].startswith("error: a job did not get to its end: A worker process managed by the")
     assert "Traceback" not in said.err
@@ -148,7 +148,7 @@ def test_a_job_that_slurm_killed_is_one_line_and_the_others_are_waited_for(
         raise submitit.UncompletedJobError(text)
 
     monkeypatch.setattr(hydra, "main", lambda **_: lambda task: killed)
-    assert sweep(monkeypatch, tmp_path, f"hydra.sweep.dir={folder}", "seed=0") == 2
+    assert sweep(monkeypatch, tmp_path, f"hydra.sweep.dir={folder}", "seed=0") == 1
     assert all(result.is_file() for result in results)
     said = capsys.readouterr()
     assert said.out.startswith("1 jobs: 1 ran")
@@ -204,7 +204,7 @@ def test_flags_may_stand_anywhere_and_some_are_refused() -> None:
     assert line.arguments() == ["--cfg=job", "method=ti", "seed=1,2"]  # of one job
     for bad in (["--config-path=x"], ["-cn", "x"], ["--experimental-rerun=x.pickle"], ["hydra.searchpath=[x]"]):
         with pytest.raises(InputError, match="--config-dir"):
-            CommandLine.parse("train", bad)
+            _read("train", bad)
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -281,3 +281,27 @@ def test_a_launcher_that_is_not_installed_says_how_to_install_it() -> None:
         explain(error, "train", [])
         == "hydra/launcher: submitit_slurm is not installed: pip install 'dti-repro[cluster]'"
     )
+
+
+def test_a_gpu_is_named_as_cuda_counts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A container may have the device files nvidia2 and nvidia3, which are CUDA's 0 and 1."""
+    for name in ("nvidia2", "nvidia3"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(launching, "_gpu", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    take_gpu(tmp_path)
+    assert os.environ.pop("CUDA_VISIBLE_DEVICES") == "0"
+
+
+def test_a_repeated_sweep_is_not_judged_by_the_records_of_an_earlier_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "sweep"
+    failed = {"overrides": ["seed=2"], "starts": 31, "outcome": "failed", "error": "it failed", "code": 2}
+    ran = {"overrides": ["seed=0"], "starts": 40, "outcome": "ran"}
+    for number, record in ((0, ran), (2, failed)):
+        write_json(folder / "jobs" / f"000{number}.json", record)
+    monkeypatch.setattr(sys, "argv", ["train", "-m", f'hydra.sweep.dir="{folder}"', "seed=5,6"])
+    fake_training()()
+    assert "2 jobs: 2 ran" in capsys.readouterr().out

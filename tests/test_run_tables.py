@@ -96,3 +96,10 @@ def test_scores_that_cannot_be_compared_are_not_put_into_one_table(tmp_path: Pat
 )
 def test_wrong_input_is_one_line(overrides: list[str], words: str, tmp_path: Path, runs: list[str]) -> None:
     assert words in refusal(tmp_path, runs, *overrides)
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_a_table_needs_a_name(out: str) -> None:
+    cfg = compose("table", ["runs=nosuch", f"out={out}"])
+    with pytest.raises(InputError, match="name the files, such as out=outputs/table"):
+        table(cfg, "x")

@@ -76,3 +76,14 @@ def test_a_configuration_from_elsewhere_may_refer_to_its_own_keys(
     with pytest.raises(InputError, match=r"prior/x\.yaml: line 1: '\$\{oc\.env:HOME\}' is not allowed"):
         check_untrusted(folder)
     check_resolved({"a": ["b", {"c": "$ {"}]})
+
+
+def test_a_link_gives_a_folder_no_second_name(tmp_path: Path) -> None:
+    """Hydra reads a folder under each of its names."""
+    (tmp_path / "zzz").mkdir()
+    (tmp_path / "zzz" / "x.yaml").write_text("a: 1\n")
+    (tmp_path / "zzz" / "up").symlink_to(tmp_path)
+    check_untrusted(tmp_path)
+    (tmp_path / "hydra").symlink_to(tmp_path / "zzz")
+    with pytest.raises(InputError, match="changes hydra's settings"):
+        check_untrusted(tmp_path)

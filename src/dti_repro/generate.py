@@ -24,6 +24,11 @@ from dti_repro.launch.command import command
 
 def generate(cfg: DictConfig) -> list[Path]:
     """Draw what is missing; return the image folders, each with its manifest.json."""
+    return _generate(cfg)[0]
+
+
+def _generate(cfg: DictConfig) -> tuple[list[Path], int]:
+    """Draw what is missing; return the image folders and how many images were drawn."""
     validate("generate", cfg)
     if (cfg.run is None) == (cfg.text is None):
         raise InputError("give either run=<folder> or text=class|description")
@@ -41,7 +46,7 @@ def generate(cfg: DictConfig) -> list[Path]:
     print(f"{drawn} images drawn, {total - drawn} were drawn before:")
     for image_folder in image_folders:
         print(f"  {image_folder.path}")
-    return [image_folder.path for image_folder in image_folders]
+    return [image_folder.path for image_folder in image_folders], drawn
 
 
 def _track(cfg: DictConfig, prompts: str, image_folders: Sequence[ImageFolder]) -> None:
@@ -60,8 +65,8 @@ def _track(cfg: DictConfig, prompts: str, image_folders: Sequence[ImageFolder]) 
 
 
 @command("generate")
-def main(cfg: DictConfig) -> None:
-    generate(cfg)
+def main(cfg: DictConfig) -> int:
+    return _generate(cfg)[1]
 
 
 if __name__ == "__main__":

@@ -172,3 +172,37 @@ def test_an_embedding_of_another_width_is_refused(run: Path, compose: Compose) -
     with pytest.raises(InputError, match="8 wide"):
         generate(compose("generate", *request(run, 'prompts=["a {}"]')))
     assert not list(run.rglob("manifest.json"))  # which an evaluation of the whole run would stumble over
+
+
+def test_pictures_of_another_precision_lie_elsewhere(run: Path, compose: Compose) -> None:
+    asked = request(run, "prompts=['a {}']", "concepts.names=[rex]")
+    (first,) = generate(compose("generate", *asked))
+    (second,) = generate(compose("generate", *asked, "backbone.dtype=bfloat16"))
+    assert first != second
+    assert Manifest.read(second / "manifest.json").generation["dtype"] == "bfloat16"
+
+
+def test_a_corrected_expectation_comes_into_the_manifest_and_draws_nothing(
+    run: Path, compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "beach.yaml"
+    for place in ("sky", "beach"):
+        prompts.write_text(f'prompts: [{{template: "a {{}} on the beach", expect: {{background: {place}}}}}]')
+        (folder,) = generate(compose("generate", *request(run, f"prompts={prompts}", "concepts.names=[rex]")))
+        assert Manifest.read(folder / "manifest.json").images[0].expect == {"class": "cat", "background": place}
+    assert "0 images drawn, 1 were drawn before" in capsys.readouterr().out
+
+
+def test_a_run_may_be_named_from_inside_of_it(run: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["steps=2", "prompts=['a {}']", "concepts.names=[rex]"]
+    (wanted,) = generate(compose("generate", f"run={run}", *asked))
+    for place, name in (
+        (run, "rex"),
+        (run, "."),
+        (run / "rex", ".."),
+        (run.parents[1], run.parent.name),
+        (run / "rex", "."),
+    ):
+        monkeypatch.chdir(place)
+        (found,) = generate(compose("generate", f"run={name}", *asked))
+        assert found.resolve() == wanted.resolve()

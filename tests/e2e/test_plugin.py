@@ -199,3 +199,19 @@ def test_a_norm_control_and_a_regularizer_of_a_plugin_act_on_the_steps(installed
             norms[name] = [float(row["norm"]) for row in csv.DictReader(file)]
     assert norms["halved"][0] == pytest.approx(norms["ti"][0] / 2, rel=1e-5)
     assert norms["pulled"] != norms["ti"]
+
+
+def test_a_typo_beside_a_plugin_is_one_line(package: Path, tmp_path: Path) -> None:
+    result = run("dti_repro", "train", "plugins=[my_package]", "method=scaled", "trainer.stepz=4", path=package)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert "did you mean 'trainer.steps'?" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_plugin_that_misses_a_package_names_it(package: Path) -> None:
+    module = package / "my_package" / "method.py"
+    module.write_text("import no_such_package\n" + module.read_text())
+    result = run("dti_repro", "train", "plugins=[my_package]", "method=scaled", path=package)
+    assert result.returncode == 2
+    assert "No module named 'no_such_package'" in result.stderr

@@ -68,6 +68,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"concepts.names": ["max"]}, "concepts.names: max is not in run="),
     ({"sampler.scheduler": 5}, "sampler.scheduler is 5: text"),
     ({"sampler.options": [5]}, "sampler.options is [5]: a mapping"),
+    ({"sampler.scheduler": "FlowMatchEulerDiscreteScheduler"}, "is for flow models, and this is none"),
     ({"sampler.options.etta": 1}, "DDIMScheduler has no option 'etta' (there are: beta_end, beta_schedule"),
     ({"sampler.options.timestep_spacing": "odd"}, "steps=2 with DDIMScheduler: odd"),
     ({"sampler.options.beta_schedule": "odd"}, "sampler.options: DDIMScheduler with"),

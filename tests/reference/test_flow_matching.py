@@ -160,7 +160,10 @@ def test_what_cannot_be_is_refused_before_weights_are_read(
         check(sampler="EulerDiscreteScheduler")
     with pytest.raises(InputError, match="no option 'shift'"):
         check(sampler="UniPCMultistepScheduler", sampler_options={"shift": 1})
-    check(sampler="UniPCMultistepScheduler")
+    check(sampler="UniPCMultistepScheduler", sampler_options={"use_karras_sigmas": True})
+    check(sampler="DPMSolverMultistepScheduler")
+    with pytest.raises(InputError, match="DPMSolverMultistepScheduler with use_karras_sigmas does not fit a flow"):
+        check(sampler="DPMSolverMultistepScheduler", sampler_options={"use_karras_sigmas": True})
 
 
 def test_words_beyond_the_context_are_named(kind: str, checkpoint: Path) -> None:

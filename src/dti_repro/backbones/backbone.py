@@ -137,4 +137,6 @@ class Backbone(FrozenModel):
     def _sampler_options(cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin]) -> dict[str, Any]:
         """Return options of the sampler that the config of the checkpoint's scheduler does not give. InputError for a
         sampler that does not fit the model."""
+        if not hasattr(sampler, "scale_model_input"):
+            raise InputError(f"{sampler.__name__} is for flow models, and this is none: use sampler=ddim or dpmpp_2m")
         return {}

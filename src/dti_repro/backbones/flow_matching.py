@@ -4,6 +4,7 @@ predict the velocity from image to noise."""
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -19,6 +20,7 @@ from dti_repro.errors import InputError
 from dti_repro.losses.weighting import weighted_mean
 
 ENCODER = "text_encoder"
+OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
 class FlowMatching(Backbone):
@@ -67,6 +69,13 @@ class FlowMatching(Backbone):
         predicted = self._velocity(noisy.to(self.denoiser.dtype), self.times[t], conditioning)
         error = (predicted.float() - (noise - latents)).square()
         return error.flatten(1).mean(dim=1) if weight is None else weighted_mean(error, weight)
+
+    @classmethod
+    def _sampler(cls, scheduler: SchedulerMixin, name: str, options: Mapping[str, Any]) -> SchedulerMixin:
+        other = [key for key in OTHER_SIGMAS if options.get(key)]
+        if other and name.startswith("DPMSolver"):  # which then computes with noise levels above 1
+            raise InputError(f"{name} with {other[0]} does not fit a flow model: use sampler=dpmpp_2m")
+        return super()._sampler(scheduler, name, options)
 
     @classmethod
     def _sampler_options(cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dti_repro.errors import InputError
@@ -17,13 +17,15 @@ def is_id(text: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
 
 
-def patterns(variant: str | None = None, weights: bool = True) -> dict[str, list[str]]:
-    """Return which files of a repository are downloaded: the weights of a variant or the plain ones, or no weights."""
+def patterns(variant: str | None = None, weights: bool = True, plain: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return which files of a repository are downloaded: the weights of a variant or the plain ones, or no weights.
+    plain: parts of the model that have no such variant, and of which the plain weights are taken."""
     if not weights:
         return {"allow_patterns": CONFIGS, "ignore_patterns": UNREAD}
     if variant is None:
         return {"allow_patterns": [*CONFIGS, "*/*.safetensors"], "ignore_patterns": ["*.fp16*", *UNREAD]}
     named = [f"*/*.{variant}{end}" for end in (".safetensors", "-*.safetensors")]
+    named += [f"{part}/*.safetensors" for part in plain]
     return {"allow_patterns": [*CONFIGS, *named], "ignore_patterns": UNREAD}
 
 

@@ -11,7 +11,7 @@ from dti_repro.artifacts.files import user_path
 from dti_repro.backbones.checkpoint import PACKAGED, check_class, check_kind, check_whole
 from dti_repro.backbones.hub import cached, download, is_id, patterns
 from dti_repro.backbones.single_file import convert, find_converted, is_single_file, kind_of
-from dti_repro.backbones.variant import variant_view
+from dti_repro.backbones.variant import parts_without, variant_view
 from dti_repro.errors import InputError
 
 KEYS = ("path", "revision", "variant", "config")
@@ -47,7 +47,10 @@ def locate(path: str | None, revision: str = "main", variant: str | None = None,
     if folder is None and is_single_file(path):
         folder = convert(path, config)
     elif folder is None:
-        folder = _whole(download(path, revision, patterns(variant)), variant)
+        folder = download(path, revision, patterns(variant))
+        if variant is not None and (plain := parts_without(folder, variant)):
+            folder = download(path, revision, patterns(variant, plain=plain))
+        folder = _whole(folder, variant)
     check_whole(folder)
     return folder
 

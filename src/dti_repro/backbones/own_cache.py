@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from dti_repro.artifacts.files import writing
+
+MAKING = ".making-"
+OLD = 86400.0  # seconds after which a folder that is being made belongs to a process that died
 
 
 def kept_folder(kind: str, digest: str) -> Path:
@@ -19,13 +23,16 @@ def kept_folder(kind: str, digest: str) -> Path:
 
 
 def keep(folder: Path, make: Callable[[Path], None]) -> Path:
-    """Return the folder, after make(temporary) has filled it if it does not exist. Whoever is first wins; a process
-    that dies leaves the folder absent. InputError if it cannot be written."""
+    """Return the folder, after make(temporary) has filled it if it does not exist. Whoever is first wins. A process
+    that dies leaves the folder absent; what it wrote is removed a day later. InputError if it cannot be written."""
     if folder.is_dir():
         return folder
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+        for leftover in folder.parent.glob(f"{MAKING}*"):
+            if time.time() - leftover.stat().st_mtime > OLD:
+                shutil.rmtree(leftover, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=MAKING))
     try:
         make(temporary)
         with writing(folder):

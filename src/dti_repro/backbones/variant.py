@@ -44,6 +44,13 @@ def variant_view(folder: Path, variant: str) -> Path:
     return keep(kept_folder(KIND, digest), link)
 
 
+def parts_without(folder: Path, variant: str) -> list[str]:
+    """Return the parts of a checkpoint that have no weights of this variant, [] if none has."""
+    named = [part for part in parts(folder) if part in WEIGHTS]
+    found = [part for part in named if any(_has(file, variant) for file in (folder / part).glob("*"))]
+    return [part for part in named if part not in found] if found else []
+
+
 def _has(file: Path, variant: str) -> bool:
     """Return whether this is a file of the variant's weights, or their index."""
     return ".safetensors" in file.name and any(f".{variant}{end}" in file.name for end in (".", "-"))

@@ -1,7 +1,7 @@
 """Run every stage of a backbone at its published widths on random weights, and measure memory and time.
 
 A checkpoint is built once. Then each stage is a process: train with TI and with DTI, kill, resume, generate, evaluate,
-export, load in diffusers. Its peak of memory stands beside what `plan` foretells. The result is a row of full_width.csv
+export, load in diffusers. Its peak of memory stands beside what `plan` predicts. The result is a row of full_width.csv
 and full_width.md in `out`.
 """
 
@@ -55,7 +55,7 @@ PAGE = """\
 Made by `dti full_width backbone=<name>` on a CPU: random weights in bfloat16, batches of one picture, gradient
 checkpointing. The csv has the same in bytes and seconds, and versions.
 
-Memory in GiB, and in brackets how far it is from what `dti plan` foretells. A sample and a picture: what they take at
+Memory in GiB, and in brackets how far it is from what `dti plan` predicts. A sample and a picture: what they take at
 most besides the weights, measured in the process of the stage "load".
 
 {memory}
@@ -101,17 +101,19 @@ class Stages:
         print(f"{name}: {log}", flush=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
+        killed = False
         with log.open("wb") as output:
             process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT)
             while (end := os.wait4(process.pid, os.WNOHANG))[0] == 0:  # unlike Popen.wait, it tells the peak
-                if until is not None and until():
-                    process.send_signal(signal.SIGKILL)
+                if until is not None and not killed and until():
+                    os.kill(process.pid, signal.SIGKILL)  # Popen's own would ask whether it lives, and take its end
+                    killed = True
                 time.sleep(0.02)
         _, status, usage = end
         process.returncode = os.waitstatus_to_exitcode(status)
         self.measured[name] = time.perf_counter() - began, usage.ru_maxrss * 1024
         last = next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line.strip()), "")
-        if process.returncode != (0 if until is None else -signal.SIGKILL):
+        if process.returncode != (-signal.SIGKILL if killed else 0) or killed != (until is not None):
             self.failed = name
             code, wanted = process.returncode, "" if until is None else ", before it was to be killed"
             how = f"was killed by signal {-code}, as when memory is full" if code < 0 else f"ended with code {code}"
@@ -148,10 +150,10 @@ def _run_stages(cfg: DictConfig, overrides: Sequence[str], place: Place, stages:
 
     stages.run("build", *ours("only=build"))
     prompts.write_text(f"{PROMPT}\n")
-    foretold = place.work / "plan.json"
-    plan = ["method=dti", *backbone, photos, *cfg.train, "device=cpu", f"generate=[{drawn}]", f"out={foretold}"]
+    predicted = place.work / "plan.json"
+    plan = ["method=dti", *backbone, photos, *cfg.train, "device=cpu", f"generate=[{drawn}]", f"out={predicted}"]
     stages.run("plan", *_module("plan", *plan))
-    row |= _foretold(read_json(foretold, "run full_width again"))
+    row |= _predicted(read_json(predicted, "run full_width again"))
     row |= json.loads(stages.run("load", *ours("only=load")))
 
     quiet = ["trainer.accelerator=cpu", "trainer.progress=false", "trainer.checkpoint_every=1"]
@@ -214,7 +216,7 @@ def _in_diffusers(text: Path, place: Place, side: int) -> Path:
     return script
 
 
-def _foretold(plan: Mapping[str, Any]) -> dict[str, Any]:
+def _predicted(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plan's numbers: bytes and seconds."""
     model, memory = plan["model"], {entry["name"]: entry for entry in plan["memory"]}
     seconds = {stage["name"]: stage["hours"] * 3600 for stage in plan["stages"]}

@@ -1,4 +1,4 @@
-"""Measure on a CPU the memory that a plan foretells: of the weights, of a training sample and of a picture."""
+"""Measure on a CPU the memory that a plan predicts: of the weights, of a training sample and of a picture."""
 
 from __future__ import annotations
 

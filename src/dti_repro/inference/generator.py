@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import atomic_write, refuse_links, writing
 from dti_repro.artifacts.lock import BusyError, locked_if_free
-from dti_repro.artifacts.manifest import NAME, ManifestImage
+from dti_repro.artifacts.manifest import NAME, Manifest, ManifestImage
 from dti_repro.backbones.location import located
 from dti_repro.config import target
 from dti_repro.errors import InputError
@@ -36,9 +36,15 @@ def draw(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: Genera
 
     All that can be checked without a model is checked before it is loaded. A manifest is written with its folder's
     first images, so that a refused drawing leaves none. InputError for what does not fit; BusyError, when all others
-    are drawn, for a folder that another process draws; KeyboardInterrupt that says how many images are drawn.
+    are drawn, for a folder that another process draws; KeyboardInterrupt that says how many images are drawn. Where all
+    is drawn and a prompt's text or expectation was corrected since, the manifest is written again.
     """
     todo = list({image_folder.path: image_folder for image_folder in image_folders if image_folder.missing()}.values())
+    for image_folder in image_folders:
+        file = image_folder.path / NAME
+        if image_folder.path not in {other.path for other in todo} and Manifest.read(file) != image_folder.manifest:
+            refuse_links(image_folder.path, *image_folder.path.parents[:2])
+            image_folder.manifest.write(file)
     if not todo:
         return 0
     total = sum(len(image_folder.missing()) for image_folder in todo)

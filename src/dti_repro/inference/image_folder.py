@@ -25,9 +25,10 @@ PROMPT_KEYS = ("pool", "instruction")
 
 def reading_of(backbone: DictConfig) -> dict[str, Any]:
     """Return the keys of a backbone's node that images depend on, besides its weights."""
+    dtype = {} if backbone.dtype == "float32" else {"dtype": backbone.dtype}
     if backbone.get("as_published"):  # which has an instruction of its own
-        return {"as_published": True}
-    return {key: backbone[key] for key in PROMPT_KEYS if key in backbone}
+        return {"as_published": True, **dtype}
+    return {**{key: backbone[key] for key in PROMPT_KEYS if key in backbone}, **dtype}
 
 
 @dataclass(frozen=True)
