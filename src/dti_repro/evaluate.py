@@ -14,6 +14,7 @@ from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.lock import BusyError
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.run_dir import check_name
+from dti_repro.artifacts.score_groups import LEVELS
 from dti_repro.artifacts.scores import read_scores
 from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import build
@@ -38,8 +39,7 @@ def manifests(run: Path, generation: str | None = None) -> list[Path]:
         raise InputError(f"run={run}: there is no such folder")
     if generation is not None:
         check_name(str(generation), "generation")
-    levels = ("", "*/", "seed_*/*/")  # of a concept, of a seed (or of plain words), of a configuration
-    found = sorted({path for level in levels for path in run.glob(f"{level}images/{generation or '*'}/manifest.json")})
+    found = sorted({path for level in LEVELS for path in run.glob(f"{level}images/{generation or '*'}/manifest.json")})
     if not found:
         raise InputError(f"run={run}: no images{f' of generation {generation}' if generation else ''}; generate first")
     return found

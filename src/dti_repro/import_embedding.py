@@ -33,15 +33,14 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
         check_file(file)
     name = check_name(str(cfg.name or files[0].name.split(".")[0]), "name")
     concept = Concept(name, f"<{name}>", str(cfg.initializer), (), property=cfg.property)
-    magnitude = float(cfg.magnitude) if isinstance(cfg.magnitude, int) else cfg.magnitude  # 2 and 2.0 are one run
     checkpoint = located(cfg.backbone)
     check_words(checkpoint, concept.initializer, concept.placeholder)
     vectors = load_any_layout(files, encoder_dims(checkpoint))
-    if magnitude is not None:
-        vectors = {encoder: _rescale(rows, magnitude, checkpoint, encoder) for encoder, rows in vectors.items()}
+    if cfg.magnitude is not None:
+        vectors = {encoder: _rescale(rows, cfg.magnitude, checkpoint, encoder) for encoder, rows in vectors.items()}
     hashed = {
         "files": [sha256(file) for file in files],
-        "magnitude": magnitude,
+        "magnitude": cfg.magnitude,
         "backbone": {"name": cfg.backbone.name, "weights": fingerprint(checkpoint)},
     }
     backbone = check_name(cfg.backbone.name, "backbone.name")

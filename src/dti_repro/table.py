@@ -22,6 +22,8 @@ def table(cfg: DictConfig, made_by: str) -> list[Path]:
     validate("table", cfg)
     values = OmegaConf.to_container(cfg)
     runs = [values["runs"]] if isinstance(values["runs"], str) else values["runs"]
+    if Path(values["out"]).name in ("", ".."):
+        raise InputError(f"out={values['out']}: name the files, such as out=outputs/table for table.md, .csv and .tex")
     labels = values["labels"]
     if labels is not None and len(labels) != len(runs):
         raise InputError(f"labels={labels}: {len(runs)} are needed, one for each of runs")

@@ -103,7 +103,9 @@ def _find(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         found = import_module(module)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}.") or "." not in module:  # it misses a package that it imports
+            raise
         found = _find(module)
     return getattr(found, attribute)
 

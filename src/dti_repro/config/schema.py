@@ -28,7 +28,7 @@ from dti_repro.errors import InputError
 
 MISSING = "???"
 Steps = Annotated[int, Field(gt=0, le=10**7)]
-# More is a slip, and would be found out when the memory is full.
+# A larger number is probably a typing error, which without a limit shows only when the memory is full.
 Size = Annotated[int, Field(gt=0, le=4096)]
 Processes = Annotated[int, Field(gt=0, le=1024)]
 Side = Annotated[int, Field(ge=8, le=4096, multiple_of=8, description="a multiple of 8, at most 4096 pixels,")]
@@ -167,7 +167,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "labels": list[Word] | None,
         "metrics": Texts | None,
         "generation": GENERATION,
-        "out": FolderPath,
+        "out": Annotated[str, Field(min_length=1, description="the path of the table's files, without an ending")],
     },
     "demo": {**EXPERIMENT, "out": FolderPath, "accelerator": Accelerator},
     "benchmark": {**EXPERIMENT, **SUBSET, **SCORE, "out": FolderPath},

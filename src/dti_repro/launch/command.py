@@ -121,6 +121,8 @@ def _replace_unknown_characters() -> None:
 def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
     """Parse the command line, and check what must be right before Hydra acts on it. Raise InputError."""
     line = CommandLine.parse(config_name, arguments)
+    if line.value("hydra.searchpath") is not None:
+        raise InputError("hydra.searchpath is not allowed: give --config-dir=<folder>")
     set_plugins(line.plugins)
     started_by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
     if started_by_torchrun and config_name != "toybox_pretrain":  # which starts no processes of its own

@@ -47,8 +47,6 @@ class CommandLine:
                 raise InputError(f"{flag} is not allowed: --config-dir=<folder> adds configurations of your own")
         named = [override for override in found.overrides if override.startswith("plugins=")]
         overrides = tuple(override for override in found.overrides if override not in named)
-        if any(override.lstrip("+").startswith("hydra.searchpath=") for override in overrides):
-            raise InputError("hydra.searchpath is not allowed: give --config-dir=<folder>")
         folder = None if found.config_dir is None else Path(found.config_dir)
         if folder is not None and not folder.is_dir():
             raise InputError(f"--config-dir {folder}: there is no such folder")

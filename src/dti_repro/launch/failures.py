@@ -64,8 +64,9 @@ def failure_of(error: BaseException, config_name: str, arguments: Sequence[str])
         return Failure(explain(error, config_name, arguments), 2)
     if type(error).__module__.startswith(LAUNCHERS):
         reason = " ".join(str(error).splitlines()[:2])  # the job's log follows, which is also a file
-        return Failure(f"a job did not get to its end: {reason}", 2)
-    if isinstance(error, OSError) and error.filename and error.errno != errno.ENOENT:  # which is mostly a fault
+        return Failure(f"a job did not get to its end: {reason}", 2 if reason.startswith("sbatch") else 1)
+    # A file that is missing is usually a fault of the program.
+    if isinstance(error, OSError) and error.filename and error.errno != errno.ENOENT:
         return Failure(f"{error.filename}: {error.strerror}", 2)
     if is_out_of_memory(error):
         reason, smaller = str(error).partition("\n")[0][:200], SMALLER.get(config_name, "what is computed at once")

@@ -54,7 +54,8 @@ def record_job(work: Callable[[], Any], failure_of: Callable[[Exception], Failur
     that has a Failure is recorded and not raised. A job that was started more than MAX_STARTS times is not run."""
     config, owner = HydraConfig.get(), Owner.here()
     file = Path(config.sweep.dir) / "jobs" / f"{config.job.num:04d}.json"
-    starts = _read_record(file).starts + 1 if file.is_file() else 1
+    before = _read_record(file) if file.is_file() else JobRecord([])
+    starts = before.starts + 1 if before.outcome == "unfinished" else 1
     record = JobRecord(typed_overrides(config), owner.host, owner.job, starts)
     write_json(file, asdict(record))
     began = time.monotonic()
@@ -113,11 +114,15 @@ def set_sweep_folders(commands: Sequence[CommandLine]) -> tuple[list[CommandLine
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
+            for file in folder.rglob("jobs/*.json"):
+                if _read_record(file).code:  # of an earlier command in the same folder
+                    file.unlink()
     placed = []
     for number, command in enumerate(commands, start=1):
         path = str(folder / str(number) if len(sweeps) > 1 else folder).replace("'", "\\'")
         moved = command.without("hydra.sweep.dir")
-        placed.append(moved.adding(f"hydra.sweep.dir='{path}'") if command.multirun else moved)
+        sweep = (f"hydra.sweep.dir='{path}'", "hydra.sweep.subdir=.")
+        placed.append(moved.adding(*sweep) if command.multirun else moved)
     return placed, folder
 
 
@@ -177,7 +182,8 @@ def take_gpu(devices: Path = Path("/dev")) -> None:
     the others see all. To be called before torch is imported; the GPU is kept until the process ends."""
     global _gpu
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = visible.split(",") if visible else [p.name[6:] for p in sorted(devices.glob("nvidia[0-9]*"))]
+    # CUDA counts from 0 what a container has, whatever the numbers of the device files are.
+    found = visible.split(",") if visible else [str(k) for k, _ in enumerate(devices.glob("nvidia[0-9]*"))]
     if _gpu is not None or len(found) < 2 or visible == "":
         return
     for name in found:

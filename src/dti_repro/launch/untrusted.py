@@ -45,15 +45,20 @@ def check_resolved(content: Any) -> None:
 
 def _yaml_files(folder: Path) -> Iterator[Path]:
     """Yield the yaml files below a folder, also those behind links, as Hydra follows them."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    waiting = [(folder, frozenset[str]())]
+    for _ in range(MAX_FILES):
+        if not waiting:
+            return
+        place, above = waiting.pop()
         real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
+        if real in above:  # a link to a folder that it is in; any other is read under each of its names
             continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(files) if name.endswith(".yaml"))
+        entries = sorted(place.iterdir()) if os.access(place, os.R_OK | os.X_OK) else []
+        yield from (path for path in entries if path.suffix == ".yaml" and not path.is_dir())
+        waiting += [(path, above | {real}) for path in entries if path.is_dir() and not path.name.startswith(".")]
+    raise InputError(
+        f"--config-dir {folder}: more than {MAX_FILES} folders: keep your configurations in one of their own"
+    )
 
 
 def _check_file(file: Path, name: Path) -> None:
