@@ -97,7 +97,7 @@ class FrozenModel(nn.Module, ABC):
         if checkpointing:
             self.denoiser.enable_gradient_checkpointing()
         if compile:
-            self.denoiser.compile()
+            self.denoiser.compile(dynamic=False)  # a second batch size would make shapes symbols, which can fail
         self.spec = BackboneSpec(
             name=name,
             encoders={
