@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from dti_repro.artifacts.files import atomic_write
+from dti_repro.artifacts.files import atomic_write, write_file
 from dti_repro.experiments.markdown import markdown
 
 HERE = Path(__file__).parent
@@ -33,8 +33,7 @@ def write_result(
     with atomic_write(folder / f"{name}.csv") as temporary, temporary.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     lines = [f"# {title}", "", about, "", measured, "", markdown(rows), *more]
-    with atomic_write(folder / f"{name}.md") as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_file(folder / f"{name}.md", "\n".join(lines))
 
 
 def commit(folder: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ class Example:
     concepts: Sequence[str] = ("rex", "tom")
     prompts: Sequence[str] = ("a {} on a beach", "a {} in a hat")
     seeds: Sequence[int] = (0, 1)
+    trained: Sequence[int] = (42,)  # training seeds
     side: int = 48
     steps: Sequence[int] = ()  # of snapshots that are drawn, of the first prompt and seed
     title: str = "An example"
@@ -98,9 +100,9 @@ class Example:
 
     def _result(self, root: Path, run: ExperimentRun, spec: RowSpec, place: int) -> RowResult:
         result = RowResult(spec, [] if spec.bound else run.train_configs(spec))
-        seed_folder = root / "runs" / spec.name / ("text" if spec.bound else "seed_42")
-        for number, concept in enumerate(self.concepts):
-            folder = ConceptFolder(seed_folder / concept)
+        names = ["text"] if spec.bound else [f"seed_{seed}" for seed in self.trained]
+        for name, (number, concept) in product(names, enumerate(self.concepts)):
+            folder = ConceptFolder(root / "runs" / spec.name / name / concept)
             listed = [(i, prompt, seed) for i, prompt in enumerate(self.prompts) for seed in self.seeds]
             drawn = self._draw(folder.images / "final", concept, listed, COLOURS[place % len(COLOURS)], {})
             result.image_folders.append(drawn)

@@ -17,7 +17,7 @@ from scipy import stats
 from dti_repro.claims import claims
 from dti_repro.config import CONF, validate
 from dti_repro.errors import InputError
-from dti_repro.experiments.claims.decide import decide, together
+from dti_repro.experiments.claims.decide import claim_verdict, decide
 from dti_repro.experiments.claims.evidence import read_evidence
 from dti_repro.experiments.claims.rules import PACKAGED, Part, Rule, read_rules
 from dti_repro.experiments.spec import parse_experiment
@@ -104,10 +104,10 @@ def test_results_of_other_weights_or_of_the_same_seed_are_not_averaged(
 
 
 def test_a_claim_holds_only_if_all_of_its_parts_do() -> None:
-    assert together(["holds", "holds"]) == "holds"
-    assert together(["holds", "undecided"]) == together(["holds", "not measured"]) == "undecided"
-    assert together(["holds", "not measured", "does not"]) == "does not"
-    assert together(["not measured", "not measured"]) == "not measured"
+    assert claim_verdict(["holds", "holds"]) == "holds"
+    assert claim_verdict(["holds", "undecided"]) == claim_verdict(["holds", "not measured"]) == "undecided"
+    assert claim_verdict(["holds", "not measured", "does not"]) == "does not"
+    assert claim_verdict(["not measured", "not measured"]) == "not measured"
 
 
 def test_pairs_that_share_a_subject_count_as_their_subjects(tmp_path: Path) -> None:

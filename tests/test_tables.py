@@ -156,14 +156,14 @@ def test_a_table_says_how_prompts_were_read_and_whether_references_were_masked(t
     assert "references black outside of their masks. Cells" in toybox
     assert "published code" not in toybox
     sdxl = table(True, "backbone=sdxl", "backbone.pool=eos")
-    assert "references black outside of their masks. Prompts are read with `backbone.pool=eos`. " in sdxl
+    assert "references black outside of their masks. Drawn with `backbone.pool=eos`. " in sdxl
     assert "(there: each photo's own size and the corner of its crop)" in sdxl
     assert "cut at 127" in sdxl
     sana = table(False, "backbone=sana_1600m", "backbone.instruction='Say:\nit'")
-    assert "as they are. Prompts are read with `backbone.instruction=Say: it`. " in sana
+    assert "as they are. Drawn with `backbone.instruction=Say: it`. " in sana
     assert "(there: DTI's prompts begin with 0 to 15 zero vectors)" in sana
     published = table(False, "backbone=sana_1600m", "backbone.as_published=true")
-    assert "Prompts are read with `backbone.as_published=True`. " in published
+    assert "Drawn with `backbone.as_published=True`. " in published
     assert "unequal (`backbone.as_published`): in training, prompts of DTI begin with 0 to 15 zero vectors" in published
     assert "(there: in bfloat16)" in sana
     assert "(there: in bfloat16)" not in published

@@ -38,7 +38,7 @@ def manifests(run: Path, generation: str | None = None) -> list[Path]:
     if not run.is_dir():
         raise InputError(f"run={run}: there is no such folder")
     if generation is not None:
-        check_name(str(generation), "generation")
+        check_name(generation, "generation")
     found = sorted({path for level in LEVELS for path in run.glob(f"{level}images/{generation or '*'}/manifest.json")})
     if not found:
         raise InputError(f"run={run}: no images{f' of generation {generation}' if generation else ''}; generate first")

@@ -175,3 +175,21 @@ def read_with_a_screen_reader(page: sync_api.Page) -> None:
     assert nameless == []
     assert page.locator("#wall img:not([alt]), #wall img[alt='']").count() == 0
     assert page.locator("b, i").count() == 0, "labels and prompts are text"
+
+
+def test_the_class_word_is_compared_with_words_of_every_training(browser: sync_api.Browser, tmp_path: Path) -> None:
+    """Nobody trains it, so that it has image seeds alone."""
+    file = Example(trained=(42, 43), seeds=(0, 1)).made(tmp_path)[0]
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    choice(page, "Seed").select_option(label="training seed 43, image seed 1")
+    choice(page, "Prompt").select_option(label="a … in a hat")
+    names = [image.get_attribute("alt") for image in page.locator("#wall button img").all()]
+    assert [name.partition(":")[0] for name in names] == ["class word", "TI", "DTI"]
+    assert names[0].endswith("a <rex> in a hat, seed 1")
+    page.get_by_role("button", name="Compare two methods").click()
+    assert page.get_by_role("dialog", name="TI, rex").is_visible()
+    assert choice(page, "Compare with").evaluate("select => select.selectedOptions[0].text") == "DTI"
+    choice(page, "Compare with").select_option(label="class word")
+    assert page.locator("#zoom-over").get_attribute("alt") == "class word: a <rex> in a hat, seed 1"
+    page.close()

@@ -16,6 +16,8 @@ from safetensors.torch import save
 from dti_repro.artifacts.embedding import save_embedding
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.run_dir import parse
+from dti_repro.backbones.checkpoint import fingerprint
+from dti_repro.backbones.location import located
 from dti_repro.data.prompts import Prompt, PromptSet
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
@@ -206,3 +208,19 @@ def test_a_run_may_be_named_from_inside_of_it(run: Path, compose: Compose, monke
         monkeypatch.chdir(place)
         (found,) = generate(compose("generate", f"run={name}", *asked))
         assert found.resolve() == wanted.resolve()
+
+
+def test_drawing_otherwise_than_in_training_is_said_and_done(
+    run: Path, compose: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run.parent / "config.yaml"
+    cfg = compose("generate", *request(run, "prompts=['a {}']", "concepts.names=[rex]"))
+    for weights, words in (
+        (fingerprint(located(cfg.backbone)), ""),
+        ("0" * 64, "was trained with other backbone.weights"),
+    ):
+        config.write_text(f"backbone: {{weights: '{weights}'}}\n")
+        generate(cfg)
+        said = capsys.readouterr().err
+        assert words in said
+        assert bool(words) == ("its images may differ" in said)

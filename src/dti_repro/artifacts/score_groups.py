@@ -40,7 +40,7 @@ class ScoreGroup:
 def score_groups(runs: Sequence[Path], labels: Sequence[str] | None, generation: str | None) -> list[ScoreGroup]:
     """Return the rows of a table, run by run. InputError for a folder that does not exist or holds no scores."""
     if generation is not None:
-        check_name(str(generation), "generation")
+        check_name(generation, "generation")
     groups = []
     for number, run in enumerate(runs):
         if not run.is_dir():

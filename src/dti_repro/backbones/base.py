@@ -111,7 +111,7 @@ class Tokens:
         return self._map(lambda tensor: tensor.repeat_interleave(times, dim=0))
 
     def with_zeros(self, counts: Tensor) -> Tokens:
-        """Return prompt b with counts[b] zero vectors behind its first token, and as many tokens fewer at its end."""
+        """Return prompt b with counts[b] zero vectors after its first token, and as many tokens fewer at its end."""
         ids, positions = {}, {}
         for name, row in self.ids.items():
             place = torch.arange(row.shape[1], device=row.device)

@@ -88,7 +88,7 @@ def _has_weights(part: Path) -> bool:
 
 
 def _is_variant(file: Path) -> bool:
-    """Return whether this is a variant of the weights, which is never read."""
+    """Return whether this is a variant of the weights, which is read through `variant_view` only."""
     return ".fp16" in file.name or "non_ema" in file.name
 
 

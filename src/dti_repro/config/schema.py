@@ -40,7 +40,7 @@ PROMPTS = Annotated[str | list[Any], Field(description="the name of a set, a lis
 Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a text with one {} for the word,")]
 MAX_PROMPT = 300  # characters
 PagePrompt = Annotated[str, Field(max_length=MAX_PROMPT, description=f"a text of at most {MAX_PROMPT} characters")]
-GENERATION = Annotated[str | float | None, Field(description="one generation's id, or null for all,")]
+GENERATION = Annotated[str | None, Field(description="one generation's id, or null for all,")]
 METRICS = Field(description="a metric's name, a list of names or a set")
 
 BACKBONE = {

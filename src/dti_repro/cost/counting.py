@@ -54,7 +54,7 @@ def measure(run: Callable[[], object], weights: Iterable[Tensor], autocast: bool
         out = run()
         forward = counter.get_total_flops()
         if isinstance(out, Tensor) and out.requires_grad:
-            # From the edge: from a tensor, torch leaves GpuMode, which a checkpointed denoiser needs to run again.
+            # out.backward() would switch GpuMode off, which gradient checkpointing needs; from the edge it stays on.
             torch.autograd.backward(get_gradient_edge(out), torch.ones_like(out))
         del out
     return Cost(forward, counter.get_total_flops() - forward, memory.peak)

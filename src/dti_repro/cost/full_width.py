@@ -27,7 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pandas import DataFrame, concat, read_csv
 
-from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, user_path
+from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, user_path, write_file
 from dti_repro.backbones.own_cache import keep, kept_folder
 from dti_repro.backbones.published import FOLDER, published_file
 from dti_repro.errors import InputError, ProcessDiedError
@@ -242,8 +242,7 @@ def _write(out: Path, row: dict[str, Any], stages: Stages) -> None:
     rows = rows.drop_duplicates("backbone", keep="last").sort_values("backbone").fillna("")
     with atomic_write(file) as temporary:
         rows.to_csv(temporary, index=False, lineterminator="\n")
-    with atomic_write(out / "full_width.md") as temporary:
-        temporary.write_text(_page(rows.to_dict("records")), encoding="utf-8")
+    write_file(out / "full_width.md", _page(rows.to_dict("records")))
     print(out / "full_width.md")
 
 

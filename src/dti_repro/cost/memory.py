@@ -24,7 +24,7 @@ def memory_of(node: DictConfig, template: str) -> dict[str, int]:
     node: the `backbone` node of a configuration; its resolution is that of both. template: of their prompt.
     """
     backbone = load_backbone(node, "cpu")
-    # A copied weight's page of its file stays, too, as long as others of the file are in use: only used pages count.
+    # Pages of the weights' file stay in memory after a weight was copied: count those that are used from here on.
     CLEAR.write_text("1")
     for weight in backbone.parameters():
         weight.sum()

@@ -50,8 +50,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts, and optionally others that replace them for people and animals (which can wear a hat, but are no "{}
-    made of leather")."""
+    """Prompts, and optionally others for people and animals, as some prompts fit only things."""
 
     name: str
     prompts: tuple[Prompt, ...]

@@ -8,8 +8,8 @@ from pathlib import Path
 from dti_repro.artifacts.image_grid import Grid
 from dti_repro.data.photos import load_photo
 from dti_repro.experiments.configs import ExperimentRun
-from dti_repro.experiments.mechanism.style import panels, save
 from dti_repro.experiments.stages import RowResult
+from dti_repro.experiments.style import panels, save
 
 WIDTH = 7.2  # inches
 

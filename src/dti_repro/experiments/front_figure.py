@@ -10,7 +10,7 @@ from pandas import DataFrame, read_csv
 
 from dti_repro.artifacts.files import read_json
 from dti_repro.errors import InputError
-from dti_repro.experiments.mechanism.style import GREY, legend, line_style, panels
+from dti_repro.experiments.style import GREY, legend, line_style, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

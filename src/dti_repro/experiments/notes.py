@@ -11,7 +11,7 @@ from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.stages import RowResult
 from dti_repro.experiments.statistics import MIN_SUBJECTS
-from dti_repro.inference.image_folder import reading_of
+from dti_repro.inference.image_folder import settings_of
 from dti_repro.launch.command_line import running_command
 
 NOT_IN_TABLE = ("runs", "out", "rows", "accelerator", "devices", "logger")  # keys that change no number of a table
@@ -79,13 +79,13 @@ def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
     rows = [row for row in run.experiment.rows if row.bound is None]
     seeds = sorted({cfg.seed for row in rows for cfg in run.train_configs(row)})
     trained = f"{len(seeds)} training seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), " if seeds else ""
-    reading = {key: " ".join(str(value).split()) for key, value in reading_of(backbone).items()}
+    drawn = {key: " ".join(str(value).split()) for key, value in settings_of(backbone).items()}
     prompts = run.prompts()
     return (
         f"{len(run.concepts)} subjects ({', '.join(run.concepts)}), "
         f"{len(prompts.prompts)} prompts (`{prompts.name}`), {trained}{len(run.seeds())} image seeds; "
         f"image scores compare with references {MASKED if masked else 'as they are'}. "
-        f"{''.join(f'Prompts are read with `backbone.{key}={value}`. ' for key, value in reading.items())}"
+        f"{''.join(f'Drawn with `backbone.{key}={value}`. ' for key, value in drawn.items())}"
         "Cells: mean over subjects ± half of its 95% t interval."
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pandas import DataFrame, read_csv
 
 from dti_repro.errors import InputError
-from dti_repro.experiments.mechanism.style import legend, line_style, panels
+from dti_repro.experiments.style import legend, line_style, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from pathlib import Path
 from dti_repro.errors import InputError
 from dti_repro.experiments import front_figure, path_figure, trajectories
 from dti_repro.experiments.mechanism.study import PARTS, RECORD
-from dti_repro.experiments.mechanism.style import save
+from dti_repro.experiments.style import save
 
 
 def redraw(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from pandas import DataFrame, concat, read_csv
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.errors import InputError
 from dti_repro.experiments.front_figure import read_experiment
-from dti_repro.experiments.mechanism.style import GREY, legend, line_style, panels, ticks
+from dti_repro.experiments.style import GREY, legend, line_style, panels, ticks
 from dti_repro.experiments.tables import write_csv
 
 if TYPE_CHECKING:

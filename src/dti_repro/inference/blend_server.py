@@ -27,7 +27,7 @@ from dti_repro.inference.blend import Blend, Request
 HERE = Path(__file__).parent / "blend_page"
 LOOPBACK = "127.0.0.1"
 MAX_BODY = 4096  # bytes
-DRAINED = 1 << 16  # bytes: a body that is left unread breaks the connection before the answer is read
+MAX_DISCARDED = 1 << 16  # bytes of a refused body that are read, so that the client can read the answer
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -130,13 +130,13 @@ class Handler(BaseHTTPRequestHandler):
         told = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not (told.isascii() and told.isdigit()) or len(told) > 9:
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "a body needs its Content-Length")
-        body = self.rfile.read(min(int(told), DRAINED))
+        body = self.rfile.read(min(int(told), MAX_DISCARDED))
         if int(told) > MAX_BODY:
             raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has at most {MAX_BODY} bytes")
         return body
 
     def _asked(self) -> str:
-        """Return the path behind the token. RefusedError for a request from elsewhere or without the token."""
+        """Return the path after the token. RefusedError for a request from elsewhere or without the token."""
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1 or hosts[0] not in self.server.hosts:
             raise RefusedError(HTTPStatus.FORBIDDEN, "another Host than the address that was printed")

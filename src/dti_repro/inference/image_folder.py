@@ -23,7 +23,7 @@ PROMPT_KEYS = ("pool", "instruction")
 """Keys of backbones that change how a prompt is encoded."""
 
 
-def reading_of(backbone: DictConfig) -> dict[str, Any]:
+def settings_of(backbone: DictConfig) -> dict[str, Any]:
     """Return the keys of a backbone's node that images depend on, besides its weights."""
     dtype = {} if backbone.dtype == "float32" else {"dtype": backbone.dtype}
     if backbone.get("as_published"):  # which has an instruction of its own
@@ -44,7 +44,7 @@ class GenerationConfig:
     negative_prompt: str  # a template, which may have fields
     width: int | None
     height: int | None
-    reading: Mapping[str, Any] = field(default_factory=dict)
+    backbone_settings: Mapping[str, Any] = field(default_factory=dict)  # of the backbone's node
 
     @classmethod
     def of(cls, cfg: DictConfig) -> GenerationConfig:
@@ -60,7 +60,7 @@ class GenerationConfig:
             negative_prompt=cfg.negative_prompt,
             width=cfg.width,
             height=cfg.height,
-            reading=reading_of(cfg.backbone),
+            backbone_settings=settings_of(cfg.backbone),
         )
 
     @property
@@ -78,11 +78,11 @@ class Subject:
     text: str  # as a text score reads it: the class word
     embedding_sha256: str | None = None
     live: bool = False  # a person or an animal
-    behind: str = ""  # what stands behind the word: the class word, for a word that was learned so
+    after: str = ""  # what stands after the word: the class word, for a word that was learned so
 
     @property
     def phrase(self) -> str:
-        return f"{self.word} {self.behind}".rstrip()
+        return f"{self.word} {self.after}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ def build_image_folder(
         "seeds": list(seeds),
         "negative_prompt": _fill_negative_prompt(settings.negative_prompt, subjects, negative_subjects),
     }
-    generation |= generation.pop("reading")
+    generation |= generation.pop("backbone_settings")
     if snapshot is not None:
         generation["snapshot"] = snapshot
-    if any(subject.behind for subject in subjects):
+    if any(subject.after for subject in subjects):
         generation["with_class"] = True
     manifest_images = [
         ManifestImage(

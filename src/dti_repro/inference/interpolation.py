@@ -55,7 +55,8 @@ class Ends:
     def way(self) -> Callable[[str, float], dict[str, Tensor]]:
         """Read both embeddings; return (mode, share) -> text encoder -> (vectors, dim), a at share 0 and b at share 1.
 
-        InputError, also of what is returned, for words without vectors of equal shapes and for a way that is none.
+        InputError for words without vectors of equal shapes. What is returned raises InputError for opposite
+        directions, between which slerp is not defined.
         """
         from dti_repro.optim.sphere import lerp, slerp
 

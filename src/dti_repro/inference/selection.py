@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
@@ -13,13 +14,19 @@ from pydantic import Field, StrictBool, ValidationError
 from pydantic.dataclasses import dataclass
 
 from dti_repro.adapters.folder import adapter_of
-from dti_repro.artifacts.files import read_json
+from dti_repro.artifacts.files import read_json, read_yaml
 from dti_repro.artifacts.run_dir import ConceptFolder, embedding_files, embedding_sha256
 from dti_repro.config import build
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.prompts import Prompt, PromptSet
 from dti_repro.errors import InputError
-from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, Subject, build_image_folder
+from dti_repro.inference.image_folder import (
+    PROMPT_KEYS,
+    GenerationConfig,
+    ImageFolder,
+    Subject,
+    build_image_folder,
+)
 
 
 def image_seeds(value: int | list[int]) -> list[int]:
@@ -39,12 +46,13 @@ def image_folders_of_run(
     trained_on = folders[0].path.parents[3].name
     if trained_on != settings.backbone:
         raise InputError(f"run={cfg.run} was trained on {trained_on}: add backbone={trained_on}")
+    _say_what_differs(folders, cfg.backbone, settings.weights)
     image_folders, negative = [], Prompt(settings.negative_prompt)
     for seed_folder, group in groupby(folders, key=lambda folder: folder.seed_folder):
         files = {folder.name: _embedding(folder, cfg.snapshot) for folder in group}
         known = {name: learned_subject(ConceptFolder(seed_folder / name), file) for name, file in files.items()}
         if cfg.with_class:
-            known = {name: replace(subject, behind=subject.text) for name, subject in known.items()}
+            known = {name: replace(subject, after=subject.text) for name, subject in known.items()}
         for names in _combinations(prompts, list(known), seed_folder):
             if (length := len("+".join(names))) > 255:  # what file systems take
                 raise InputError(f"a prompt names {len(names)} concepts: {length} letters together, at most 255 fit")
@@ -66,6 +74,18 @@ def image_folders_of_run(
                 )
             )
     return image_folders
+
+
+def _say_what_differs(folders: Sequence[ConceptFolder], backbone: DictConfig, weights: str) -> None:
+    """Print which settings that change an image are not those of the training. They may differ: a fine-tuned model can
+    draw a word that was learned on another."""
+    now = {"weights": weights, **{key: backbone[key] for key in (*PROMPT_KEYS, "as_published") if key in backbone}}
+    for config in dict.fromkeys(folder.config for folder in folders):
+        node = read_yaml(config).get("backbone") if config.is_file() else None
+        then = {"as_published": False, **node} if isinstance(node, dict) else {}
+        then["weights"] = str(then.get("weights", weights))[: len(weights)]
+        if other := [f"backbone.{key}" for key, value in now.items() if then.get(key, value) != value]:
+            print(f"{config.parent} was trained with other {', '.join(other)}: its images may differ", file=sys.stderr)
 
 
 def image_folders_of_text(

@@ -69,7 +69,7 @@ def _head(text: str) -> str:
 
 
 def _comments(file: Path) -> dict[str, str]:
-    """Return the comment of each dotted key of a yaml file: the one behind it, or else the lines above it."""
+    """Return the comment of each dotted key of a yaml file: the one after it, or else the lines above it."""
     found, above, parents = {}, [], {}
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     for line in text[len(_head(text)) :].splitlines():

@@ -37,16 +37,16 @@ class AttnDreamBooth(TextualInversion):
         if wrong := [template for template in templates if WORD_AND_CLASS not in template]:
             raise InputError(
                 f"prompt template '{wrong[0]}' has no '{WORD_AND_CLASS}', and the method compares the word with the "
-                "class word behind it: use templates=with_class"
+                "class word after it: use templates=with_class"
             )
 
     def regularizer(self, context: StepContext) -> Tensor:
         is_word = next(iter(context.tokens.positions.values())) >= 0
         count = is_word.sum(dim=1)
-        behind = is_word.int().argmax(dim=1) + count
+        after = is_word.int().argmax(dim=1) + count
         penalties = []
         for shares in context.attention:
             mean = shares.float().mean(dim=(1, 2))
-            difference = mean - mean.gather(1, behind[:, None])
+            difference = mean - mean.gather(1, after[:, None])
             penalties.append((difference.square() * is_word).sum(dim=1) / count)
         return self.weight * context.mean(torch.stack(penalties).mean(dim=0))

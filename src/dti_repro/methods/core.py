@@ -26,8 +26,8 @@ class CoRe(TextualInversion):
     prompts, live_prompts: of things, and of people and animals (None: the same); each sample of a step reads one.
     lambda_emb: weight of 1 - cosine of a token's two states. lambda_attn: weight of the squared difference of the mean
     of a token's attention map, a mean over tokens, layers and samples; above 0 it costs two more passes through the
-    denoiser, one of them with a gradient. rescale: after each step behind the first and up to the second of these, the
-    vectors get the norm back that they had after the first (equation 6); None: never.
+    denoiser, one of them with a gradient. rescale: after each step later than the first and up to the second of these,
+    the vectors get the norm back that they had after the first (equation 6); None: never.
     """
 
     needs: ClassVar[frozenset[Support]] = frozenset({"attention"})
@@ -110,8 +110,8 @@ class CoRe(TextualInversion):
         for ids, positions, class_ids in zip(*on_cpu, strict=True):
             last, class_last = (int((row == end).int().argmax()) for row in (ids, class_ids))
             places.append((positions[: last + 1] < 0).nonzero().flatten())
-            behind_the_word = places[-1] > positions.argmax()
-            class_places.append(places[-1] + behind_the_word * (class_last - last))
+            after_the_word = places[-1] > positions.argmax()
+            class_places.append(places[-1] + after_the_word * (class_last - last))
             if not torch.equal(ids[places[-1]], class_ids[class_places[-1]]):
                 raise InputError("method.prompts has a prompt that is too long for the text encoder: shorten it")
         rows = (pad_sequence(part, batch_first=True, padding_value=-1) for part in (places, class_places))

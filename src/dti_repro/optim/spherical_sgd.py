@@ -15,7 +15,7 @@ UNIT_TOLERANCE = 1e-3  # a row that comes from float32 or bfloat16 counts as uni
 
 
 class SphereOptimizer(Optimizer):
-    """Keeps the rows (last dimension) of its parameters on the unit sphere. ValueError for rows of another norm."""
+    """Learns unit rows (last dimension). ValueError for parameters whose rows have another norm at the start."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)

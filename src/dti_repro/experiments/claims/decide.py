@@ -41,11 +41,11 @@ def decide(rules: Sequence[Rule], root: Path) -> list[Decision]:
     decisions = []
     for rule in rules:
         findings = tuple(_judge(part, read_evidence(part, root)) for part in rule.parts)
-        decisions.append(Decision(rule, together([finding.verdict for finding in findings]), findings))
+        decisions.append(Decision(rule, claim_verdict([finding.verdict for finding in findings]), findings))
     return decisions
 
 
-def together(verdicts: Sequence[str]) -> str:
+def claim_verdict(verdicts: Sequence[str]) -> str:
     """Return the verdict on a claim: it holds if all parts hold, and does not if one part does not."""
     if DOES_NOT in verdicts:
         return DOES_NOT

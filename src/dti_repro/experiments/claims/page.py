@@ -14,8 +14,8 @@ from pandas import DataFrame
 from dti_repro.artifacts.files import write_file
 from dti_repro.experiments.claims.decide import DOES_NOT, HOLDS, MIN_SEEDS, Decision, Finding
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.style import COLORS, GREY, panels, save
 from dti_repro.experiments.statistics import MIN_SUBJECTS
+from dti_repro.experiments.style import COLORS, GREY, panels, save
 from dti_repro.experiments.tables import latex, write_csv
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dti_repro.experiments.mechanism.part import (
     published_label,
 )
 from dti_repro.experiments.mechanism.scaled import plot_by_layer, scaled_words
-from dti_repro.experiments.mechanism.style import GREY, legend, panels
+from dti_repro.experiments.style import GREY, legend, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

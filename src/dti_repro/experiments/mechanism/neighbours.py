@@ -16,7 +16,7 @@ from dti_repro.experiments.mechanism.part import (
     published,
     published_label,
 )
-from dti_repro.experiments.mechanism.style import encoder_panels, legend, line_style
+from dti_repro.experiments.style import encoder_panels, legend, line_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

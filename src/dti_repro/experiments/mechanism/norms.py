@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Part, Row, published, published_label
-from dti_repro.experiments.mechanism.style import COLORS, encoder_panels, legend, line_style, log_scale
+from dti_repro.experiments.style import COLORS, encoder_panels, legend, line_style, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from dti_repro.data.prompts import load_prompts
 from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Part, Row, interval_text
-from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
+from dti_repro.experiments.style import legend, line_style, log_scale, panels
 from dti_repro.metrics.catalogue import metric_config, metric_identity
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.mechanism.part import OWN, VOCABULARY
-from dti_repro.experiments.mechanism.style import layer_ticks, line_style
+from dti_repro.experiments.style import layer_ticks, line_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 from dti_repro.artifacts.files import read_json, write_file, write_json
+from dti_repro.experiments import style
 from dti_repro.experiments.mechanism import (
     attention,
     neighbours,
     norms,
     pictures,
     positions,
-    style,
     training_norms,
     updates,
 )

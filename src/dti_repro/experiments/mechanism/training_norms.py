@@ -14,7 +14,7 @@ from dti_repro.backbones.checkpoint import encoder_dims
 from dti_repro.config import CONF
 from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import Measured, Part, Row
-from dti_repro.experiments.mechanism.style import legend, line_style, log_scale, panels
+from dti_repro.experiments.style import legend, line_style, log_scale, panels
 from dti_repro.experiments.training_columns import norms_on_noise
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.part import OF_WORD, Measured, Part, Row, interval_text
 from dti_repro.experiments.mechanism.scaled import plot_by_layer, scaled_words
-from dti_repro.experiments.mechanism.style import encoder_panels, legend, log_scale
+from dti_repro.experiments.style import encoder_panels, legend, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
