@@ -26,7 +26,7 @@ def write_result(
     more: Sequence[str] = (),
 ) -> None:
     """Write the table of `rows`, its head first. about: the command and what the numbers are. libraries: distributions
-    whose versions are named. more: lines behind the table."""
+    whose versions are named. more: lines after the table."""
     versions = ", ".join(f"{library} {version(library)}" for library in libraries)
     machine = f"{processor()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {versions}"
     measured = f"{machine}; load average at the end {os.getloadavg()[0]:.1f}. Measured at commit {commit(HERE)}."

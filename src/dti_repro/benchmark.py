@@ -44,6 +44,8 @@ def benchmark(cfg: DictConfig) -> int:
     run.check(masks)
     if experiment.paths is not None:
         check_paths(run)
+    folder = Path(cfg.out) / experiment.name
+    searched = _search_result(cfg, run, folder)
 
     clock = [time.time()]
     trained = train_rows(run, with_dependencies(experiment, chosen))
@@ -64,12 +66,11 @@ def benchmark(cfg: DictConfig) -> int:
         from dti_repro.experiments.report import tabulate, words_table, write_provenance, write_tables
         from dti_repro.experiments.tables import write_csv
 
-        folder = Path(cfg.out) / experiment.name
-        report = tabulate(run, results, table_command(), masks is not None, _search_result(cfg, run, folder))
+        report = tabulate(run, results, table_command(), masks is not None, searched)
         write_tables(folder, report)
         write_csv(folder / "words.csv", words_table(run, results))
         comparison(run, results).save(folder / "grid.png")
-        write_provenance(folder, experiment, results, clock, cfg.accelerator)
+        write_provenance(folder, experiment, results, clock)
         write_page(folder, report, run, results)
         if experiment.paths is not None:
             write_paths(folder, run, results, cfg.accelerator)
@@ -82,7 +83,9 @@ def benchmark(cfg: DictConfig) -> int:
 def _search_result(cfg: DictConfig, run: ExperimentRun, folder: Path) -> Path:
     """Return the yaml that a search writes. A search that was changed on the command line, to try it, leaves the one
     that tables read as it is."""
-    is_a_try = run.experiment.search and cfg.searched is None and run.is_changed()
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    has_own_keys = any(override.lstrip("+~").startswith("experiment.") for override in typed)
+    is_a_try = run.experiment.search and cfg.searched is None and (has_own_keys or run.is_changed())
     return folder / "searched.yaml" if is_a_try else searched_file(cfg)
 
 

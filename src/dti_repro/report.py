@@ -41,7 +41,8 @@ def main(cfg: DictConfig) -> None:
         results = rows_on_disk(run, masks)
         lost = [row.name for row in run.experiment.rows if row.name not in {r.spec.name for r in results}]
         named = ", ".join(lost[:LISTED]) + (f" and {len(lost) - LISTED} more" if len(lost) > LISTED else "")
-        missing = f"{len(lost)} rows have no whole runs in {cfg.runs} ({named})" if lost else ""
+        whole = f"{len(lost)} rows have no whole runs in {cfg.runs} ({named}), which dti benchmark completes"
+        missing = whole if lost else ""
     except InputError as error:  # in a clone there may be no photos and no weights either
         results, missing = [], str(error)
     if not missing:

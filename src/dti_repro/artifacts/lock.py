@@ -69,10 +69,9 @@ class Owner:
 def locked(file: Path, message: str) -> Iterator[None]:
     """Hold a lock file; make its folder. `message` begins the error: "concept 'dog' is being trained".
 
-    A file with the name `lock` stands for its whole folder: what a killed owner was writing in it and in LEFTOVERS is
-    removed. The file
-    itself stays, as removing it would race with the next owner. BusyError if another process holds the lock, InputError
-    if the file cannot be written.
+    A file with the name `lock` stands for its whole folder: what a killed owner was writing in LEFTOVERS is removed.
+    The file itself stays, as removing it would race with the next owner. BusyError if another process holds the lock,
+    InputError if the file cannot be written.
     """
     with ExitStack() as stack:
         try:

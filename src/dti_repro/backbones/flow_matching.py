@@ -73,8 +73,9 @@ class FlowMatching(Backbone):
     @classmethod
     def _sampler(cls, scheduler: SchedulerMixin, name: str, options: Mapping[str, Any]) -> SchedulerMixin:
         other = [key for key in OTHER_SIGMAS if options.get(key)]
-        if other and name.startswith("DPMSolver"):  # which then computes with noise levels above 1
-            raise InputError(f"{name} with {other[0]} does not fit a flow model: use sampler=dpmpp_2m")
+        sampler = type(scheduler).__name__ if name == "default" else name
+        if other and sampler.startswith("DPMSolver"):  # which then computes with noise levels above 1
+            raise InputError(f"{sampler} does not fit a flow model with sampler.options.{other[0]}: leave it out")
         return super()._sampler(scheduler, name, options)
 
     @classmethod

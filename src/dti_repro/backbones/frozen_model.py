@@ -50,7 +50,8 @@ class FrozenModel(nn.Module, ABC):
     resolution: pixels of a training image, None for the model's own. dtype: of the frozen weights, float32 or
     bfloat16; what is learned stays float32. revision: of a Hub id. checkpointing: keep only the activations between the
     denoiser's blocks and compute the others again in the backward pass, which saves memory and takes a third more time.
-    compile: run the denoiser through torch.compile. variant: of the weights' files, such as fp16. Within
+    compile: run the denoiser through torch.compile, anew for each batch and image size; after eight of them (torch's
+    limit) it runs uncompiled. variant: of the weights' files, such as fp16. Within
     `torch.device("meta")` it has shapes and no weights.
     """
 

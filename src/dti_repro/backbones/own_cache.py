@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from dti_repro.artifacts.files import writing
@@ -30,8 +31,9 @@ def keep(folder: Path, make: Callable[[Path], None]) -> Path:
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for leftover in folder.parent.glob(f"{MAKING}*"):
-            if time.time() - leftover.stat().st_mtime > OLD:
-                shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(FileNotFoundError):  # its process is done with it
+                if time.time() - leftover.stat().st_mtime > OLD:
+                    shutil.rmtree(leftover, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=MAKING))
     try:
         make(temporary)

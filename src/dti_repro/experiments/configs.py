@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.artifacts.run_dir import ConceptFolder, check_name
+from dti_repro.backbones.location import KEYS
 from dti_repro.config import CONF, build, validate
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.masks import check_masks
@@ -81,17 +82,22 @@ class ExperimentRun:
     def is_changed(self) -> bool:
         """Return whether keys of the command line change a vector, an image or which concepts there are."""
 
+        def trainings(run: ExperimentRun) -> list[DictConfig]:
+            return [cfg for row in run.experiment.rows if row.bound is None for cfg in run.train_configs(row)]
+
+        def checkpoints(run: ExperimentRun) -> list[Any]:
+            return [cfg.backbone.get(key) for cfg in (*trainings(run), run.generate_config()) for key in KEYS]
+
         def content(run: ExperimentRun) -> list[Any]:
-            learned = [row for row in run.experiment.rows if row.bound is None]
-            trainings = [run_folder(cfg).path for row in learned for cfg in run.train_configs(row)]
             drawn = [GenerationConfig.of(run.generate_config()), run.prompts(), run.seeds()]
-            return [list(run.concepts), trainings, *drawn]
+            return [list(run.concepts), [run_folder(cfg).path for cfg in trainings(run)], *drawn]
 
         try:
             plain = replace(self, setup=(), train=(), generate=(), concepts={}).choose_concepts(None)
+            # A checkpoint that the keys replace is not looked for.
+            return checkpoints(self) != checkpoints(plain) or content(self) != content(plain)
         except InputError:  # without these keys there is nothing to run
             return True
-        return content(self) != content(plain)
 
     def check(self, masks: Path | None = None) -> None:
         """Raise InputError for a wrong setting of a row or of the generation, and for missing masks of photos, before

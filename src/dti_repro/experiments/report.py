@@ -150,7 +150,7 @@ def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:
 
 
 def write_provenance(
-    folder: Path, experiment: Experiment, results: Sequence[RowResult], clock: Sequence[float], accelerator: str
+    folder: Path, experiment: Experiment, results: Sequence[RowResult], clock: Sequence[float]
 ) -> None:
     """Write how scores.csv was made; times and versions only if provenance.json has none of these scores. Its minutes
     are those of this command, without those of its jobs. clock: when training, generation and scoring began, scoring
@@ -165,7 +165,7 @@ def write_provenance(
     folders = [folder for result in results for folder in result.folders]
     scored = [file.provenance for result in results for file in result.score_files]
     content = {
-        **provenance(clock[0], device_of(accelerator)),
+        **provenance(clock[0], device_of("auto")),
         "scores_sha256": sha256(folder / "scores.csv"),
         "commit": commit or None,
         "minutes": {stage: round(duration / 60, 2) for stage, duration in seconds},

@@ -92,10 +92,8 @@ def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
     generated images."""
     list_image_folders(run, results)
     image_folders = [image_folder for result in results for image_folder in result.image_folders]
-    missing = sum(len(image_folder.missing()) for image_folder in image_folders)
-    if not missing:
-        return 0
-    print(f"generate: {missing} images", flush=True)
+    if missing := sum(len(image_folder.missing()) for image_folder in image_folders):
+        print(f"generate: {missing} images", flush=True)
     cfg = run.generate_config()
     return draw(image_folders, cfg, GenerationConfig.of(cfg))
 

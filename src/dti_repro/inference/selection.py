@@ -84,8 +84,13 @@ def _say_what_differs(folders: Sequence[ConceptFolder], backbone: DictConfig, we
         node = read_yaml(config).get("backbone") if config.is_file() else None
         then = {"as_published": False, **node} if isinstance(node, dict) else {}
         then["weights"] = str(then.get("weights", weights))[: len(weights)]
-        if other := [f"backbone.{key}" for key, value in now.items() if then.get(key, value) != value]:
-            print(f"{config.parent} was trained with other {', '.join(other)}: its images may differ", file=sys.stderr)
+        named = {"weights": "weights (backbone.path)"}
+        other = [named.get(key, f"backbone.{key}") for key, value in now.items() if then.get(key, value) != value]
+        if other:
+            keys = " and ".join(other)
+            print(
+                f"{config.parent} was trained with other {keys}: the same keys draw as it was trained", file=sys.stderr
+            )
 
 
 def image_folders_of_text(

@@ -94,7 +94,7 @@ def explain(error: BaseException, config_name: str, arguments: Sequence[str]) ->
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if group == "hydra/launcher" and choice in NOT_INSTALLED:
-            return f"hydra/launcher: {choice} is not installed: pip install 'dti-repro[cluster]'"
+            return f"hydra/launcher: {choice} is not installed: pip install -e '.[cluster]'"
         options = error.options or ()
         return f"unknown {group} '{choice}'{did_you_mean(choice, options)} (choices: {', '.join(options)})"
     if text.startswith("Could not override") and (options := choices(name)):

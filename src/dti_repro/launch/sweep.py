@@ -115,7 +115,7 @@ def set_sweep_folders(commands: Sequence[CommandLine]) -> tuple[list[CommandLine
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             for file in folder.rglob("jobs/*.json"):
-                if _read_record(file).code:  # of an earlier command in the same folder
+                if _read_record(file).outcome != "unfinished":  # of an earlier command in the same folder
                     file.unlink()
     placed = []
     for number, command in enumerate(commands, start=1):

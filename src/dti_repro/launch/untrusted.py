@@ -54,7 +54,7 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
         if real in above:  # a link to a folder that it is in; any other is read under each of its names
             continue
         entries = sorted(place.iterdir()) if os.access(place, os.R_OK | os.X_OK) else []
-        yield from (path for path in entries if path.suffix == ".yaml" and not path.is_dir())
+        yield from (path for path in entries if path.name.endswith(".yaml") and not path.is_dir())
         waiting += [(path, above | {real}) for path in entries if path.is_dir() and not path.name.startswith(".")]
     raise InputError(
         f"--config-dir {folder}: more than {MAX_FILES} folders: keep your configurations in one of their own"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from dti_repro.backbones.base import BackboneSpec, InitializerEmbedding
 from dti_repro.losses.priors import Prior
 from dti_repro.methods.base import SharedVectors
+from dti_repro.methods.initializers import initial_vectors
 
 
 class CrossInit(SharedVectors):
@@ -18,7 +19,9 @@ class CrossInit(SharedVectors):
         self._prior = prior
 
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
-        return nn.ParameterDict({name: initializer.states[name].detach().float().clone() for name in spec.encoders})
+        return nn.ParameterDict(
+            {name: initial_vectors("contextual", initializer, name, encoder) for name, encoder in spec.encoders.items()}
+        )
 
     def prior_of(self, concept: int) -> Tensor:
         states = self.initializers[concept].states

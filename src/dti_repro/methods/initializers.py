@@ -21,7 +21,8 @@ def initial_vectors(init: Init, initializer: InitializerEmbedding, encoder: str,
     """Return (vectors, dim), a vector for each of the initializer's. `random` is a uniform direction at the
     vocabulary's mean norm, a function of the seed and the concept's name. `contextual` is the text encoder's own output
     for the initializer, where CrossInit starts. The path of an embedding or a run: what it holds, which the initializer
-    has as `start`. Where these three repeat rows, each copy is a small step away in a random direction."""
+    has as `start`. `token`, `contextual` and a path may repeat rows: each copy is then a small step away in a random
+    direction."""
     rows = initializer.rows[encoder].detach().float()
     if init == "token":
         return _copies_apart(initializer, rows, "rows", encoder)
