@@ -22,6 +22,7 @@ from dti_repro.errors import InputError
 from dti_repro.metrics.catalogue import loading_weights, resolve_weights, weights_file, weights_folder
 
 BATCH = 64  # images of one forward pass: bounds memory, changes nothing else
+CPU_BATCH = 8  # a processor's cache holds the activations of a few images: a fifth less time than with 32
 
 
 def preprocessing(keys: Mapping[str, Any]) -> v2.Compose:
@@ -94,8 +95,9 @@ class ImageEncoder(nn.Module, ABC):
         """
         if self._last is None or self._last[0] is not images:
             features = []
-            for i in range(0, len(images), BATCH):
-                pixels = torch.stack([self.preprocess(image) for image in images[i : i + BATCH]])
+            batch = CPU_BATCH if self.device.type == "cpu" else BATCH
+            for i in range(0, len(images), batch):
+                pixels = torch.stack([self.preprocess(image) for image in images[i : i + batch]])
                 features.append(self.encode(pixels.to(self.device)).float().cpu())
             self._last = (images, torch.cat(features))
         return self._last[1]
