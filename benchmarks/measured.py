@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,8 +37,10 @@ def write_result(
     write_file(folder / f"{name}.md", "\n".join(lines))
 
 
+@cache
 def commit(folder: Path) -> str:
-    """Return the commit of the checkout that a folder is in, with -dirty where files differ from it."""
+    """Return the commit of the checkout that a folder is in, with -dirty where files differed from it at the first
+    call: a result that is written step by step makes them differ."""
     git = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
     return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
 
