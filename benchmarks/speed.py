@@ -39,7 +39,8 @@ from turns import Clock, Pair, Seconds, measure, rows_of, seconds
 
 PROMPTS = ("a {} on the grass", "a {} on the beach", "a red {}", "two {}")
 METRICS = ("dinov2", "siglip")
-BF16 = ("backbone.dtype=bfloat16", "trainer.precision=bf16")
+DTYPE = "backbone.dtype=bfloat16"
+BF16 = (DTYPE, "trainer.precision=bf16")
 
 
 class Ours:
@@ -226,7 +227,7 @@ class Comparison:
     def _our_column(self, bf16: bool) -> None:
         names = [subject.name for subject in self.subjects]
         run = self.ours.train(names, *(BF16 if bf16 else ()), reload=True)
-        self.ours.draw(run, self.cfg.seeds, *(BF16[:1] if bf16 else ()))
+        self.ours.draw(run, self.cfg.seeds, *([DTYPE] if bf16 else ()))
         self.ours.score(run, self.metrics)
 
 

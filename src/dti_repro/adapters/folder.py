@@ -54,7 +54,10 @@ def adapter_of(embedding: Path) -> Path | None:
 
 def has_own_adapter(embedding: Path) -> bool:
     """Return whether the embedding was learned with an adapter, which is there, unchanged."""
-    return not lacks_adapter(embedding) and adapter_of(embedding) is not None
+    try:
+        return adapter_of(embedding) is not None
+    except InputError:
+        return False
 
 
 def lacks_adapter(embedding: Path) -> bool:

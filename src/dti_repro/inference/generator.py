@@ -39,11 +39,12 @@ def draw(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: Genera
     are drawn, for a folder that another process draws; KeyboardInterrupt that says how many images are drawn. Where all
     is drawn and a prompt's text or expectation was corrected since, the manifest is written again.
     """
-    todo = list({image_folder.path: image_folder for image_folder in image_folders if image_folder.missing()}.values())
-    unfinished = {image_folder.path for image_folder in todo}
-    for image_folder in image_folders:
+    todo = []
+    for image_folder in {image_folder.path: image_folder for image_folder in image_folders}.values():
         file = image_folder.path / NAME
-        if image_folder.path not in unfinished and Manifest.read(file) != image_folder.manifest:
+        if image_folder.missing():
+            todo.append(image_folder)
+        elif Manifest.read(file) != image_folder.manifest:
             refuse_links(image_folder.path, *image_folder.path.parents[:2])
             image_folder.manifest.write(file)
     if not todo:

@@ -84,11 +84,10 @@ class ScoreFile:
 
     def current(self, masks: Path | None) -> dict[str, dict[str, Any]]:
         """Return those of `records` that belong to these images, texts, references and masks."""
-        return {
-            name: record
-            for name, record in self.records().items()
-            if record["inputs"] == self.inputs(masks, record.get("reads_references", True))
-        }
+        records = self.records()
+        reads = {name: record.get("reads_references", True) for name, record in records.items()}
+        inputs = {with_references: self.inputs(masks, with_references) for with_references in set(reads.values())}
+        return {name: record for name, record in records.items() if record["inputs"] == inputs[reads[name]]}
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return metric -> what its rows in the csv were computed with.
@@ -219,10 +218,12 @@ def _score_file(
     rows = [row for row in (read_scores(file.csv) if kept else []) if row.metric in kept]
     write_scores(file.csv, sorted([*rows, *computed], key=lambda row: row.metric))
     about = {**provenance(began, device), "masks": str(masks) if masks else None}
+    reads = {metric.reads_references for metric in metrics.values()}
+    inputs = {with_references: file.inputs(masks, with_references) for with_references in reads}
     added = {
         name: {
             **about,
-            "inputs": file.inputs(masks, metric.reads_references),
+            "inputs": inputs[metric.reads_references],
             "reads_references": metric.reads_references,
             "identity": metric_identity(configs[name]),
             "config": configs[name],
