@@ -19,6 +19,7 @@ from dti_repro.backbones.backbone import Backbone
 from dti_repro.config import CONF, build
 from dti_repro.cost.counting import META, measure
 from dti_repro.cost.estimate import Device, Estimate
+from dti_repro.cost.memory import peak_bytes
 from dti_repro.cost.models import ModelCost, evaluator_cost
 from dti_repro.errors import InputError
 from dti_repro.experiments.configs import ExperimentRun
@@ -27,6 +28,7 @@ from dti_repro.launch.failures import choices
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.plan import estimate_run
 from dti_repro.training.train_missing import train
+from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import build_tiny_sana, build_tiny_wan
 
 PUBLISHED = {  # millions of parameters, from the models' papers and cards
@@ -131,6 +133,25 @@ def test_generation_does_what_the_plan_counts(name: str, whole: Mapping[str, Pat
     plain = ModelCost({**settings, **({"instruction": "none"} if "instruction" in settings else {})})
     negative = 2 * plain.image(side, side, 1, 1.0)[0].flops - plain.image(side, side, 2, 1.0)[0].flops
     assert drawn == 2 * (latents.flops + decoding.flops) + negative
+
+
+def test_the_plan_s_memory_is_what_torch_allocates(tmp_path: Path) -> None:
+    """Its profiler counts every allocation; float32, in which a CPU and a GPU keep the same activations."""
+    settings = node("sdxl", path=str(build_tiny_sdxl(tmp_path)), resolution=256, dtype="float32", checkpointing=True)
+    settings.pop("generation")
+    backbone, cost = build(settings, Backbone), ModelCost(settings)
+    rows = {n: torch.randn(1, 1, 1, e.dim, requires_grad=True) for n, e in backbone.spec.encoders.items()}
+    tokens = backbone.tokenize(["a photo of a <x>"], {"<x>": 1})
+    latents, noise = torch.randn(2, *backbone.encode_images(torch.zeros(1, 3, 256, 256)).mean.shape).unbind()
+
+    def learn() -> None:
+        backbone.loss(latents, noise, torch.tensor([500]), backbone.encode_text(tokens, rows)).sum().backward()
+
+    def draw() -> None:
+        backbone.generate(["a cat"], {}, [0], steps=1, guidance=5.0, height=256, width=256)
+
+    assert peak_bytes(learn) == pytest.approx(cost.sample.peak, rel=0.05)
+    assert peak_bytes(draw) == pytest.approx(max(part.peak for part in cost.image(256, 256, 1, 5.0)), rel=0.05)
 
 
 def test_peaks_are_what_is_alive_at_once() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
 META = torch.device("meta")
@@ -48,28 +48,35 @@ def measure(run: Callable[[], object], weights: Iterable[Tensor], autocast: bool
     autocast: to bfloat16. What fused attention computes a second time in its backward pass does not count, as is usual
     where utilisations of models are compared.
     """
-    memory = MemoryMode(weights)
-    counter = FlopCounterMode(display=False, custom_mapping={ATTENTION_BACKWARD: _attention_backward_flops})
-    with memory, counter, GpuMode(autocast):
+    cost = CostMode(weights)
+    with cost, GpuMode(autocast):
         out = run()
-        forward = counter.get_total_flops()
+        forward = cost.flops
         if isinstance(out, Tensor) and out.requires_grad:
             # out.backward() would switch GpuMode off, which gradient checkpointing needs; from the edge it stays on.
             torch.autograd.backward(get_gradient_edge(out), torch.ones_like(out))
         del out
-    return Cost(forward, counter.get_total_flops() - forward, memory.peak)
+    return Cost(forward, cost.flops - forward, cost.peak)
 
 
-class MemoryMode(TorchDispatchMode):
-    """Count the bytes of the storages that are alive, also of tensors that autograd saves."""
+class CostMode(TorchDispatchMode):
+    """Count FLOPs by torch's formulas, and the bytes of the storages that are alive, also of tensors that autograd
+    saves.
+
+    torch's FlopCounterMode keeps tensors alive: its hooks hold the inputs of each module until the module is done.
+    """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
         super().__init__()
         self.alive = WeakIdKeyDictionary({weight.untyped_storage(): True for weight in weights})
-        self.bytes = self.peak = 0
+        self.flops = self.bytes = self.peak = 0
+        self.formulas = {**flop_registry, ATTENTION_BACKWARD: _attention_backward_flops}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if (formula := self.formulas.get(func._overloadpacket)) is not None:
+            self.flops += formula(*args, **kwargs, out_val=out)
         for storage in [tensor.untyped_storage() for tensor in tree_leaves(out) if isinstance(tensor, Tensor)]:
             if storage not in self.alive:
                 self.alive[storage] = True
@@ -109,8 +116,8 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, enable_gqa
     return ATTENTION(query, key, value, None, torch.is_grad_enabled())[0]
 
 
-def _attention_backward_flops(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
+def _attention_backward_flops(grad: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any) -> int:
     """Count a product for each wanted gradient of query, key and value, and one for the gradient of the scores, which
-    the first two need. The arguments are shapes."""
+    the first two need."""
     wanted = rest[6][:3]
-    return (sum(wanted) + any(wanted[:2])) * sdpa_flop_count(query, key, value) // 2
+    return (sum(wanted) + any(wanted[:2])) * sdpa_flop_count(query.shape, key.shape, value.shape) // 2

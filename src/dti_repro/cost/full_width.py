@@ -55,8 +55,10 @@ PAGE = """\
 Made by `dti full_width backbone=<name>` on a CPU: random weights in bfloat16, batches of one picture, gradient
 checkpointing. The csv has the same in bytes and seconds, and versions.
 
-Memory in GiB, and in brackets how far it is from what `dti plan` predicts. A sample and a picture: what they take at
-most besides the weights, measured in the process of the stage "load".
+Memory in GiB, and in brackets how far it is from what `dti plan` predicts. A sample and a picture: what torch allocates
+at most besides the weights, by its profiler, in the process of the stage "load". The plan is that of a GPU. On a CPU
+autocast leaves norms in bfloat16, and convolutions copy their weights into another order. What a library keeps outside
+of torch's tensors is in the peak of the process.
 
 {memory}
 Seconds, and the peak of the process in GiB:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from torch.autograd.profiler import profile
 
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.load import load_backbone
 
 PROCESS = Path("/proc/self")
-CLEAR = PROCESS / "clear_refs"
 WORD = "<word>"
 
 
@@ -25,16 +25,17 @@ def memory_of(node: DictConfig, template: str) -> dict[str, int]:
     """
     backbone = load_backbone(node, "cpu")
     # Pages of the weights' file stay in memory after a weight was copied: count those that are used from here on.
-    CLEAR.write_text("1")
+    (PROCESS / "clear_refs").write_text("1")
     for weight in backbone.parameters():
         weight.sum()
-    weights = _memory("smaps_rollup", "Referenced")
+    pages = (PROCESS / "smaps_rollup").read_text()
+    weights = int(re.search(r"^Referenced:\s+(\d+)", pages, re.MULTILINE)[1]) * 1024
     side, guidance = backbone.spec.resolution, node.generation.guidance
     prompt, size = template.format("cat"), {"height": side, "width": side}
     return {
         "weights": weights,
-        "training": _peak(_training(backbone, template.format(WORD))),
-        "drawing": _peak(lambda: backbone.generate([prompt], {}, [0], steps=1, guidance=guidance, **size)),
+        "training": peak_bytes(_training(backbone, template.format(WORD))),
+        "drawing": peak_bytes(lambda: backbone.generate([prompt], {}, [0], steps=1, guidance=guidance, **size)),
     }
 
 
@@ -53,16 +54,12 @@ def _training(backbone: Backbone, prompt: str) -> Callable[[], None]:
     return learn
 
 
-def _peak(work: Callable[[], object]) -> int:
-    """Return the bytes that this work takes at most, without what its first call leaves behind."""
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Return the bytes that torch has allocated at most during this work, as torch.cuda.max_memory_allocated does on a
+    GPU, without what the work's first call leaves behind."""
     work()
-    ctypes.CDLL(None).malloc_trim(0)  # else it would use again what it has freed
-    CLEAR.write_text("5")  # the peak is that from now on
-    before = _memory("status", "VmRSS")
-    work()
-    return _memory("status", "VmHWM") - before
-
-
-def _memory(file: str, key: str) -> int:
-    """Return the bytes of an entry of this process's memory in /proc."""
-    return int(re.search(rf"^{key}:\s+(\d+)", (PROCESS / file).read_text(), re.MULTILINE)[1]) * 1024
+    with profile(profile_memory=True) as profiler:
+        work()
+    changes = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in changes))
