@@ -93,7 +93,7 @@ class Backbone(FrozenModel):
 
     def _pipeline(self, sampler: SchedulerMixin) -> DiffusionPipeline:
         """Return diffusers' pipeline around the models."""
-        models = {self.DENOISER: self.denoiser, "vae": self.vae, "scheduler": sampler}
+        models = {self.DENOISER: self.denoiser, "vae": self.drawing_vae, "scheduler": sampler}
         for name, encoder in self.text_encoders.items():
             models |= {name: encoder.model, self.ENCODERS[name].tokenizer: encoder.tokenizer.tokenizer}
         return self.PIPELINE_CLASS(**models, **self.PIPELINE_OPTIONS)

@@ -91,6 +91,7 @@ class FrozenModel(nn.Module, ABC):
             {encoder: TextEncoder(self.folder, encoder, config, frozen) for encoder, config in self.ENCODERS.items()}
         )
         self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", self.VAE_DTYPE or frozen)
+        self.drawing_vae = self.vae  # a subclass may draw with another precision than it encodes photos with
         self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, frozen)
         with torch.device("cpu"):  # schedulers compute with values, which the meta device does not have
             self.generation_scheduler = checkpoint_scheduler(self.folder)

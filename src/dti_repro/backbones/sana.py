@@ -58,8 +58,8 @@ class Sana(FlowMatching):
         super().__init__(name, path, resolution, flow_shift, **frozen)
         self.training_prefix, self.generation_prefix = prefixes
         self.pads_directions = as_published
-        # a copy, as the autoencoder of training keeps all digits of its weights
-        self.drawing_vae = deepcopy(self.vae).to(torch.bfloat16) if as_published else None
+        if as_published:  # a copy: the autoencoder of training keeps all digits of its weights
+            self.drawing_vae = deepcopy(self.vae).to(torch.bfloat16)
 
     @classmethod
     def prompt_prefixes(
@@ -107,8 +107,6 @@ class Sana(FlowMatching):
         """Generate the exact size; by default the pipeline generates the nearest size of a list, and rescales."""
         for side in ("height", "width"):
             arguments[side] = arguments[side] or self._model_resolution()
-        if self.drawing_vae is not None:
-            pipeline.register_modules(vae=self.drawing_vae)
         return pipeline(negative_prompt=None, use_resolution_binning=False, **arguments).images
 
 

@@ -97,7 +97,9 @@ class Estimate:
         height, width = (cfg.height, cfg.width) if cfg.height and cfg.width else model.image_size()
         latents, decoding = model.image(height, width, cfg.steps, cfg.guidance)
         flops, dtype = latents.flops + decoding.flops, model.generation_dtype
-        seconds = self._device.seconds(latents.flops, dtype) + self._device.seconds(decoding.flops, model.vae_dtype)
+        seconds = self._device.seconds(latents.flops, dtype) + self._device.seconds(
+            decoding.flops, model.drawing_vae_dtype
+        )
         image = {"steps": cfg.steps, "guidance": cfg.guidance, "height": height, "width": width}
         self.data["image"] = {**image, "flops": flops, "seconds": seconds}
         self.data["disk"]["images"] = int(images * height * width * png_bytes_per_pixel)

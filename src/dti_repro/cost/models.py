@@ -55,16 +55,15 @@ class ModelCost:
             with tempfile.TemporaryDirectory() as written:
                 write_checkpoint(backbone, file, Path(written), weights=False)
                 model = _without_weights(backbone, Path(written))
-            published_bytes = BYTES[read_yaml(file)["published_as"]]
-            self.stored_bytes = published_bytes * sum(weight.numel() for weight in model.parameters())
+            self.stored_bytes = BYTES[read_yaml(file)["published_as"]] * sum(_parameters(model).values())
         self._model, self._autocast = model, precision == "bf16"
         self._weights = [*model.parameters(), *model.buffers()]
-        parts = {**model.text_encoders, "denoiser": model.denoiser, "vae": model.vae}
-        self.parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        self.parameters = _parameters(model)
         self.weight_bytes = sum(weight.nbytes for weight in model.parameters())
         self.generation_dtype = backbone["dtype"]
         self.training_dtype = "bfloat16" if self._autocast else self.generation_dtype
         self.vae_dtype = str(model.vae.dtype).removeprefix("torch.")
+        self.drawing_vae_dtype = str(model.drawing_vae.dtype).removeprefix("torch.")
         self.resolution = model.spec.resolution
 
     @cached_property
@@ -114,9 +113,12 @@ class ModelCost:
             conditioning = self._conditioning()
         latents, passes = self._latents(height, width), 2 if guidance > 1 else 1
         denoising = measure(lambda: self._loss(latents, conditioning), self._weights)
-        flops, peak = prompt.flops + steps * passes * denoising.flops, prompt.peak + passes * denoising.peak
-        latents = latents.to(self._model.vae.dtype)
-        return Cost(flops, 0, peak), measure(lambda: self._model.vae.decode(latents, return_dict=False), self._weights)
+        encoded = sum(part.nbytes for part in (conditioning.hidden, conditioning.pooled) if part is not None)
+        flops = prompt.flops + steps * passes * denoising.flops
+        peak = max(prompt.peak, passes * (encoded + denoising.peak))  # what encodes the prompt is gone by then
+        vae = self._model.drawing_vae
+        latents = latents.to(vae.dtype)
+        return Cost(flops, 0, peak), measure(lambda: vae.decode(latents, return_dict=False), self._weights)
 
     def image_size(self) -> tuple[int, int]:
         """Return the height and width in pixels of an image without width= and height=."""
@@ -136,6 +138,12 @@ class ModelCost:
     def _loss(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
         t = torch.zeros(1, dtype=torch.long, device=META)
         return self._model.loss(latents, torch.empty_like(latents), t, conditioning).sum()
+
+
+def _parameters(model: Backbone) -> dict[str, int]:
+    """Return part of the checkpoint -> the number of its parameters."""
+    parts = {**model.text_encoders, "denoiser": model.denoiser, "vae": model.vae}
+    return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
 
 
 def _without_weights(backbone: Mapping[str, Any], folder: Path) -> Backbone:

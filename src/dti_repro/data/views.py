@@ -54,10 +54,12 @@ def cut(concept: Concept, framing: Framing, size: int, step: int, seed: int) -> 
         random = generator(seed, concept.name, "crop", k)
         for _ in range(count):
             tries = torch.rand(TRIES, 2, generator=random).tolist() if framing.crop == "random" else [MIDDLE]
-            centre = next((c for c in tries if mask is None or _masked(mask, bucket, c).getextrema() != (0, 0)), None)
-            if centre is None:
+            for centre in tries:
+                part = None if mask is None else _masked(mask, bucket, centre)
+                if part is None or part.getextrema() != (0, 0):
+                    break
+            else:
                 raise black_in_view(file)
-            part = None if mask is None else _masked(mask, bucket, centre)
             yield View(k, fitted(photo, bucket, centre), part, _sizes(photo.size, bucket, centre))
 
 
