@@ -47,7 +47,7 @@ benchmark: $(STAMP) ## the main table on the toybox: what is missing is computed
 ablation: $(STAMP) ## the ablation table on the toybox: what is missing is computed
 	$(PY) -m dti_repro.benchmark experiment=ablation $(ARGS)
 
-methods: $(STAMP) ## every method on the toybox at searched settings, search and table: what is missing is computed
+methods: $(STAMP) ## all methods on the toybox: search the settings of ten, then the table; what is missing is computed
 	$(PY) -m dti_repro.benchmark experiment=methods_search $(ARGS)
 	$(PY) -m dti_repro.benchmark experiment=methods $(ARGS)
 

@@ -72,8 +72,8 @@ class PlaceholderTokenizer:
         return (ids != self.tokenizer.pad_token_id).long().flip(1).cummax(1).values.flip(1)
 
     def _context(self, prefix: str) -> int:
-        """Tokens of a prompt with its prefix, as SanaPipeline counts them: the prefix does not count with its start
-        token, which is the prompt's, and with the space at its end."""
+        """Return the tokens of a prompt with its prefix. As in SanaPipeline, two tokens of the prefix do not count: its
+        start token, which is the prompt's, and the space at its end."""
         return self.length + (len(self.tokenizer(prefix).input_ids) - 2 if prefix else 0)
 
     def _add(self, names: Sequence[str]) -> None:

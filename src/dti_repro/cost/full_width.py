@@ -95,7 +95,7 @@ class Stages:
     failed: str = ""
 
     def run(self, name: str, *arguments: str, until: Callable[[], bool] | None = None) -> str:
-        """Run Python with these arguments and return the last line that it prints. until: when to kill it; ''.
+        """Run Python with these arguments and return the last line that it prints. until: kill it once this is true.
 
         ProcessDiedError that names the log if it fails, or ends before it is killed.
         """
@@ -108,7 +108,7 @@ class Stages:
             process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT)
             while (end := os.wait4(process.pid, os.WNOHANG))[0] == 0:  # unlike Popen.wait, it tells the peak
                 if until is not None and not killed and until():
-                    os.kill(process.pid, signal.SIGKILL)  # Popen's own would ask whether it lives, and take its end
+                    os.kill(process.pid, signal.SIGKILL)  # Popen.kill polls first, and may reap it and lose its usage
                     killed = True
                 time.sleep(0.02)
         _, status, usage = end

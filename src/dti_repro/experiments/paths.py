@@ -1,5 +1,5 @@
-"""What lies between the learned words of two subjects: how evenly the images change on the way, and whether they stay
-what the ends are.
+"""Interpolate between the learned words of two subjects: how evenly the images change, and how many show the class of
+one of the two.
 
 A step is the angle between the features of two images that follow each other, for one prompt and image seed. The
 features are those of the experiment's image score.

@@ -152,9 +152,9 @@ def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:
 def write_provenance(
     folder: Path, experiment: Experiment, results: Sequence[RowResult], clock: Sequence[float]
 ) -> None:
-    """Write how scores.csv was made; times and versions only if provenance.json has none of these scores. Its minutes
-    are those of this command, without those of its jobs. clock: when training, generation and scoring began, scoring
-    ended, in s."""
+    """Write how scores.csv was made. If provenance.json is already about these scores, only the settings are written
+    again. The minutes are those of this command, without its jobs'. clock: when training, generation and scoring began
+    and when scoring ended, in s."""
     if update_provenance(folder, experiment, results):
         return
     from dti_repro.backbones.load import device_of

@@ -96,7 +96,7 @@ class Claim:
 
 @dataclass(frozen=True, config=KEYS)
 class PathSpec:
-    """A way from one subject's word to another's: the row that has the words, and how it goes."""
+    """An interpolation between two subjects' words: the row that has the words, and the mode."""
 
     name: str
     row: str

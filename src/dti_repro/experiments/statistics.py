@@ -106,14 +106,15 @@ def verdict(difference: Paired) -> str:
 
 
 def smallest_difference(values: Sequence[float]) -> float:
-    """Return the mean difference that the two-sided t test at LEVEL finds, on its own side, with probability POWER,
-    among as many subjects that spread as these differences do; NaN for fewer than two.
+    """Return the minimum detectable difference: with probability POWER the two-sided t test at LEVEL finds a true mean
+    difference of this size, on its own side, for as many subjects with this standard deviation. NaN for fewer than two,
+    and for subjects that all differ by the same.
 
     Its t follows the noncentral t distribution (Cohen 1988, ch. 2).
     """
     x = _finite(values)
     n = len(x)
-    if n < 2:
+    if n < 2 or np.ptp(x) == 0:
         return np.nan
     from scipy import optimize, stats
 

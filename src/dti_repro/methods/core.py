@@ -26,8 +26,8 @@ class CoRe(TextualInversion):
     prompts, live_prompts: of things, and of people and animals (None: the same); each sample of a step reads one.
     lambda_emb: weight of 1 - cosine of a token's two states. lambda_attn: weight of the squared difference of the mean
     of a token's attention map, a mean over tokens, layers and samples; above 0 it costs two more passes through the
-    denoiser, one of them with a gradient. rescale: after each step later than the first and up to the second of these,
-    the vectors get the norm back that they had after the first (equation 6); None: never.
+    denoiser, one of them with a gradient. rescale: (a, b): after each of the steps a + 1 to b, the vectors are scaled
+    back to the norm that they had after step a (equation 6); None: never.
     """
 
     needs: ClassVar[frozenset[Support]] = frozenset({"attention"})

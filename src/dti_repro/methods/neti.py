@@ -19,7 +19,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class NeTI(TokenMethod):
-    """Fourier features of (timestep, layer), three linear layers, and an output that is as long as the initializer's
+    """Fourier features of (timestep, layer), three linear layers, and an output that has the norm of the initializer's
     row: the first half is the token vector; the second, if `bypass` is true, becomes the bypass, `strength` times a
     unit vector.
 

@@ -70,8 +70,8 @@ def scale(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, An
 def word_space(model: StableDiffusion) -> dict[str, Any]:
     """Return how many of a breed's three nearest rows are of its class or its look, and how many random rows are.
 
-    Of the look is a word whose look has the same main colour and the same pattern, and the plain word for one of the
-    colours or the pattern.
+    A word is of the look if its own look has the same main colour and pattern, or if it is the plain word for one of
+    the colours or for the pattern.
     """
     import torch
     import torch.nn.functional as F

@@ -140,8 +140,8 @@ class ConceptDataset(Dataset[Batch]):
         return shown
 
     def _bucket(self, step: int, buckets: Sequence[int]) -> tuple[int, int]:
-        """Return the bucket of a step, and how many steps before it had the same: in as many steps as there are photos,
-        a bucket has as many steps as photos. buckets: of each photo."""
+        """Return the bucket of a step, and how many steps before it had the same. A cycle has as many steps as there
+        are photos, and each bucket has as many of them as it has photos. buckets: of each photo."""
         if len(set(buckets)) == 1:
             return buckets[0], step
         cycle, place = divmod(step, len(buckets))

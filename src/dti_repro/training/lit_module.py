@@ -185,8 +185,8 @@ class InversionModule(pl.LightningModule):
         return self._sample_losses({c: batch}, conditioning).mean().item()
 
     def _gradient_norm(self, c: int) -> Tensor:
-        """Return the norm of the gradient of each vector, mean over the vectors: of the parameter where the parameters
-        are vectors, else of what one vector in the place of all that the method made in this step would get."""
+        """Return the norm of each vector's gradient, mean over the vectors. Where the parameters are not the vectors, a
+        vector's gradient is the sum over all that the method made of it in this step."""
         if isinstance(self.method, SharedVectors):
             rows = [p.grad for p in self.method.concepts[c].parameters() if p.ndim > 1]
         else:

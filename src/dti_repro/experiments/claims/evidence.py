@@ -17,8 +17,8 @@ from dti_repro.experiments.claims.rules import Filter, Part
 
 @dataclass(frozen=True)
 class Evidence:
-    """more - times less by unit; no units, and a reason, where it was not measured. seeds: training seeds that it rests
-    on; None where no training is behind it. folders: the results that were read."""
+    """The numbers of a part. differences: unit -> more - times * less; empty, with a reason, where it was not measured.
+    seeds: the training seeds behind them; None where nothing was trained. folders: the results that were read."""
 
     differences: Series = field(default_factory=lambda: Series(dtype=float))
     seeds: tuple[int, ...] | None = None

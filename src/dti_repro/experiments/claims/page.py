@@ -111,13 +111,10 @@ def _latex(decisions: Sequence[Decision], made_by: str) -> str:
 
 def draw(decisions: Sequence[Decision]) -> Figure:
     """Return the differences with their intervals, each in units of its own smallest difference, of the parts that have
-    a spread."""
-    shown = [
-        (number, finding)
-        for number, decision in enumerate(decisions, 1)
-        for finding in decision.findings
-        if finding.difference is not None and isfinite(finding.smallest) and finding.smallest > 0
-    ]
+    a spread. The others are named below the axis."""
+    parts = [(number, finding) for number, decision in enumerate(decisions, 1) for finding in decision.findings]
+    shown = [(number, finding) for number, finding in parts if isfinite(finding.smallest)]
+    others = dict.fromkeys(str(number) for number, finding in parts if not isfinite(finding.smallest))
     looks = {HOLDS: ("o", COLORS[0]), DOES_NOT: ("X", COLORS[1])}
     figure, ((axes,),) = panels([""], title="Claims: differences, 95% intervals", width=8.5)
     figure.set_figheight(1.4 + 0.32 * len(shown))
@@ -131,6 +128,7 @@ def draw(decisions: Sequence[Decision]) -> Figure:
     axes.set_xscale("symlog", linthresh=3)
     axes.set_xticks(PLACES, list(map(str, PLACES)))
     axes.set_xlim(*(sign * max(4, *(abs(bound) for bound in axes.get_xlim())) for sign in (-1, 1)))
-    axes.set_xlabel("difference / smallest difference of power .8\ncircle: holds, cross: does not, diamond: undecided")
+    label = "difference / smallest difference of power .8\ncircle: holds, cross: does not, diamond: undecided"
+    axes.set_xlabel(f"{label}\nnot measured, or without a spread: a part of claim {', '.join(others)}" if others else label)
     axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     return figure

@@ -111,8 +111,9 @@ def _drawn(result: RowResult) -> Iterator[Picture]:
 
 
 def _frames(result: RowResult) -> Iterator[Picture]:
-    """Yield the images that `dti generate snapshot=<step>` drew of a row's words with the row's own settings."""
-    for folder in result.image_folders if result.cfgs else ():
+    """Yield the images that `dti generate snapshot=<step>` drew of a row's words with the row's own settings; none for
+    a row that is itself of a snapshot."""
+    for folder in result.image_folders if result.cfgs and result.spec.snapshot is None else ():
         wanted = _settings(folder.manifest)
         for file in sorted(folder.path.parent.glob(f"*/{NAME}")):
             drawn = ImageFolder(file.parent, Manifest.read(file))
