@@ -29,7 +29,8 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"error: unknown command '{name}'{did_you_mean(name, COMMANDS)} (dti --help lists them)", file=sys.stderr)
         sys.exit(2)
-    sys.path.append(os.getcwd())  # where a plugin may lie; `python -m` has it, too
+    if any(argument.lstrip("+").startswith("plugins=") for argument in sys.argv[1:]):
+        sys.path.append(os.getcwd())  # where the plugin may lie. Without one, nothing there is imported.
     import_module(f"dti_repro.{name}").main()
 
 

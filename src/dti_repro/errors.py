@@ -28,8 +28,15 @@ class StoppedError(BaseException):
 
 
 class DivergedError(RuntimeError):
-    """A loss or a gradient became too large, infinite or NaN. The message names the concept, the step and the file
-    that keeps the last good state."""
+    """A loss or a gradient of this concept became too large, infinite or NaN. The message names it, the step and the
+    file that keeps the last good state."""
+
+    def __init__(self, message: str, concept: str) -> None:
+        super().__init__(message, concept)  # both, so that it can be sent from a process
+        self.concept = concept
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

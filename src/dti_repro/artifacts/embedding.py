@@ -216,4 +216,6 @@ def _as_vectors(path: Path, tensor: Tensor) -> Tensor:
     vectors = tensor[None] if tensor.ndim == 1 else tensor
     if vectors.ndim != 2 or 0 in vectors.shape:
         raise InputError(f"embedding {path} has shape {tuple(vectors.shape)}, (vectors, dim) expected")
+    if len(vectors) > MAX_VECTORS:
+        raise InputError(f"embedding {path} has {len(vectors)} vectors: at most {MAX_VECTORS} are taken")
     return vectors

@@ -132,6 +132,7 @@ def _acquire(descriptor: int, file: Path, message: str) -> None:
             raise busy
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{here}\n".encode(), 0)
+    os.fsync(descriptor)  # other machines see who it is now, not with the first heartbeat
 
 
 def _seconds_since_heartbeat(descriptor: int, folder: Path) -> float:

@@ -17,6 +17,8 @@ from typing import Any
 from dti_repro.artifacts.files import read_json
 from dti_repro.artifacts.run_dir import ConceptFolder
 
+SOURCE_DIGEST = "source_sha256"
+"""The key of a derived word's record that has the embedding which was transformed."""
 PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "peft", "timm", "open_clip_torch", "dti-repro")
 
 
@@ -43,19 +45,20 @@ def provenance(began: float, device: str) -> dict[str, Any]:
 def minutes_per_concept(folders: Sequence[ConceptFolder]) -> float | None:
     """Return the mean over concepts of their training's wall time, divided by the number of concepts in its pack.
 
-    Vectors that were only derived from another run's took that run's time. None where a provenance file is missing.
+    Vectors that were only derived from another run's took that run's time. None where a provenance file is missing, or
+    says that the training was resumed: it then has the time of the last process only.
     """
     packs: dict[Path, Counter[tuple[str, str]]] = {}  # seed folder -> training -> number of its concepts
     minutes = []
     for folder in folders:
-        record = _read(folder)
+        record = read_provenance(folder)
         if record is not None and "source" in record:
             folder = ConceptFolder(Path(record["source"]))
-            record = _read(folder)
-        if record is None:
+            record = read_provenance(folder)
+        if record is None or record.get("resumed_from_step"):
             return None
         if folder.seed_folder not in packs:
-            records = map(_read, map(ConceptFolder, folder.seed_folder.iterdir()))
+            records = map(read_provenance, map(ConceptFolder, folder.seed_folder.iterdir()))
             packs[folder.seed_folder] = Counter((r["host"], r["began"]) for r in records if r is not None)
         minutes.append(record["seconds"] / 60 / packs[folder.seed_folder][record["host"], record["began"]])
     return statistics.fmean(minutes)
@@ -63,12 +66,13 @@ def minutes_per_concept(folders: Sequence[ConceptFolder]) -> float | None:
 
 def machines(folders: Sequence[ConceptFolder], scores: Sequence[Path]) -> list[str]:
     """Return where the concepts were trained and the scores (their .json) were computed: "host: device", each once."""
-    records = [record for record in map(_read, folders) if record is not None]
+    records = [record for record in map(read_provenance, folders) if record is not None]
     for path in scores:
         records += read_json(path, "remove it to score again")["metrics"].values()
     return sorted({f"{record['host']}: {record['device']}" for record in records})
 
 
-def _read(folder: ConceptFolder) -> dict[str, Any] | None:
+def read_provenance(folder: ConceptFolder) -> dict[str, Any] | None:
+    """Return the record of a concept's training, None if there is none. InputError for a damaged one."""
     advice = "remove it; only its times are lost"
     return read_json(folder.provenance, advice) if folder.provenance.is_file() else None

@@ -107,12 +107,15 @@ class RunFolder:
 
 
 def parse(path: str | Path) -> list[ConceptFolder]:
-    """Return the finished concepts of a hash folder, a seed folder or a concept folder, sorted by path. Their paths are
-    absolute where the folder was given from inside the run, so that each has the names of all folders above it.
+    """Return the finished concepts of a hash folder, a seed folder, a concept folder or an embedding, sorted by path.
+    Their paths are absolute where the folder was given from inside the run, so that each has the names of all folders
+    above it.
 
     InputError if there is no such folder, or nothing finished in it.
     """
     folder = Path(str(path))
+    if folder.is_file():  # an embedding, as `train` prints it
+        folder = folder.parent
     if not folder.is_dir():
         raise InputError(f"run folder {folder} does not exist")
     if not folder.name or ".." in folder.parts:
@@ -170,7 +173,7 @@ def embedding_files(path: Path) -> dict[str, Path]:
     """
     if path.is_file():
         return {"": path}
-    first = min(path.parent.glob(f"{path.stem}.*{path.suffix}"), default=None)
+    first = min(filter(Path.is_file, path.parent.glob(f"{path.stem}.*{path.suffix}")), default=None)
     names = read_header(first).get("encoders", "").split() if first else []
     files = {name: encoder_file(path, name, len(names)) for name in names if name.isidentifier()}
     return files if len(files) > 1 and all(file.is_file() for file in files.values()) else {}
@@ -185,6 +188,14 @@ def read_header(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError):
         return {}
+
+
+def backbone_of(folder: ConceptFolder) -> str:
+    """Return the name of the backbone that a word was trained on, as its embedding says, else its place in `runs`."""
+    file = next(iter(embedding_files(folder.embedding).values()), None)
+    found = read_header(file).get("base_model") if file is not None else None
+    above = folder.path.resolve().parents
+    return found or (above[3].name if len(above) > 3 else "unknown")
 
 
 def is_whole(path: Path) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from dti_repro.artifacts.run_dir import NAME_LENGTH
 from dti_repro.config import build
+from dti_repro.errors import InputError
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -24,6 +26,7 @@ NAMED: dict[str, Callable[[str, str], dict[str, str]]] = {
     "TensorBoardLogger": lambda name, command: {"version": name},  # which is its folder
     "WandbLogger": lambda name, command: {"name": name, "job_type": command},
 }
+PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
 MAX_IMAGES = 64  # of one key: more make a page slow, and are in the run folder
 
 
@@ -88,6 +91,13 @@ def tracking(cfg: DictConfig, command: str, *words: str) -> Iterator[Tracker]:
         yield tracker
     finally:
         tracker._close()
+
+
+def check_logger(cfg: DictConfig) -> None:
+    """Raise InputError for a logger whose package is not installed, before the work that it shall show."""
+    package = PACKAGES.get(cfg.logger._target_.rpartition(".")[2])
+    if package is not None and find_spec(package) is None:
+        raise InputError(f"logger: {package} is not installed: pip install {package}, or give logger=none")
 
 
 def joined(names: Sequence[str], shown: int = 3) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,6 +28,8 @@ WEIGHT_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TABLES = ("token_embedding.weight", "embed_tokens.weight", "shared.weight")
 """The end of the embedding table's key in CLIP, Gemma2 and T5."""
+PLACEHOLDER = re.compile(r"<[\w.'-]+>")
+"""Words that the tokenizers keep whole, and that can be written into code that is run."""
 CONFIGS = (".json", ".txt", ".model")
 HASHED = (*CONFIGS, ".safetensors")
 CONVERTED = "single_files"
@@ -135,6 +138,8 @@ def load_weights(kind: Any, folder: Path, part: str, dtype: Any) -> Any:
     from transformers import PreTrainedModel
 
     is_transformers = issubclass(kind, PreTrainedModel)
+    if (folder / part / "adapter_config.json").exists():  # transformers would add it, whatever its kind
+        raise InputError(f"backbone.path {folder}: {part} has an adapter, which is not loaded: remove its files")
     with loading(folder, part):
         if torch.get_default_device().type == "meta":
             if is_transformers:
@@ -210,7 +215,7 @@ def check_words(folder: Path, initializer: str, placeholder: str) -> None:
     from transformers import AutoTokenizer
 
     with loading(folder, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
     ids = initializer_ids(tokenizer, initializer)
     with _table(folder, "text_encoder") as table:
         if not ids or (table is not None and not all(bool(table[i].float().any()) for i in ids)):
@@ -218,8 +223,8 @@ def check_words(folder: Path, initializer: str, placeholder: str) -> None:
     vocabulary, word = tokenizer.get_vocab(), placeholder.lower()
     if any(form in vocabulary for form in (placeholder, word, f"{word}</w>")):
         raise InputError(f"placeholder '{placeholder}' is already a word of the tokenizer of {folder}: choose another")
-    if not (placeholder.startswith("<") and placeholder.endswith(">") and len(placeholder) > 2):
-        raise InputError(f"placeholder '{placeholder}' has no angle brackets: write it as <name>")
+    if not PLACEHOLDER.fullmatch(placeholder):
+        raise InputError(f"placeholder '{placeholder}': write it as <name>, of letters, digits and . ' _ -")
 
 
 def initializer_ids(tokenizer: PreTrainedTokenizerBase, initializer: str) -> list[int]:

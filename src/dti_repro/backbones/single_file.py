@@ -28,6 +28,12 @@ UNET = "model.diffusion_model."
 KINDS = {"conditioner.embedders.1.": "StableDiffusionXLPipeline", "cond_stage_model.": "StableDiffusionPipeline"}
 """The beginning of a text encoder's keys -> the class of the pipeline."""
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+CLASSES = {
+    "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer", "CLIPTokenizerFast"),
+    "diffusers": ("UNet2DConditionModel", "AutoencoderKL"),
+}
+"""Library -> its classes that a part of the configurations may have, besides schedulers. diffusers imports whatever
+module a part names."""
 
 
 def is_single_file(path: str | None) -> bool:
@@ -64,6 +70,7 @@ def convert(path: str, config: str | None) -> Path:
     configs = _configs(file, config, fetch=True)
     if (other := model_index(configs).get("_class_name")) != kind:
         raise InputError(f"backbone.config {config} is for a {other}, and {file} is a {kind}")
+    _check_classes(configs)
 
     def write(folder: Path) -> None:
         import diffusers
@@ -81,6 +88,17 @@ def convert(path: str, config: str | None) -> Path:
 
     target = _folder(file, configs)
     return keep(target, write)
+
+
+def _check_classes(configs: Path) -> None:
+    """Raise InputError for a part whose class is none of those that such a model has."""
+    for part, named in model_index(configs).items():
+        if part in UNUSED or not isinstance(named, list) or named == [None, None]:
+            continue
+        library, name = (*named, None, None)[:2]
+        is_scheduler = part == "scheduler" and library == "diffusers" and str(name).isidentifier()
+        if not (is_scheduler and str(name).endswith("Scheduler")) and name not in CLASSES.get(library, ()):
+            raise InputError(f"backbone.config {configs}: {part} is a {name} of {library}, which is not loaded")
 
 
 def _checked(path: str) -> Path:

@@ -52,6 +52,8 @@ class PlaceholderTokenizer:
         positions = torch.full_like(ids, -1)
         for position, name in enumerate(names):
             positions[ids == self.tokenizer.convert_tokens_to_ids(name)] = position
+        # The ids of placeholders grow in the order of their first use, and CLIP pools at the largest id of a prompt.
+        ids = torch.where(positions >= 0, self.vocabulary + positions, ids)
         for prompt, found in zip(prompts, (positions >= 0).sum(dim=1).tolist(), strict=True):
             if found < sum(prompt.count(placeholder) * count for placeholder, count in placeholders.items()):
                 raise InputError(f"prompt '{prompt}' is longer than {self.length} tokens: a placeholder is cut off")
@@ -173,7 +175,9 @@ class EncoderConfig(NamedTuple):
     def load_tokenizer(self, folder: Path) -> PlaceholderTokenizer:
         """Load the tokenizer of the checkpoint in this folder."""
         with loading(folder, self.tokenizer):
-            tokenizer = AutoTokenizer.from_pretrained(folder / self.tokenizer, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder / self.tokenizer, local_files_only=True, trust_remote_code=False
+            )
         return PlaceholderTokenizer(tokenizer, self.length, self.spaced)
 
 

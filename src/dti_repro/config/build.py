@@ -26,6 +26,8 @@ LOGGERS = tuple(
     f"pytorch_lightning.loggers.{name}"
     for name in ("CSVLogger", "TensorBoardLogger", "WandbLogger", "logger.DummyLogger")
 )
+LOGGER_KEYS = {"entity", "group", "tags", "notes", "job_type"}
+"""What W&B is told besides the parameters of Lightning's logger. Others could name the server that gets the key."""
 FOR_THE_RUN = {"name", "vectors"}
 """Keys that constructors need not take: the name of a run's folder, and how many vectors a word has."""
 LOADER = "load"  # the one class method that a target may name instead of its class
@@ -50,12 +52,15 @@ def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
     if private := next((key for key in settings if key.startswith("_")), None):
         raise InputError(f"{at}.{private}: only _target_ may begin with an underscore")
     signature = _signature(make)
+    if node["_target_"] in LOGGERS and (unknown := settings.keys() - signature.parameters.keys() - LOGGER_KEYS):
+        raise InputError(f"{at}.{min(unknown)} is no setting of a logger here: remove it")
     for key in FOR_THE_RUN - signature.parameters.keys():
         settings.pop(key, None)
     given = {}
     for key, value in settings.items():
         parameter = signature.parameters.get(key)
-        hint = parameter.annotation if parameter else Any
+        is_annotated = parameter is not None and parameter.annotation is not parameter.empty
+        hint = parameter.annotation if is_annotated else Any
         given[key] = _value(value, hint, f"{at}.{key}")
     name = node["_target_"].rpartition(".")[2] if inspect.isclass(make) else make.__self__.__name__
     try:

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from pandas import DataFrame, concat, read_csv
 
 from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, user_path, write_file
+from dti_repro.artifacts.lock import locked
 from dti_repro.backbones.own_cache import keep, kept_folder
 from dti_repro.backbones.published import FOLDER, published_file
 from dti_repro.errors import InputError, ProcessDiedError
@@ -124,19 +125,25 @@ class Stages:
 
 
 def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Run all stages and write the row, also that of a chain that fails, whose logs stay. overrides: as typed."""
+    """Run all stages and write the row, also that of a chain that fails, whose logs stay. A command that is stopped
+    leaves the row of an earlier one. overrides: as typed."""
     place = Place.of(cfg)
-    shutil.rmtree(place.work, ignore_errors=True)
-    stages = Stages(place.work / "logs")
-    row: dict[str, Any] = {"backbone": cfg.backbone.name, "pixels": cfg.backbone.resolution}
-    try:
-        _run_stages(cfg, overrides, place, stages, row)
-    finally:
-        _write(Path(cfg.out), row, stages)
-        if cfg.delete:
-            logs = () if stages.failed else (place.work,)
-            for folder in (place.checkpoint, place.evaluators, *logs):
-                shutil.rmtree(folder, ignore_errors=True)
+    with locked(place.work.with_suffix(".lock"), f"{place.work} is in use"):
+        shutil.rmtree(place.work, ignore_errors=True)
+        stages = Stages(place.work / "logs")
+        row: dict[str, Any] = {"backbone": cfg.backbone.name, "pixels": cfg.backbone.resolution}
+        try:
+            _run_stages(cfg, overrides, place, stages, row)
+        except ProcessDiedError:
+            _write(Path(cfg.out), row, stages)
+            raise
+        else:
+            _write(Path(cfg.out), row, stages)
+        finally:
+            if cfg.delete:
+                logs = () if stages.failed else (place.work,)
+                for folder in (place.checkpoint, place.evaluators, *logs):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_stages(cfg: DictConfig, overrides: Sequence[str], place: Place, stages: Stages, row: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ from dti_repro.data.photos import list_photos
 from dti_repro.errors import InputError
 
 PUBLISHED = Path(__file__).parent / "sets"
+UNFINISHED = ".unfinished"
+"""The file in a folder that `dti download` is filling."""
 SUBJECTS = Path(__file__).parent.parent / "toybox" / "subjects"
 
 
@@ -174,6 +176,8 @@ class Collection(ConceptSet):
 
     def concept(self, name: str) -> Concept:
         words, photos = self.entries[name], self.root / name
+        if (self.root / UNFINISHED).exists():
+            raise InputError(f"{self.root} is being downloaded, or its download was stopped: give that command again")
         if not photos.is_dir():
             hint = "correct concepts.root"
             if self.index.parent == PUBLISHED:

@@ -124,7 +124,9 @@ class Files(Source):
 
     def fetch_part(self, part: str, folder: Path, client: Client) -> bool:
         path, expected = folder / part, self.files[part]
-        if path.is_file() and sha256(path) == expected:
+        if path.is_file():
+            if sha256(path) != expected:  # nothing here writes half of a file: somebody has changed it
+                raise InputError(f"{path} is not the published file: remove it, and it is fetched again")
             return False
         content = client.get(f"{self.base}/{part}")
         if hashlib.sha256(content).hexdigest() != expected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,8 +95,16 @@ def _frames(path: Path) -> int:
 
 def _upright_size(path: Path) -> tuple[int, int]:
     with _opened(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return image.size[::-1] if turned else image.size
+        return image.size[::-1] if _orientation(image) >= 5 else image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how a photo is turned as EXIF says, 1 to 8; 1 (not at all) where nothing readable says it."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # PIL's reader of EXIF raises SyntaxError, struct.error, KeyError, ...
+        return 1
+    return found if type(found) is int and 1 <= found <= 8 else 1
 
 
 def _count(number: int, what: str) -> str:
@@ -118,12 +127,14 @@ def load_photo(path: Path) -> Image.Image:
     try:
         with _opened(path) as image:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image) if _orientation(image) > 1 else image)
     except InputError:
         raise
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, EOFError, OverflowError, ...
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = f"not an image of the formats {', '.join(FORMATS)}" if unknown else str(error)
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f"it has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels: make it smaller"
         raise InputError(f"image {path} cannot be read: {reason}") from error
 
 
@@ -135,13 +146,19 @@ def _opened(path: Path) -> Image.Image:
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] != b"ftyp" or (head[8:] not in HEIF_BRANDS and path.suffix.lower() not in HEIF_SUFFIXES):
-        return Image.open(path, formats=FORMATS)
+        return _lazily(path, FORMATS)
     if not find_spec("pillow_heif"):
         raise InputError(f"image {path} is a HEIC file: install pillow-heif, or save it as jpg or png")
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-    return Image.open(path, formats=("HEIF",))
+    return _lazily(path, ("HEIF",))
+
+
+def _lazily(path: Path, formats: Sequence[str]) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a phone of 108 megapixels is no attack
+        return Image.open(path, formats=formats)
 
 
 def check_photos(paths: Iterable[Path]) -> None:

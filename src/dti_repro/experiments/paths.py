@@ -106,6 +106,7 @@ def write_paths(folder: Path, run: ExperimentRun, results: Sequence[RowResult], 
 
     from dti_repro.experiments.tables import write_csv
 
+    known.unlink(missing_ok=True)  # until all three are of this record
     measure = _measure(run, accelerator)
     lines = [(way.spec.name, way.a.name, way.b.name, way.pair, way.seed, *measure(way).values()) for way in ways]
     write_csv(folder / "paths.csv", DataFrame(lines, columns=COLUMNS))

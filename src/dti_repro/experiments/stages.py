@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 from dti_repro.artifacts.manifest import NAME
 from dti_repro.artifacts.run_dir import ConceptFolder, gradient_norm
 from dti_repro.artifacts.scores import read_scores, subject_means
+from dti_repro.backbones.location import located
+from dti_repro.config import build, target
 from dti_repro.errors import InputError
 from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.spec import RowSpec
@@ -22,8 +24,8 @@ from dti_repro.inference.generator import draw
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
 from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references
-from dti_repro.training.runs import check_metadata, is_complete, run_folder
-from dti_repro.training.train_missing import train_missing
+from dti_repro.training.runs import check_metadata, is_complete, run_folder, update_metadata
+from dti_repro.training.train_missing import train_missing, with_annotations
 
 
 @dataclass
@@ -48,12 +50,44 @@ def means_of(files: Sequence[ScoreFile], metrics: Collection[str]) -> dict[str, 
 
 
 def train_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[RowResult]:
-    """Train what is missing, row by row. A relative kappa becomes a number when its other row is trained."""
+    """Train what is missing, row by row. A relative kappa becomes a number when its other row is trained. InputError as
+    _check_rows, before the first training."""
     results: dict[str, RowResult] = {}
-    for row in rows:
+    is_checked = False
+    for k, row in enumerate(rows):
         row = with_kappa(row, results)
-        results[row.name] = RowResult(row) if row.bound else _train_row(run, row)
+        result = results[row.name] = RowResult(row, [] if row.bound else run.train_configs(row))
+        for cfg in result.cfgs:
+            if not is_trained(run, cfg):
+                if not is_checked:
+                    _check_rows(run, rows[k:])
+                    is_checked = True
+                print(f"train {row.label}: {run_folder(cfg).path}", flush=True)
+                result.trained += train_missing(cfg)[1]
+            result.folders += run.concept_folders(cfg)
     return list(results.values())
+
+
+def _check_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> None:
+    """Raise InputError for a row that cannot be trained, for images that cannot be drawn and for evaluators that cannot
+    be loaded, as far as this is known without the backbone."""
+    from dti_repro.backbones.backbone import Backbone
+    from dti_repro.backbones.load import device_of
+    from dti_repro.metrics.base import ScoreMetric
+    from dti_repro.training.trainer import check_training
+
+    for row in (row for row in rows if row.bound is None):
+        cfg = run.train_configs(row)[0]
+        try:
+            check_training(cfg, with_annotations(cfg, list(run.concepts.values())))
+        except InputError as error:
+            raise InputError(f"experiment '{run.experiment.name}', row '{row.name}': {error}") from error
+    cfg = run.generate_config()
+    device_of(cfg.accelerator)
+    sampling = GenerationConfig.of(cfg).sampling
+    target(cfg.backbone._target_, Backbone).check_generation(located(cfg.backbone), **sampling)
+    for name, config in run.metrics().items():
+        build(config, ScoreMetric, f"metric {name}")
 
 
 def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:
@@ -66,24 +100,15 @@ def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:
     return replace(row, overrides=(*row.overrides, row.kappa.override(gradient)))
 
 
-def _train_row(run: ExperimentRun, row: RowSpec) -> RowResult:
-    result = RowResult(row, run.train_configs(row))
-    for cfg in result.cfgs:
-        if not is_trained(run, cfg):
-            print(f"train {row.label}: {run_folder(cfg).path}", flush=True)
-            result.trained += train_missing(cfg)[1]
-        result.folders += run.concept_folders(cfg)
-    return result
-
-
 def is_trained(run: ExperimentRun, cfg: DictConfig) -> bool:
-    """Return whether all concepts of a training are there. InputError for one that was trained with other photos,
-    another word or another start."""
+    """Return whether all concepts of a training are there, and bring their concept.json up to date. InputError for one
+    that was trained with other photos, another word or another start."""
     folders = run.concept_folders(cfg)
     if not all(is_complete(cfg, folder) for folder in folders):
         return False
     for folder in folders:
         check_metadata(cfg, folder, run.concepts[folder.name])
+        update_metadata(cfg, folder, run.concepts[folder.name])
     return True
 
 

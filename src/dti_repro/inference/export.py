@@ -7,19 +7,23 @@ embedding's header is checked, since the file may come from elsewhere.
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from dti_repro.adapters.folder import DIFFUSERS_LORA, adapter_files, adapter_of
 from dti_repro.artifacts.files import atomic_write, read_yaml, write_file
 from dti_repro.artifacts.run_dir import ConceptFolder, check_name, embedding_files, parse
+from dti_repro.backbones.checkpoint import PLACEHOLDER
 from dti_repro.config import CONF
-from dti_repro.errors import InputError
+from dti_repro.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NOTES = {
     "diffusers": "Write the word once: diffusers itself puts all of its vectors there.",
@@ -33,8 +37,6 @@ POOLS = {"diffusers": "as_diffusers", "a1111": "eos", "comfyui": "eos"}
 PIPELINES = {1: "StableDiffusionPipeline", 2: "StableDiffusionXLPipeline"}  # by number of text encoders
 BACKBONES = ("dti_repro.backbones.stable_diffusion.", "dti_repro.backbones.sdxl.")
 """Backbones whose learned words other programs load."""
-PLACEHOLDER = re.compile(r"<[\w.'-]+>")
-WORDS = re.compile(r"[\w.' -]+")
 
 
 def export(cfg: DictConfig) -> list[Path]:
@@ -55,9 +57,11 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
 
     first = next(iter(embedding_files(folder.embedding).values()))
     placeholder, _, stored = load_embedding(first)
-    _check_plain(placeholder, PLACEHOLDER, first, "key")
-    for key in ("initializer", "method"):
-        _check_plain(stored.get(key, "unknown"), WORDS, first, key)
+    if not PLACEHOLDER.fullmatch(placeholder):
+        raise InputError(
+            f"embedding {first}: its key {placeholder[:40]!r} is no plain word, and is not written into a text that is "
+            "run"
+        )
     packaged = {path.stem: path for path in (CONF / "backbone").glob("*.yaml")}
     model = stored["base_model"] if stored.get("base_model") in packaged else "unknown"
     backbone = read_yaml(packaged[model]) if model in packaged else {}
@@ -95,11 +99,13 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     hub_id = backbone.get("path")  # of the packaged yaml: never a path of this machine
     source = f"path/to/{model}" if hub_id in (None, "???") else hub_id
     text = _python(source, [(file, key) for file in files for key in files[file]], placeholder, name, list(copies))
-    about = f"{placeholder}: {header.get('method', 'unknown')} on {model}, {header.get('initializer', '?')}"
+    about = one_line(f"{placeholder}: {header.get('method', 'unknown')} on {model}, {header.get('initializer', '?')}")
     comments = [f"{about}; norms: {header['norms']}", *notes, "diffusers, run in the folder of the file:"]
 
     run = "-".join(folder.path.resolve().parts[1:][-5:-1])  # <backbone>-<method>-<hash>-seed_<n>
     out = root / run / program
+    for file, tensors in files.items():
+        _check_free(out / file, tensors)
     for file, tensors in files.items():
         write_tensors(out / file, tensors, header)
     for file, original in copies.items():
@@ -111,12 +117,17 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     return [*(out / file for file in (*files, *copies)), out / f"{name}.txt"]
 
 
-def _check_plain(value: str, pattern: re.Pattern[str], file: Path, what: str) -> None:
-    """Raise InputError that names the file and `what` the value is in it, unless the value is of plain words."""
-    if not pattern.fullmatch(value):
-        raise InputError(
-            f"embedding {file}: its {what} {value[:40]!r} is no plain word, and is not written into a text that is run"
-        )
+def _check_free(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError for a file of an earlier export that holds another word."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        before = load_file(file) if file.is_file() else tensors
+    except SafetensorError:
+        return
+    if before.keys() != tensors.keys() or not all(before[key].equal(tensors[key]) for key in tensors):
+        raise InputError(f"{file} holds another word of this name: move it, or give out=<another folder>")
 
 
 def _backbone_of_run(folder: ConceptFolder) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Imports no torch unless something is missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import groupby
@@ -26,6 +26,8 @@ from dti_repro.launch.devices import run_on_devices
 if TYPE_CHECKING:
     from torch import nn
 
+Marked = list[tuple[ManifestImage, bool]]
+"""The images of a batch, each with whether it is missing."""
 LOCKS = 64
 """Folders that are locked at once: each lock is an open file and a thread, and there may be thousands of folders."""
 SHOWN = 3  # prompts that are cut, by name
@@ -61,8 +63,7 @@ def draw(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: Genera
                 for image_folder in locked_folders:
                     missing = image_folder.missing()  # another process may have drawn some meanwhile
                     _remove_old_files(image_folder, missing)
-                    starts = range(0, len(missing), cfg.batch)
-                    batches += [(image_folder, missing[i : i + cfg.batch]) for i in starts]
+                    batches += [(image_folder, images) for images in _batches(image_folder, missing, cfg.batch)]
                 run_on_devices(partial(_draw_batches, cfg, settings), batches, cfg.devices, cfg.accelerator)
     except KeyboardInterrupt:
         drawn = total - sum(len(image_folder.missing()) for image_folder in todo)
@@ -113,6 +114,16 @@ def check_drawing(
     return lost
 
 
+def _batches(image_folder: ImageFolder, missing: Sequence[ManifestImage], size: int) -> Iterator[Marked]:
+    """Yield the batches that have a missing image, each image with whether it is missing. They are the same whatever is
+    there already, as the images of a batch change each other's rounding."""
+    images, lost = image_folder.manifest.images, {image.file for image in missing}
+    for k in range(0, len(images), size):
+        batch = [(image, image.file in lost) for image in images[k : k + size]]
+        if any(is_missing for _, is_missing in batch):
+            yield batch
+
+
 def _print_cut_prompts(lost: Mapping[str, str]) -> None:
     for prompt, words in list(lost.items())[:SHOWN]:
         print(f"prompt {prompt!r} is cut: '{words}' is lost")
@@ -129,10 +140,8 @@ def _remove_old_files(image_folder: ImageFolder, missing: Sequence[ManifestImage
             (image_folder.path / image.file).unlink(missing_ok=True)
 
 
-def _draw_batches(
-    cfg: DictConfig, settings: GenerationConfig, batches: Sequence[tuple[ImageFolder, list[ManifestImage]]]
-) -> None:
-    """Draw batches of images, each of one locked folder."""
+def _draw_batches(cfg: DictConfig, settings: GenerationConfig, batches: Sequence[tuple[ImageFolder, Marked]]) -> None:
+    """Draw batches of images, each of one locked folder, and save what is missing of them."""
     if not batches:
         return
     import torch
@@ -146,7 +155,7 @@ def _draw_batches(
     backbone = load_backbone(cfg.backbone, cfg.accelerator)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not cfg.progress) as bar:
-        task = bar.add_task("drawing", total=sum(len(images) for _, images in batches))
+        task = bar.add_task("drawing", total=sum(_count_missing(images) for _, images in batches))
         for folder, group in groupby(batches, key=lambda batch: batch[0].path):
             batches_of_folder = list(group)
             image_folder = batches_of_folder[0][0]
@@ -154,19 +163,24 @@ def _draw_batches(
             with _adapted(backbone.denoiser, image_folder.adapter):
                 for k, (_, images) in enumerate(batches_of_folder):
                     drawn = backbone.generate(
-                        [image.prompt for image in images],
+                        [image.prompt for image, _ in images],
                         words,
-                        [image.seed for image in images],
+                        [image.seed for image, _ in images],
                         guidance=settings.guidance,
                         negative_prompt=image_folder.negative_prompt,
                         **settings.sampling,
                     )
                     if k == 0:
                         image_folder.manifest.write(folder / NAME)
-                    for image, pixels in zip(images, drawn, strict=True):
-                        with atomic_write(folder / image.file) as temporary:
-                            pixels.save(temporary, format="PNG")
-                    bar.advance(task, len(images))
+                    for (image, is_missing), pixels in zip(images, drawn, strict=True):
+                        if is_missing:
+                            with atomic_write(folder / image.file) as temporary:
+                                pixels.save(temporary, format="PNG")
+                    bar.advance(task, _count_missing(images))
+
+
+def _count_missing(images: Marked) -> int:
+    return sum(is_missing for _, is_missing in images)
 
 
 def _adapted(denoiser: nn.Module, folder: Path | None) -> AbstractContextManager[None]:

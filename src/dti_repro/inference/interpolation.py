@@ -17,7 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.adapters.folder import adapter_of
 from dti_repro.artifacts.embedding import load_embeddings, save_embeddings
 from dti_repro.artifacts.files import refuse_links
-from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, embedding_files, embedding_sha256, parse
+from dti_repro.artifacts.run_dir import (
+    ConceptFolder,
+    backbone_of,
+    config_hash,
+    embedding_files,
+    embedding_sha256,
+    parse,
+)
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.generator import check_drawing
@@ -133,7 +140,7 @@ def _end(key: str, path: str, settings: GenerationConfig) -> ConceptFolder:
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"{key}={path} has several concepts ({names}): name one concept's folder")
     (folder,) = folders
-    trained_on = folder.path.resolve().parents[3].name
+    trained_on = backbone_of(folder)
     if trained_on != settings.backbone:
         raise InputError(f"{key}={path} was trained on {trained_on}: add backbone={trained_on}")
     if adapter_of(folder.embedding) is not None:

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from dti_repro.adapters.folder import adapter_of
 from dti_repro.artifacts.files import read_json, read_yaml
-from dti_repro.artifacts.run_dir import ConceptFolder, embedding_files, embedding_sha256
+from dti_repro.artifacts.run_dir import ConceptFolder, backbone_of, embedding_files, embedding_sha256
 from dti_repro.config import build
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.prompts import Prompt, PromptSet
@@ -43,7 +43,7 @@ def image_folders_of_run(
 ) -> list[ImageFolder]:
     """Return an image folder for each concept, and one for each set of concepts that a prompt names."""
     folders = _chosen(folders, cfg)
-    trained_on = folders[0].path.parents[3].name
+    trained_on = backbone_of(folders[0])
     if trained_on != settings.backbone:
         raise InputError(f"run={cfg.run} was trained on {trained_on}: add backbone={trained_on}")
     _say_what_differs(folders, cfg.backbone, settings.weights)

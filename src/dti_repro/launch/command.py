@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from dti_repro.artifacts.tracking import check_logger
 from dti_repro.config import CONF, validate
 from dti_repro.config.plugins import set_plugins
 from dti_repro.config.secrets import SECRETS_STAY_OUT, is_secret
@@ -64,6 +65,8 @@ def command(
                 if any(source.provider == "command-line" for source in config.runtime.config_sources):
                     check_resolved(OmegaConf.to_container(cfg, resolve=True))
                 validate(config_name, cfg)
+                if "logger" in cfg:
+                    check_logger(cfg)
                 return task(cfg)
 
             if config.mode == RunMode.MULTIRUN:

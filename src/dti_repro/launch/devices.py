@@ -1,7 +1,8 @@
 """One command on several devices of a machine: one process for each device, with its share of the work.
 
 The training of a concept, an image and a score depend on nothing that another process computes, and are files of their
-own. So the processes exchange nothing, and write the same bytes as one process would.
+own. So the processes exchange nothing. They write the same bytes as one process would, except trainings of fused packs
+(`trainer.fuse`, the default on a GPU): other packs round otherwise.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def run_on_devices(work: Callable[[list[T]], R], items: Sequence[T], devices: in
     """Return [work(items)], or, with several devices and items, the results of work(items[k::n]) in n processes.
 
     Each process sees one GPU, and only the first one prints. `work`, items and results are pickled; the results have no
-    order. The first error of a process ends all and is raised here; a BusyError waits for the others. After Ctrl-C the
-    processes have STOPPING seconds. ProcessDiedError if one was killed. InputError if there are fewer GPUs.
+    order. The first error of a process ends all and is raised here; a DivergedError and a BusyError wait for the
+    others. After Ctrl-C the processes have STOPPING seconds. ProcessDiedError if one was killed. InputError if there
+    are fewer GPUs.
     """
     count = min(devices, len(items))
     if count < 2:
@@ -70,8 +72,9 @@ def run_on_devices(work: Callable[[list[T]], R], items: Sequence[T], devices: in
     found = []
     while not results.empty():
         found.append(results.get())
-    if error := next((result for result in found if isinstance(result, BaseException)), failed):
-        raise error
+    errors = [result for result in (*found, failed) if isinstance(result, BaseException)]
+    if errors:  # that another process is busy says less than any other
+        raise min(errors, key=lambda error: isinstance(error, BusyError))
     return found
 
 
@@ -89,9 +92,9 @@ def _run_share(
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, until this process ends
     try:
         results.put(work(shares[index]))
-    except BusyError as error:
+    except (BusyError, DivergedError) as error:
         results.put(error)
-    except (InputError, DivergedError, OutOfMemoryError, StoppedError) as error:
+    except (InputError, OutOfMemoryError, StoppedError) as error:
         results.put(error)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -114,8 +114,8 @@ def set_sweep_folders(commands: Sequence[CommandLine]) -> tuple[list[CommandLine
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-            for file in folder.rglob("jobs/*.json"):
-                if _read_record(file).outcome != "unfinished":  # of an earlier command in the same folder
+            for file in _job_files(folder):
+                if _read_record(file).outcome not in ("unfinished", "unknown"):  # of an earlier command in this folder
                     file.unlink()
     placed = []
     for number, command in enumerate(commands, start=1):
@@ -144,8 +144,13 @@ def _records(folder: Path) -> dict[str, JobRecord]:
     """Return the records of all jobs that began, by number: `0`, or `2/0` in the second of several sweeps."""
     return {
         "/".join([*file.relative_to(folder).parts[:-2], file.stem.lstrip("0") or "0"]): _read_record(file)
-        for file in sorted(folder.rglob("jobs/*.json"))
+        for file in _job_files(folder)
     }
+
+
+def _job_files(folder: Path) -> list[Path]:
+    """Return where the jobs of a sweep, or of several numbered sweeps, have their records."""
+    return sorted([*folder.glob("jobs/*.json"), *folder.glob("[0-9]*/jobs/*.json")])
 
 
 def summarise(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Learned words as files: vectors that say it all, or a method's state with the configuration that reads it."""
+"""Save learned words as vectors, or as a method's state with the configuration that reads it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def save_word(
 ) -> None:
     """Write what is learned of a concept. config: the node that the method was built from."""
     if not method.depends_on:
-        save_embeddings(path, placeholder, method.vectors(concept), header)
+        vectors = {name: rows.reshape(-1, *rows.shape[-2:])[0] for name, rows in method.vectors(concept).items()}
+        save_embeddings(path, placeholder, vectors, header)
         return
     vectors = method.initializers[concept].positions
     more = {METHOD: json.dumps(config, sort_keys=True), "vectors": str(vectors)}

@@ -175,7 +175,7 @@ class SiglipEncoder(ImageEncoder):
         with loading_weights(checkpoint):
             place = str(weights_folder(checkpoint) or checkpoint)
             network = SiglipModel.from_pretrained(place, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(place)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         length = {"padding": "max_length", "truncation": True, "max_length": padding}
         return cls(network, preprocessing(preprocess), partial(tokenizer, return_tensors="pt", **length))
 

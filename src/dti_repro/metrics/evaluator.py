@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_repro.artifacts.files import read_json, sha256, write_json
+from dti_repro.artifacts.files import read_json, refuse_links, sha256, write_json
 from dti_repro.artifacts.lock import BusyError, locked
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.provenance import provenance
@@ -194,6 +194,7 @@ def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: 
     metrics = {name: build(config, ScoreMetric, f"metric {name}").to(device) for name, config in configs.items()}
     computed = 0
     for file in files:
+        refuse_links(*file.csv.parents[:3])
         with suppress(BusyError), locked(file.lock, f"{file.csv} is being computed"):
             missing = {name: metrics[name] for name in file.missing(configs, masks)}  # fewer, if another computed some
             if missing:
@@ -207,6 +208,9 @@ def _score_file(
 ) -> None:
     """Compute these metrics and write them with the rows that the file has of others, where these still hold."""
     began = time.time()
+    reads = {metric.reads_references for metric in metrics.values()}
+    # Before anything is read: what another process changes meanwhile then does not pass for what was scored.
+    inputs = {with_references: file.inputs(masks, with_references) for with_references in reads}
     for references, concept in {item.references: item.concept for item in file.items}.items():
         key = _key(references)
         if new := [m for m in metrics.values() if m.reads_references and key not in m.references]:
@@ -218,8 +222,6 @@ def _score_file(
     rows = [row for row in (read_scores(file.csv) if kept else []) if row.metric in kept]
     write_scores(file.csv, sorted([*rows, *computed], key=lambda row: row.metric))
     about = {**provenance(began, device), "masks": str(masks) if masks else None}
-    reads = {metric.reads_references for metric in metrics.values()}
-    inputs = {with_references: file.inputs(masks, with_references) for with_references in reads}
     added = {
         name: {
             **about,

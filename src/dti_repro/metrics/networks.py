@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, SiglipModel
 
-from dti_repro.artifacts.files import read_yaml
+from dti_repro.artifacts.files import read_yaml, write_file
 from dti_repro.backbones.untrained_tokenizers import t5_tokenizer
 from dti_repro.metrics import catalogue
 
@@ -62,7 +62,7 @@ def write_untrained_metric(metric: str, folder: Path, widths: Mapping[str, Any])
             save_file(network.state_dict(), weights / "open_clip_model.safetensors")
         else:
             timm.models.save_for_hf(network, weights, model_args=dict(changes), safe_serialization=True)
-    file.write_text(yaml.safe_dump(config))
+    write_file(file, yaml.safe_dump(config))
     return file
 
 

@@ -36,8 +36,10 @@ class VqaScore(ImageMetric):
         self.question = question
         with loading_weights(checkpoint):
             place = str(weights_folder(checkpoint) or checkpoint)
-            self.processor = AutoProcessor.from_pretrained(place)
-            network = AutoModelForImageTextToText.from_pretrained(place, dtype=getattr(torch, dtype))
+            self.processor = AutoProcessor.from_pretrained(place, trust_remote_code=False)
+            network = AutoModelForImageTextToText.from_pretrained(
+                place, dtype=getattr(torch, dtype), trust_remote_code=False
+            )
         self.network = network.eval().requires_grad_(False)
         text = network.config.get_text_config()
         self.has_decoder = bool(text.is_encoder_decoder)

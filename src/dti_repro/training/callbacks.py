@@ -69,6 +69,8 @@ class ConceptCheckpoint(Callback):
     def _finish(self, pl_module: InversionModule, c: int) -> None:
         """Write the embedding last: it says that the concept is done."""
         state = pl_module.states[c]
+        if state.is_kept:
+            return
         self._complete(state)
         self._save_embedding(pl_module, c, state.folder.embedding)
 

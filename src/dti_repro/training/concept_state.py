@@ -37,6 +37,7 @@ class ConceptState:
     folder: ConceptFolder
     header: Mapping[str, str]  # of its embedding files
     trainer: DictConfig  # says after which step the training ends, and what may end it earlier
+    is_kept: bool = False  # its result is whole and stays as it is: only snapshots are missing
     step: int = 0  # optimizer steps done
     resumed: int = 0  # the step from which this process went on
     rows: list[tuple[float, ...]] = field(default_factory=list)  # of log.csv, not yet written
@@ -64,8 +65,10 @@ class ConceptState:
 
     def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes without an adapter) to this step,
-        in that order. Before the first step there is nothing to save."""
-        if self.step == 0:
+        in that order. Before the first step there is nothing to save, and what is kept stays as it is."""
+        if self.is_kept:
+            self.rows.clear()
+        if self.step == 0 or self.is_kept:
             return
         self._write_log()
         moments = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
@@ -80,7 +83,9 @@ class ConceptState:
 
     def resume(self, learned: nn.Module, optimizers: Sequence[Optimizer], snapshots: Sequence[int]) -> None:
         """Go on from last.ckpt, unless there is none, or log.csv ends before it, or a snapshot before it is missing.
-        InputError for a checkpoint that cannot be read."""
+        Where the result is kept, start again beside it. InputError for a checkpoint that cannot be read."""
+        if self.is_kept:
+            return
         checkpoint = self._read_checkpoint(sum(parameter.nbytes for parameter in learned.parameters()))
         step = checkpoint.get("step", 0)
         before = [self.folder.snapshot(s) for s in snapshots if s <= step]

@@ -188,7 +188,8 @@ class InversionModule(pl.LightningModule):
         """Return the norm of each vector's gradient, mean over the vectors. Where the parameters are not the vectors, a
         vector's gradient is the sum over all that the method made of it in this step."""
         if isinstance(self.method, SharedVectors):
-            rows = [p.grad for p in self.method.concepts[c].parameters() if p.ndim > 1]
+            gradients = [p.grad for p in self.method.concepts[c].parameters() if p.grad is not None]
+            rows = [g for g in gradients if g.ndim > 1] or [g.atleast_2d() for g in gradients]
         else:
             rows = [
                 sum(rows[name].grad[mine].sum(dim=(0, 1)) for mine, rows in self._produced_for(c))[
@@ -225,7 +226,8 @@ class InversionModule(pl.LightningModule):
         kept = f"the state after step {state.step} is kept in {state.folder.checkpoint}"
         raise DivergedError(
             f"concept '{state.name}' diverged at step {state.step + 1}: loss {loss:.4g}, gradient "
-            f"{gradient:.4g}; {kept if state.step else 'nothing was learned before it, so nothing is kept'}"
+            f"{gradient:.4g}; {kept if state.step else 'nothing was learned before it, so nothing is kept'}",
+            state.name,
         )
 
 

@@ -12,7 +12,8 @@ from typing import Any, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.adapters.folder import has_own_adapter
-from dti_repro.artifacts.files import read_json, sha256, user_path
+from dti_repro.artifacts.files import read_json, sha256, user_path, write_json
+from dti_repro.artifacts.provenance import SOURCE_DIGEST, read_provenance
 from dti_repro.artifacts.run_dir import (
     ConceptFolder,
     RunFolder,
@@ -139,13 +140,21 @@ def check_pack(cfg: DictConfig, concepts: int) -> None:
         )
 
 
-def is_complete(cfg: DictConfig, folder: ConceptFolder) -> bool:
+def is_complete(cfg: DictConfig, folder: ConceptFolder, with_snapshots: bool = True) -> bool:
     """Return whether the concept is trained, with every snapshot that this configuration asks for, and all files of a
     run are there. provenance.json may be missing: only times are lost with it."""
-    embeddings = [folder.embedding, *map(folder.snapshot, snapshot_steps(cfg, folder))]
+    steps = snapshot_steps(cfg, folder) if with_snapshots else ()
+    embeddings = [folder.embedding, *map(folder.snapshot, steps)]
     whole = folder.metadata.is_file() and has_content(folder.config) and all(map(is_whole, embeddings))
-    whole = whole and ("source" in cfg.method or _has_ended(cfg, folder))
+    whole = whole and (_is_of_its_source(cfg, folder) if "source" in cfg.method else _has_ended(cfg, folder))
     return whole and (not _has_adapter(cfg) or all(map(has_own_adapter, embeddings)))
+
+
+def _is_of_its_source(cfg: DictConfig, folder: ConceptFolder) -> bool:
+    """Return whether the source's embedding is the one that this was derived from, as far as that is known."""
+    origin = run_folder(source_config(cfg)).concept(folder.name).embedding
+    derived_from = (read_provenance(folder) or {}).get(SOURCE_DIGEST)
+    return derived_from is None or not embedding_files(origin) or embedding_sha256(origin) == derived_from
 
 
 def snapshot_steps(cfg: DictConfig, folder: ConceptFolder) -> list[int]:
@@ -207,6 +216,13 @@ def check_metadata(cfg: DictConfig, folder: ConceptFolder, concept: Concept) -> 
             f"concept '{concept.name}' is not the one that {folder.path} was trained with "
             f"(changed: {', '.join(changed)}): give it another name, or remove that folder"
         )
+
+
+def update_metadata(cfg: DictConfig, folder: ConceptFolder, concept: Concept) -> None:
+    """Bring a trained concept's concept.json up to date: what only its prompts need may have been corrected since."""
+    now = concept_metadata(concept, start_of(cfg, concept))
+    if read_json(folder.metadata, "remove that folder to train again") != now:
+        write_json(folder.metadata, now)
 
 
 def _plain(node: DictConfig) -> Mapping[str, Any]:

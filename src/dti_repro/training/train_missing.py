@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.run_dir import ConceptFolder
+from dti_repro.backbones.location import on_this_machine
 from dti_repro.config import build, target, validate
 from dti_repro.data.captions import CAPTIONS, with_captions
 from dti_repro.data.concept import Concept, ConceptSet
@@ -19,7 +20,14 @@ from dti_repro.data.masks import check_training_masks, with_masks
 from dti_repro.data.photos import check_photos
 from dti_repro.errors import InputError
 from dti_repro.launch.devices import run_on_devices
-from dti_repro.training.runs import check_metadata, check_pack, is_complete, run_folder, source_config
+from dti_repro.training.runs import (
+    check_metadata,
+    check_pack,
+    is_complete,
+    run_folder,
+    source_config,
+    update_metadata,
+)
 
 
 def train(cfg: DictConfig) -> list[ConceptFolder]:
@@ -38,17 +46,19 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
     validate("train", cfg)
     if concepts is None:
         concepts = build(cfg.concepts, ConceptSet).load()
-    if cfg.templates.prompts == CAPTIONS:
-        concepts = [with_captions(concept) for concept in concepts]
-    if cfg.trainer.masks_in_loss:
-        concepts = [with_masks(concept, user_path(cfg.trainer.masks)) for concept in concepts]
+    concepts = with_annotations(cfg, concepts)
     check_pack(cfg, len(concepts))
+    if on_this_machine(cfg.backbone) is None:  # before minutes of a download
+        for concept in concepts:
+            check_photos(concept.images)
+            check_training_masks(concept, cfg.trainer.crop)
     run = run_folder(cfg)
     folders = [run.concept(concept.name) for concept in concepts]
     pending = []
     for concept, folder in zip(concepts, folders, strict=True):
         check_metadata(cfg, folder, concept)
         if is_complete(cfg, folder):
+            update_metadata(cfg, folder, concept)
             print(f"done: {folder.path}")
             continue
         if folder.is_done():
@@ -58,13 +68,24 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
         pending.append(concept)
     if not pending:
         return folders, 0
+    from dti_repro.training.trainer import check_training, train_pending
+
     if "source" in cfg.method:
         _check_source(cfg)
+        check_training(cfg, pending)
         train_missing(source_config(cfg), pending)
-    from dti_repro.training.trainer import train_pending
-
     work = partial(train_pending, cfg, run)
     return folders, sum(run_on_devices(work, pending, cfg.trainer.devices, cfg.trainer.accelerator))
+
+
+def with_annotations(cfg: DictConfig, concepts: Sequence[Concept]) -> Sequence[Concept]:
+    """Return the concepts with the captions and masks of their photos that the training reads. InputError for one that
+    is missing."""
+    if cfg.templates.prompts == CAPTIONS:
+        concepts = [with_captions(concept) for concept in concepts]
+    if cfg.trainer.masks_in_loss:
+        concepts = [with_masks(concept, user_path(cfg.trainer.masks)) for concept in concepts]
+    return concepts
 
 
 def _check_source(cfg: DictConfig) -> None:

@@ -19,10 +19,10 @@ from torch.optim import Optimizer
 from dti_repro.adapters.base import Adapter
 from dti_repro.adapters.folder import copy_adapter
 from dti_repro.artifacts.embedding import for_encoders, load_embeddings, save_embeddings
-from dti_repro.artifacts.files import user_path, write_file, write_json
+from dti_repro.artifacts.files import refuse_links, user_path, write_file, write_json
 from dti_repro.artifacts.lock import BusyError, locked_if_free
-from dti_repro.artifacts.provenance import provenance
-from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, has_content
+from dti_repro.artifacts.provenance import SOURCE_DIGEST, provenance
+from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, embedding_sha256, has_content
 from dti_repro.artifacts.tracking import joined, tracking
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import InitializerEmbedding
@@ -36,7 +36,7 @@ from dti_repro.data.latent_cache import LatentCache, make_private_folder
 from dti_repro.data.photos import say_oddities
 from dti_repro.data.randomness import generator
 from dti_repro.data.views import Framing
-from dti_repro.errors import InputError, OutOfMemoryError, StoppedError, is_out_of_memory
+from dti_repro.errors import DivergedError, InputError, OutOfMemoryError, StoppedError, is_out_of_memory
 from dti_repro.methods.base import DerivedMethod, TokenMethod
 from dti_repro.methods.initializers import resized
 from dti_repro.optim.schedule import split
@@ -46,6 +46,7 @@ from dti_repro.training.callbacks import ConceptCheckpoint, Previews, Signals, S
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.runs import (
+    check_metadata,
     concept_metadata,
     hashed,
     is_complete,
@@ -61,34 +62,51 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> int:
     """Train these concepts of a run. Return how many they were, without those that another process finished meanwhile.
 
-    InputError for what only the method or the tokenizer can judge, before a model is loaded. BusyError, after all
-    others are trained, if another process trains some of them.
+    InputError as check_training. DivergedError or BusyError, after all others are trained, if a training diverged or
+    another process trains some of them.
     """
+    check_training(cfg, concepts)
+    is_derived = "source" in cfg.method
+    if cfg.trainer.latents and not is_derived:
+        make_private_folder(user_path(cfg.trainer.latents))
+    trained = 0
+    busy: list[BusyError] = []
+    diverged: list[DivergedError] = []
+    for k in range(0, len(concepts), cfg.trainer.pack):
+        pack = concepts[k : k + cfg.trainer.pack]
+        for folder in (run.concept(concept.name) for concept in pack):
+            refuse_links(folder.path, *folder.path.parents[:2], folder.log, folder.snapshot(0).parent, folder.previews)
+        locks = ((c, run.concept(c.name).lock, f"concept '{c.name}' is being trained") for c in pack)
+        with locked_if_free(locks, busy) as mine:
+            pending = _pending(cfg, run, mine)
+            while pending:
+                try:
+                    (_derive if is_derived else _train_pack)(cfg, run, pending)
+                    trained += len(pending)
+                    break
+                except DivergedError as error:  # the others go on without it
+                    diverged.append(error)
+                    pending = [concept for concept in pending if concept.name != error.concept]
+    if diverged:
+        raise diverged[0]
+    if busy:
+        more = f" (and {len(busy) - 1} more of these concepts)" if len(busy) > 1 else ""
+        raise BusyError(f"{busy[0]}{more}")
+    return trained
+
+
+def check_training(cfg: DictConfig, concepts: Sequence[Concept]) -> None:
+    """Raise InputError for what only the method, the optimizer or the tokenizer can judge, before a model is loaded."""
     method = build(cfg.method, TokenMethod | DerivedMethod)
     _check_support(cfg, method if isinstance(method, TokenMethod) else method.source)
     build(cfg.adapter, Adapter)
     checkpoint = located(cfg.backbone)
     for concept in concepts:
         check_words(checkpoint, concept.initializer, concept.placeholder)
-    if not isinstance(method, DerivedMethod):
+    if isinstance(method, TokenMethod):
         _check_optimizer(cfg, method)
         for concept in concepts:
             method.check_templates(concept.captions or cfg.templates.prompts)
-        if cfg.trainer.latents:
-            make_private_folder(user_path(cfg.trainer.latents))
-    trained = 0
-    busy: list[BusyError] = []
-    for k in range(0, len(concepts), cfg.trainer.pack):
-        pack = concepts[k : k + cfg.trainer.pack]
-        locks = ((c, run.concept(c.name).lock, f"concept '{c.name}' is being trained") for c in pack)
-        with locked_if_free(locks, busy) as mine:
-            if pending := _pending(cfg, run, mine):
-                (_derive if isinstance(method, DerivedMethod) else _train_pack)(cfg, run, pending)
-                trained += len(pending)
-    if busy:
-        more = f" (and {len(busy) - 1} more of these concepts)" if len(busy) > 1 else ""
-        raise BusyError(f"{busy[0]}{more}")
-    return trained
 
 
 def _check_support(cfg: DictConfig, method: TokenMethod) -> None:
@@ -99,12 +117,14 @@ def _check_support(cfg: DictConfig, method: TokenMethod) -> None:
         "attention": "the attention maps of a UNet",
     }
     supported = target(cfg.backbone._target_, Backbone).SUPPORTS
-    if missing := sorted((method.depends_on | method.needs) - supported):
+    reads_attention = method.records_attention or "attention" in method.needs
+    needed = method.depends_on | method.needs | ({"attention"} if reads_attention else set())
+    if missing := sorted(needed - supported):
         raise InputError(
             f"method '{cfg.method.name}' needs {asked[missing[0]]}, and backbone '{cfg.backbone.name}' has none: use a "
             "Stable Diffusion backbone, or another method"
         )
-    if "attention" in method.needs and cfg.backbone.checkpointing:  # maps of a pass that is computed twice
+    if reads_attention and cfg.backbone.checkpointing:  # maps of a pass that is computed twice
         raise InputError(f"method '{cfg.method.name}' reads attention maps: it needs backbone.checkpointing=false")
 
 
@@ -118,19 +138,34 @@ def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
     row = torch.ones(1, 1, requires_grad=True)
     optimizer = build(settings, Optimizer, "optim", params=[row])  # which checks its settings
     row.grad = torch.ones(1, 1)
+    group = _numbers(optimizer)
     try:
         optimizer.step()
     except (TypeError, ValueError, RuntimeError) as error:  # LBFGS asks for a closure, SparseAdam for sparse gradients
         raise InputError(f"optim: {name} cannot step from the gradients alone ({error}): choose another one") from error
+    kept = [key for key, value in optimizer.state[row].items() if not torch.is_tensor(value)]
+    kept += [key for key, value in _numbers(optimizer).items() if group.get(key) != value]
+    if kept:
+        raise InputError(
+            f"optim: {name} keeps '{kept[0]}' in no tensor of a parameter's state, and a checkpoint has only these: "
+            "choose another one"
+        )
+
+
+def _numbers(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the settings of an optimizer's only group."""
+    return {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
 
 
 def _pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> list[Concept]:
-    """Return which of these locked concepts are not complete, and write config.yaml and their concept.json."""
+    """Return which of these locked concepts are not complete, and write config.yaml and their concept.json. InputError
+    for one that another process has begun with other photos since the command began."""
     if concepts and not has_content(run.config):
         write_file(run.config, OmegaConf.to_yaml(OmegaConf.create(hashed(cfg))))
     pending = [concept for concept in concepts if not is_complete(cfg, run.concept(concept.name))]
     for concept in pending:
         folder = run.concept(concept.name)
+        check_metadata(cfg, folder, concept)
         if not folder.metadata.is_file():  # nobody can say on which photos its checkpoint was trained
             folder.checkpoint.unlink(missing_ok=True)
         write_json(folder.metadata, concept_metadata(concept, start_of(cfg, concept)))
@@ -180,8 +215,9 @@ def _prepare(
             backbone.tokenize(previewed, {concept.placeholder: initializer.positions}, backbone.generation_prefix)
         padded = backbone.pads_directions and method.on_sphere
         dataset = ConceptDataset(backbone, concept, initializer, *texts, run.seed, samples, cache, framing, padded)
-        header = run.header(concept.name, concept.initializer)
-        states.append(ConceptState(dataset, run.concept(concept.name), header, cfg.trainer))
+        header, folder = run.header(concept.name, concept.initializer), run.concept(concept.name)
+        is_kept = is_complete(cfg, folder, with_snapshots=False)
+        states.append(ConceptState(dataset, folder, header, cfg.trainer, is_kept))
     return states
 
 
@@ -258,7 +294,8 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> Non
     backbone = _load(cfg)
     for concept in concepts:
         folder, origin = run.concept(concept.name), source.concept(concept.name)
-        _write_provenance(cfg, folder, backbone, began, source=str(origin.path))
+        more = {"source": str(origin.path), SOURCE_DIGEST: embedding_sha256(origin.embedding)}
+        _write_provenance(cfg, folder, backbone, began, **more)
         paths = [(origin.snapshot(step), folder.snapshot(step)) for step in snapshot_steps(cfg, folder)]
         for path, derived in [*paths, (origin.embedding, folder.embedding)]:
             header = run.header(concept.name, concept.initializer) | copy_adapter(path, derived)

@@ -129,6 +129,8 @@ def draw(decisions: Sequence[Decision]) -> Figure:
     axes.set_xticks(PLACES, list(map(str, PLACES)))
     axes.set_xlim(*(sign * max(4, *(abs(bound) for bound in axes.get_xlim())) for sign in (-1, 1)))
     label = "difference / smallest difference of power .8\ncircle: holds, cross: does not, diamond: undecided"
-    axes.set_xlabel(f"{label}\nnot measured, or without a spread: a part of claim {', '.join(others)}" if others else label)
+    axes.set_xlabel(
+        f"{label}\nnot measured, or without a spread: a part of claim {', '.join(others)}" if others else label
+    )
     axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     return figure
