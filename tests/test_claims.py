@@ -143,6 +143,7 @@ def test_the_smallest_difference_is_found_four_times_in_five(n: int) -> None:
     found = stats.ttest_1samp(drawn, 0, axis=1)
     assert ((found.pvalue < 0.05) & (found.statistic > 0)).mean() == pytest.approx(0.8, abs=0.01)
     assert np.isnan(smallest_difference([1.0]))
+    assert np.isnan(smallest_difference([0.5] * 8))  # without a spread nothing says how small it could be
 
 
 def test_the_twelve_rules_name_rows_and_scores_that_their_experiments_have() -> None:

@@ -43,6 +43,15 @@ def test_what_another_command_is_at_stops_nobody(tmp_path: Path, capfd: pytest.C
     assert capfd.readouterr().out == "['a', 'c', 'e'] are being done\n"
 
 
+def mixed(items: list[str]) -> None:
+    raise InputError("b has no photos") if "b" in items else BusyError("a is being drawn")
+
+
+def test_that_another_is_busy_hides_no_other_error() -> None:
+    with pytest.raises(InputError, match="b has no photos"):
+        run_on_devices(mixed, ITEMS, 2, "cpu")
+
+
 def test_one_item_needs_no_second_process(tmp_path: Path) -> None:
     run_on_devices(partial(work, tmp_path, None), ["a"], 4, "cpu")
     assert (tmp_path / "a").read_text() == str(os.getpid())

@@ -3,12 +3,14 @@ weights load."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +104,26 @@ def test_a_busy_score_file_holds_up_no_other(world: Path, file: ScoreFile, tmp_p
         score(files, configs(world, "image"))
     assert "2.csv" not in str(error.value)
     assert len(read_scores(files[2].csv)) == 4
+
+
+def test_what_changes_while_it_is_scored_is_scored_again(
+    world: Path, file: ScoreFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = Path(shutil.copy(file.items[0].path, tmp_path))
+    file = replace(file, items=(replace(file.items[0], path=picture),))
+    compute = evaluator._computed_rows
+
+    def slow(*arguments: Any) -> Any:
+        rows = compute(*arguments)
+        Image.new("RGB", (16, 16), "red").save(picture)  # by another process
+        return rows
+
+    monkeypatch.setattr(evaluator, "_computed_rows", slow)
+    with pytest.raises(BusyError, match="is being computed"):  # as what was scored is not what there is
+        score([file], configs(world, "image"))
+    monkeypatch.undo()
+    assert score([file], configs(world, "image")) == 1
+    assert score([file], configs(world, "image")) == 0
 
 
 @pytest.mark.parametrize(

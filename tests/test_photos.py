@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,27 @@ def test_photos_that_need_a_look_are_named(tmp_path: Path, capsys: pytest.Captur
     assert "b.webp (2 frames, of which the first is used; 40 x 40 pixels, enlarged" in capsys.readouterr().err
     say_oddities("rex", [tmp_path / "c.png"], 100, whole=True)
     assert capsys.readouterr().err == ""
+
+
+def test_exif_that_says_nothing_readable_costs_no_photo(tmp_path: Path) -> None:
+    text = b"II*\0\x08\0\0\0" + b"\1\0" + b"\x12\1\2\0\2\0\0\0" + b"6\0\0\0" + b"\0\0\0\0"  # orientation "6"
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + text)
+    Image.new("RGB", (40, 20)).save(tmp_path / "b.png", exif=b"Exif\0\0no tiff")
+    for path in list_photos(tmp_path):
+        assert load_photo(path).size == (40, 20)
+    say_oddities("rex", list_photos(tmp_path), 16)
+
+
+def test_a_photo_with_too_many_pixels_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one with half as many is read without a warning of an attack."""
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_photo(tmp_path / "a.png").size == (30, 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.raises(InputError, match=r"a\.png cannot be read: it has more than .* million pixels: make it smaller"):
+        load_photo(tmp_path / "a.png")
 
 
 def test_only_photos_names_are_said_when_there_is_nothing_else(

@@ -157,6 +157,20 @@ def test_a_file_that_cannot_be_used_is_one_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("part", [["helper", "X"], ["diffusers.helper", "X"], ["transformers", "AutoTokenizer"]])
+def test_configurations_from_elsewhere_import_nothing(
+    part: list[str], folders: dict[str, Path], files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers would import the module that a part names."""
+    monkeypatch.setattr("dti_repro.backbones.single_file.keep", lambda *_: pytest.fail("a file was converted"))
+    configs = Path(shutil.copytree(folders["sd15"], tmp_path / "configs"))
+    index = json.loads((configs / "model_index.json").read_text())
+    for name in ("scheduler", "tokenizer", "extra"):
+        (configs / "model_index.json").write_text(json.dumps({**index, name: part}))
+        with pytest.raises(InputError, match=rf"{name} is a \w+ of [\w.]+, which is not loaded"):
+            locate(str(files["sd15"]), config=str(configs))
+
+
 def test_what_a_file_needs_is_said(folders: dict[str, Path], files: dict[str, Path], tmp_path: Path) -> None:
     file = str(files["sd15"])
     for config, words in (

@@ -114,7 +114,7 @@ def missing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[[dow
     return fetch
 
 
-def test_a_set_is_fetched_once_and_a_damaged_file_again(
+def test_a_set_is_fetched_once_and_what_somebody_changed_is_kept(
     host: Host, files: Files, missing: Callable, tmp_path: Path
 ) -> None:
     assert missing(files) == []
@@ -124,6 +124,10 @@ def test_a_set_is_fetched_once_and_a_damaged_file_again(
     assert [p.template for p in prompts.live] == ["a {} in a gown"]
     (tmp_path / "cat/00.jpg").write_bytes(host.files["/cat/00.jpg"][:-1])
     host.requests.clear()
+    (line,) = missing(files)
+    assert line == f"missing: {tmp_path}/cat/00.jpg is not the published file: remove it, and it is fetched again"
+    assert host.requests == []
+    (tmp_path / "cat/00.jpg").unlink()
     assert missing(files) == []
     assert host.requests == ["/cat/00.jpg"]
     assert (tmp_path / "cat/00.jpg").read_bytes() == host.files["/cat/00.jpg"]

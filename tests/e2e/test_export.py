@@ -226,12 +226,10 @@ def test_a_trigger_of_a1111_is_no_ordinary_word(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("key", "header", "words"),
     [
-        ("<rex>", {"initializer": "cat\nimport os"}, r"its initializer 'cat\\nimport os' is no plain word"),
-        ("<rex>", {"method": 'ti"); import os #'}, "its method"),
         ('<rex>"); import os #', {}, "its key"),
         ("dog", {}, "its key 'dog'"),
     ],
-    ids=["initializer", "method", "key", "ordinary word"],
+    ids=["key", "ordinary word"],
 )
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_header_that_is_no_plain_word_is_not_written_into_a_text_that_is_run(
@@ -242,6 +240,27 @@ def test_a_header_that_is_no_plain_word_is_not_written_into_a_text_that_is_run(
         export(config("export", f"run={one}", f"to={target}", f"out={tmp_path / 'out'}"))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", ["cat\nimport os", 'ti"); import os #', "black & white cat"])
+def test_words_of_a_header_are_comments_only(words: str, one: Path, tmp_path: Path) -> None:
+    header = {"initializer": words, "method": words}
+    save_embedding(one / "rex" / "embedding.safetensors", "<rex>", vectors(0), header)
+    *_, text = export(config("export", f"run={one}", "to=diffusers", f"out={tmp_path / 'out'}"))
+    comment, *code = text.read_text().splitlines()
+    assert comment.startswith(f"# <rex>: {' '.join(words.split())} on ")
+    assert not any("os" in line.split() for line in code)
+
+
+def test_a_word_that_was_exported_is_not_replaced_by_another(one: Path, tmp_path: Path) -> None:
+    cfg = config("export", f"run={one}", "to=diffusers", f"out={tmp_path / 'out'}")
+    file, _ = export(cfg)
+    before = file.read_bytes()
+    assert export(cfg)[0] == file  # the same word: nothing is lost
+    save_embedding(one / "rex" / "embedding.safetensors", "<rex>", vectors(5), {})
+    with pytest.raises(InputError, match=r"rex\.safetensors holds another word of this name: move it, or give out="):
+        export(cfg)
+    assert file.read_bytes() == before
 
 
 def test_a_base_model_that_is_not_known_is_unknown(one: Path, tmp_path: Path) -> None:

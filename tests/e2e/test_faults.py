@@ -168,13 +168,13 @@ def test_a_nan_in_the_loss_keeps_the_last_good_state_and_the_run_goes_on_from_it
     monkeypatch.setattr(InversionModule, "_losses", broken_once)
     with pytest.raises(DivergedError, match=r"'bob' diverged at step 3: loss nan.* after step 2 is kept in"):
         train(training("concepts.names=[ann,bob]"))
-    for name in ("ann", "bob"):
-        folder = run_folder(training()).concept(name)
-        state = torch.load(folder.checkpoint, weights_only=True)
-        assert state["step"] == 2
-        assert all(bool(torch.isfinite(p).all()) for p in state["parameters"].values())
-        assert folder.checkpoint.stat().st_size < 20_000
-        assert not folder.is_done()
+    folder = run_folder(training()).concept("bob")
+    state = torch.load(folder.checkpoint, weights_only=True)
+    assert state["step"] == 2
+    assert all(bool(torch.isfinite(p).all()) for p in state["parameters"].values())
+    assert folder.checkpoint.stat().st_size < 20_000
+    assert not folder.is_done()
+    assert run_folder(training()).concept("ann").is_done()  # the other one of its pack went on without it
     for ours, theirs in zip(train(training("concepts.names=[ann,bob]")), whole, strict=True):
         assert content(ours.path) == content(theirs.path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import save
 
-from dti_repro.artifacts.embedding import save_embedding
+from dti_repro.artifacts.embedding import load_embedding, save_embedding
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.run_dir import parse
+from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.location import located
 from dti_repro.data.prompts import Prompt, PromptSet
@@ -79,6 +81,42 @@ def test_what_is_there_stays_and_what_is_missing_is_drawn(run: Path, compose: Co
     assert generate(cfg) == [folder]
     assert kept.stat().st_mtime_ns == before
     assert lost.read_bytes() == expected
+
+
+def test_a_picture_that_is_lost_is_drawn_in_the_same_batch_again(
+    run: Path, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its neighbours change its rounding, so a command that was killed within a batch ends with the same files."""
+    cfg = compose("generate", *request(run, 'prompts=["a {}","the {}","one {}"]', "concepts.names=[rex]", "batch=2"))
+    (folder,) = generate(cfg)
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("*.png")}
+    (folder / "p001_s0.png").unlink()
+    drawn, draw = [], Backbone.generate
+
+    def watched(self: Backbone, prompts: list[str], *arguments: object, **keys: object) -> list[Image.Image]:
+        drawn.append(prompts)
+        return draw(self, prompts, *arguments, **keys)
+
+    monkeypatch.setattr(Backbone, "generate", watched)
+    generate(cfg)
+    assert drawn == [["a <rex>", "the <rex>"]]
+    after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("*.png")}
+    assert after["p001_s0.png"][0] == before["p001_s0.png"][0]
+    assert after["p000_s0.png"] == before["p000_s0.png"]
+
+
+def test_a_run_that_was_sent_is_drawn_wherever_it_lies(run: Path, compose: Compose, tmp_path: Path) -> None:
+    """The embedding says which backbone it is for; its path is what `train` prints."""
+    moved = tmp_path / "rex"
+    shutil.copytree(run / "rex", moved)
+    file = moved / "embedding.safetensors"
+    _, vectors, header = load_embedding(file)
+    save_embedding(file, "<rex>", vectors, {**header, "base_model": "stable_diffusion"})
+    (folder,) = generate(compose("generate", *request(file, 'prompts=["a {}"]')))
+    assert folder.is_relative_to(moved)
+    save_embedding(file, "<rex>", vectors, {**header, "base_model": "sdxl"})
+    with pytest.raises(InputError, match="was trained on sdxl: add backbone=sdxl"):
+        generate(compose("generate", *request(file, 'prompts=["a {}"]')))
 
 
 def test_pictures_of_an_embedding_that_changed_are_drawn_again(run: Path, compose: Compose) -> None:

@@ -11,7 +11,8 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.artifacts.tracking import joined, tracking
+from dti_repro.artifacts import tracking as tracker
+from dti_repro.artifacts.tracking import check_logger, joined, tracking
 from dti_repro.errors import InputError
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
@@ -87,7 +88,9 @@ def test_wandb_gets_all_kinds_offline(tmp_path: Path, monkeypatch: pytest.Monkey
     assert wandb.run is None  # finished: the next one of this process is a run of its own
 
 
-def test_a_name_of_one_s_own_is_kept_and_wrong_settings_are_one_line(tmp_path: Path) -> None:
+def test_a_name_of_one_s_own_is_kept_and_wrong_settings_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = ["run=x", f"runs={tmp_path}", "logger=tensorboard"]
     with tracking(compose("evaluate", [*asked, "+logger.version=mine"]), "a"):
         pass
@@ -95,4 +98,10 @@ def test_a_name_of_one_s_own_is_kept_and_wrong_settings_are_one_line(tmp_path: P
     wrong = compose("evaluate", [*asked, "+logger._private=a"])
     with pytest.raises(InputError, match=r"logger\._private"), tracking(wrong, "a"):
         pass
+    elsewhere = compose("evaluate", ["run=x", "logger=wandb", "+logger.settings={base_url: 'https://evil'}"])
+    with pytest.raises(InputError, match=r"logger\.settings is no setting of a logger here"), tracking(elsewhere, "a"):
+        pass
+    monkeypatch.setattr(tracker, "find_spec", lambda package: None)
+    with pytest.raises(InputError, match="logger: wandb is not installed: pip install wandb, or give logger=none"):
+        check_logger(elsewhere)
     assert joined(["a", "b", "c", "d", "e"]) == "a+b+c+2more"

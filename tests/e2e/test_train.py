@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from torch import nn
 
-from dti_repro.artifacts.embedding import load_embedding
+from dti_repro.artifacts.embedding import load_embedding, save_embedding
 from dti_repro.artifacts.run_dir import ConceptFolder, parse
 from dti_repro.backbones.load import _load, load_backbone
 from dti_repro.config import CONF, build
@@ -98,9 +98,10 @@ def test_snapshots_are_the_runs_own_vectors_on_the_way(training: Training) -> No
     folder = train(training("trainer.snapshots=[2,6]"))[0]
     assert torch.equal(load_embedding(folder.snapshot(6))[1], vectors(folder))
     assert not torch.equal(load_embedding(folder.snapshot(2))[1], vectors(folder))
-    before = folder.embedding.read_bytes()
+    kept = folder.embedding, folder.log, folder.checkpoint, folder.provenance
+    before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in kept]
     assert train(training("trainer.snapshots=[2,4,6]"))[0].snapshot(4).is_file()  # asked for later: trained again
-    assert folder.embedding.read_bytes() == before
+    assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in kept] == before  # beside what there is
 
 
 def test_ti_rescaled_is_tis_vector_at_the_vocabularys_norm(training: Training) -> None:
@@ -113,6 +114,9 @@ def test_ti_rescaled_is_tis_vector_at_the_vocabularys_norm(training: Training) -
     direction = torch.nn.functional.normalize(vectors(ti), dim=-1)
     torch.testing.assert_close(vectors(shorter), 0.1 * direction)
     torch.testing.assert_close(torch.nn.functional.normalize(vectors(derived), dim=-1), direction)
+    save_embedding(ti.embedding, "<ann>", -vectors(ti), {})  # as if it had been trained again, and otherwise
+    again = train(training("method=ti_rescaled"))[0]
+    torch.testing.assert_close(torch.nn.functional.normalize(vectors(again), dim=-1), -direction)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from dti_repro.data.concept import Collection, ConceptSet, Folder
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
-from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
-from dti_repro.training.runs import check_metadata, concept_metadata, hashed
+from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text, learned_subject
+from dti_repro.training.runs import check_metadata, concept_metadata, hashed, update_metadata
 from tests.e2e.trained import trained_run, vectors
 
 # The classes of prompts_and_classes.txt (github google/dreambooth), CC BY 4.0.
@@ -156,7 +156,11 @@ def test_what_only_prompts_need_can_be_corrected_after_training(tmp_path: Path) 
     (rex,) = Folder(str(root / "rex"), initializer="dog").load()
     folder.metadata.write_text(json.dumps(concept_metadata(rex)))
     cfg = compose("train")
-    check_metadata(cfg, folder, *Folder(str(root / "rex"), initializer="dog", live=True).load())
+    (living,) = Folder(str(root / "rex"), initializer="dog", live=True).load()
+    check_metadata(cfg, folder, living)
+    assert not learned_subject(folder, folder.embedding).live
+    update_metadata(cfg, folder, living)  # as `train` and `benchmark` do
+    assert learned_subject(folder, folder.embedding).live
     with pytest.raises(InputError, match="changed: initializer"):
         check_metadata(cfg, folder, *Folder(str(root / "rex"), initializer="cat").load())
 

@@ -179,3 +179,15 @@ def test_another_checkpoint_and_unknown_choices_are_refused(checkpoint: Path, tm
     for key, value in (("pool", "first"), ("dtype", "fp16")):
         with pytest.raises(InputError, match=rf"backbone\.{key} is {value}: .* is needed"):
             validate("train", compose("train", ["backbone=sdxl", f"backbone.{key}={value}"]))
+
+
+def test_the_pooled_vector_does_not_depend_on_the_order_of_first_use(checkpoint: Path) -> None:
+    """Placeholders get ids when they are first used, and CLIP's default pools at the largest id of a prompt."""
+    vectors = {CLIP_L: torch.randn(1, 1, 2, DIM), CLIP_G: torch.randn(1, 1, 2, DIM_2)}
+    counts, pooled = {"<bird>": 1, "<car>": 1}, []
+    for first in ("<bird>", "<car>"):
+        backbone = StableDiffusionXL("sdxl", str(checkpoint), 32)
+        backbone.tokenize([f"a {first}"], {first: 1})
+        tokens = backbone.tokenize(["a <bird> left of a <car>"], counts)
+        pooled.append(backbone.encode_text(tokens, vectors).pooled)
+    assert torch.equal(*pooled)

@@ -11,6 +11,8 @@ from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.errors import InputError
 from dti_repro.toybox.recovered import decoded_references, image_scores, shares
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
 
 def test_a_row_halfway_between_class_word_and_photos_went_half_of_the_way() -> None:
     start, photos = [0.1, 0.2, 0.0, 0.3], [0.9, 0.8, 1.0, 0.9]
@@ -39,3 +41,10 @@ def test_results_that_are_not_there_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no toybox_image of row 'class_word'"):
         image_scores(file, "class_word")
     assert image_scores(file, "ti").loc["bird", "ti"] == 0.5
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*/recovered.csv")), ids=lambda file: file.parent.name)
+def test_what_is_stored_belongs_to_the_scores_beside_it(file: Path) -> None:
+    stored = pd.read_csv(file, index_col="row")["image"].drop("decoded references")
+    means = image_scores(file.with_name("scores.csv"), "class_word").mean()
+    assert stored.to_dict() == pytest.approx(means[stored.index].to_dict(), abs=1e-4)

@@ -115,7 +115,7 @@ def set_sweep_folders(commands: Sequence[CommandLine]) -> tuple[list[CommandLine
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             for file in _job_files(folder):
-                if _read_record(file).outcome not in ("unfinished", "unknown"):  # of an earlier command in this folder
+                if _read_record(file).outcome != "unfinished":  # of an earlier command in the same folder
                     file.unlink()
     placed = []
     for number, command in enumerate(commands, start=1):
@@ -149,8 +149,8 @@ def _records(folder: Path) -> dict[str, JobRecord]:
 
 
 def _job_files(folder: Path) -> list[Path]:
-    """Return where the jobs of a sweep, or of several numbered sweeps, have their records."""
-    return sorted([*folder.glob("jobs/*.json"), *folder.glob("[0-9]*/jobs/*.json")])
+    """Return where the jobs of a sweep, or of several numbered sweeps, have their records: other files are not ours."""
+    return sorted([*folder.glob("jobs/[0-9]*.json"), *folder.glob("[0-9]*/jobs/[0-9]*.json")])
 
 
 def summarise(folder: Path) -> str:
