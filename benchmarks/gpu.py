@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dti_repro.backbones.load import device_of, load_backbone
-from dti_repro.backbones.own_cache import keep
+from dti_repro.backbones.local_cache import create_once
 from dti_repro.backbones.published import published_file
 from dti_repro.backbones.untrained import write_checkpoint
 from dti_repro.cost.models import ModelCost
@@ -127,7 +127,7 @@ def main(cfg: DictConfig) -> None:
         node, batch = OmegaConf.to_container(one.backbone), one.trainer.batch
         torch.manual_seed(0)
         with torch.device("cuda"):  # random numbers for billions of weights take a GPU seconds
-            keep(checkpoint, partial(write_checkpoint, node, published_file(cfg.backbone), weights=True))
+            create_once(checkpoint, partial(write_checkpoint, node, published_file(cfg.backbone), weights=True))
         cost = ModelCost(node, "bf16")
         for compiled in cfg.compile:
             for count in cfg.concepts:

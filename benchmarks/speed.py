@@ -157,8 +157,8 @@ class Comparison:
             column = f"{len(self.subjects)} subjects from photos to scores{', in bfloat16' if bf16 else ''}"
             yield measure(
                 f"{column}: published / ours",
-                lambda bf16=bf16: seconds(partial(self._published_column, bf16)),
-                lambda bf16=bf16: seconds(partial(self._our_column, bf16)),
+                lambda bf16=bf16: seconds(partial(self._published_end_to_end, bf16)),
+                lambda bf16=bf16: seconds(partial(self._our_end_to_end, bf16)),
                 self.cfg.repeats,
             )
 
@@ -209,7 +209,7 @@ class Comparison:
         texts = [file.stem.replace("_", " ").format(subject.class_word) for file in files]
         self.scoring.score(files, texts, subject.images)
 
-    def _published_column(self, bf16: bool) -> None:
+    def _published_end_to_end(self, bf16: bool) -> None:
         """Train a model for each subject, draw with one pipeline, score. Evaluators stay in float32."""
         for subject in self.subjects:
             training = Training(self.checkpoint, subject, self.cfg.size, self.cfg.batch, bf16=bf16)
@@ -224,7 +224,7 @@ class Comparison:
         for subject in self.subjects:
             self._published_scores(subject, subject.name)
 
-    def _our_column(self, bf16: bool) -> None:
+    def _our_end_to_end(self, bf16: bool) -> None:
         names = [subject.name for subject in self.subjects]
         run = self.ours.train(names, *(BF16 if bf16 else ()), reload=True)
         self.ours.draw(run, self.cfg.seeds, *([DTYPE] if bf16 else ()))

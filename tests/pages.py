@@ -78,11 +78,11 @@ class Example:
                 r.spec.name,
                 r.spec.label,
                 means_of(r.score_files, METRICS),
-                {"norm": f"0.{place}", "paper image": "0.5"},
+                {"norm": f"0.{place}", "published image": "0.5"},
             )
             for place, r in enumerate(results)
         ]
-        report = make_report(run, rows, ["norm", "paper image"], COMMAND, False)
+        report = make_report(run, rows, ["norm", "published image"], COMMAND, False)
         write_tables(root / "result", report)
         return write_page(root / "result", report, run, results), report, run, results
 

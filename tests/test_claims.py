@@ -21,7 +21,7 @@ from dti_repro.experiments.claims.decide import claim_verdict, decide
 from dti_repro.experiments.claims.evidence import read_evidence
 from dti_repro.experiments.claims.rules import PACKAGED, Part, Rule, read_rules
 from dti_repro.experiments.spec import parse_experiment
-from dti_repro.experiments.statistics import smallest_difference
+from dti_repro.experiments.statistics import minimum_detectable_difference
 from dti_repro.launch.command_line import compose
 
 Scores = Mapping[str, Mapping[str, float]]  # row -> subject -> text score
@@ -138,12 +138,12 @@ def test_a_share_a_factor_and_lines_left_out_are_what_the_rule_says(tmp_path: Pa
 def test_the_smallest_difference_is_found_four_times_in_five(n: int) -> None:
     rng = np.random.default_rng(0)
     sample = rng.normal(size=n)
-    difference = smallest_difference(sample) / sample.std(ddof=1)  # of a spread of 1
+    difference = minimum_detectable_difference(sample) / sample.std(ddof=1)  # of a spread of 1
     drawn = rng.normal(difference, 1, size=(40_000, n))
     found = stats.ttest_1samp(drawn, 0, axis=1)
     assert ((found.pvalue < 0.05) & (found.statistic > 0)).mean() == pytest.approx(0.8, abs=0.01)
-    assert np.isnan(smallest_difference([1.0]))
-    assert np.isnan(smallest_difference([0.5] * 8))  # without a spread nothing says how small it could be
+    assert np.isnan(minimum_detectable_difference([1.0]))
+    assert np.isnan(minimum_detectable_difference([0.5] * 8))  # without a spread nothing says how small it could be
 
 
 def test_the_twelve_rules_name_rows_and_scores_that_their_experiments_have() -> None:

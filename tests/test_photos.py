@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dti_repro.data.masks import check_masks
-from dti_repro.data.photos import list_photos, load_photo, say_oddities
+from dti_repro.data.photos import list_photos, load_photo, warn_about_photos
 from dti_repro.errors import InputError
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
@@ -70,15 +70,15 @@ def test_photos_that_need_a_look_are_named(tmp_path: Path, capsys: pytest.Captur
     exif = Image.Exif()
     exif[0x0112] = 6  # upright after a quarter turn
     Image.new("RGB", (100, 300)).save(tmp_path / "c.png", exif=exif)
-    say_oddities("rex", list_photos(tmp_path), 40)
+    warn_about_photos("rex", list_photos(tmp_path), 40)
     assert capsys.readouterr().err == (
         "rex: look at b.webp (2 frames, of which the first is used), "
         "c.png (a panorama of 300 x 100 pixels, which a square shows little of)\n"
     )
     assert load_photo(tmp_path / "b.webp").getpixel((0, 0)) == (255, 0, 0)
-    say_oddities("rex", [tmp_path / "a.png", tmp_path / "b.webp"], 64)
+    warn_about_photos("rex", [tmp_path / "a.png", tmp_path / "b.webp"], 64)
     assert "b.webp (2 frames, of which the first is used; 40 x 40 pixels, enlarged" in capsys.readouterr().err
-    say_oddities("rex", [tmp_path / "c.png"], 100, whole=True)
+    warn_about_photos("rex", [tmp_path / "c.png"], 100, whole=True)
     assert capsys.readouterr().err == ""
 
 
@@ -88,7 +88,7 @@ def test_exif_that_says_nothing_readable_costs_no_photo(tmp_path: Path) -> None:
     Image.new("RGB", (40, 20)).save(tmp_path / "b.png", exif=b"Exif\0\0no tiff")
     for path in list_photos(tmp_path):
         assert load_photo(path).size == (40, 20)
-    say_oddities("rex", list_photos(tmp_path), 16)
+    warn_about_photos("rex", list_photos(tmp_path), 16)
 
 
 def test_a_photo_with_too_many_pixels_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

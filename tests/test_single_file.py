@@ -113,7 +113,7 @@ def test_a_file_is_converted_once_and_known_by_its_content(
 def test_the_backbone_of_another_family_is_one_line(
     layout: str, folders: dict[str, Path], files: dict[str, Path], subjects: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dti_repro.backbones.single_file.keep", lambda *_: pytest.fail("a file was converted"))
+    monkeypatch.setattr("dti_repro.backbones.single_file.create_once", lambda *_: pytest.fail("a file was converted"))
     given = folders if layout == "folder" else files
     for backbone, other, choices in (("sd15", "sdxl", "sdxl"), ("sdxl", "sd15", "sd15 or sd21_base or ")):
         cfg = config(backbone, {backbone: given[other]}, subjects)
@@ -162,7 +162,7 @@ def test_configurations_from_elsewhere_import_nothing(
     part: list[str], folders: dict[str, Path], files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """diffusers would import the module that a part names."""
-    monkeypatch.setattr("dti_repro.backbones.single_file.keep", lambda *_: pytest.fail("a file was converted"))
+    monkeypatch.setattr("dti_repro.backbones.single_file.create_once", lambda *_: pytest.fail("a file was converted"))
     configs = Path(shutil.copytree(folders["sd15"], tmp_path / "configs"))
     index = json.loads((configs / "model_index.json").read_text())
     for name in ("scheduler", "tokenizer", "extra"):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.artifacts.run_dir import parse
-from dti_repro.artifacts.tracking import joined, tracking
+from dti_repro.artifacts.run_dir import finished_concepts
+from dti_repro.artifacts.tracking import run_label, tracking
 from dti_repro.config import validate
 from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
-from dti_repro.inference.generator import draw
+from dti_repro.inference.generator import draw_missing
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text, image_seeds
 from dti_repro.launch.command import command
@@ -32,14 +32,14 @@ def _generate(cfg: DictConfig) -> tuple[list[Path], int]:
     validate("generate", cfg)
     if (cfg.run is None) == (cfg.text is None):
         raise InputError("give either run=<folder> or text=class|description")
-    folders = None if cfg.run is None else parse(cfg.run)
+    folders = None if cfg.run is None else finished_concepts(cfg.run)
     values = OmegaConf.to_container(cfg)
     prompts, seeds, settings = load_prompts(values["prompts"]), image_seeds(values["seeds"]), GenerationConfig.of(cfg)
     if folders is None:
         image_folders = image_folders_of_text(cfg, prompts, seeds, settings)
     else:
         image_folders = image_folders_of_run(folders, cfg, prompts, seeds, settings)
-    drawn = draw(image_folders, cfg, settings)
+    drawn = draw_missing(image_folders, cfg, settings)
     if image_folders:
         _track(cfg, prompts.name, image_folders)
     total = sum(len(image_folder.manifest.images) for image_folder in image_folders)
@@ -54,7 +54,7 @@ def _track(cfg: DictConfig, prompts: str, image_folders: Sequence[ImageFolder]) 
     concepts = list(dict.fromkeys(image_folder.path.parents[1].name for image_folder in image_folders))
     first = image_folders[0].path  # <method>/<hash>/<seed>/<concept>/images/<id>, or text_class/<concept>/images/<id>
     of = [f"text_{cfg.text}"] if cfg.text else [first.parents[4].name, first.parents[3].name]
-    with tracking(cfg, "generate", *of, prompts, joined(concepts), first.name) as tracker:
+    with tracking(cfg, "generate", *of, prompts, run_label(concepts), first.name) as tracker:
         for image_folder in image_folders:
             key = "/".join(image_folder.path.parts[-4:-2])
             images = image_folder.manifest.images

@@ -17,7 +17,7 @@ from dti_repro.artifacts.files import read_yaml, write_json
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.config import CONF, build
 from dti_repro.experiments.configs import ExperimentRun, searched_file
-from dti_repro.experiments.paths import images_between
+from dti_repro.experiments.paths import count_path_images
 from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.launch.command import command
 from dti_repro.launch.sweep import typed_overrides
@@ -71,7 +71,7 @@ def estimate_run(
         # A prompt with {} is drawn for each concept, one that names concepts once.
         prompts = [set(p.names) <= set(run.concepts) if p.names else concepts for p in run.prompts().prompts]
         images, references = sum(prompts) * len(run.seeds()), photos * sets.pop("references", 0)
-        between = 0 if run.experiment.paths is None else images_between(run)
+        between = 0 if run.experiment.paths is None else count_path_images(run)
         estimate.add_images(cfg, images * sum(sets.values()) + between, png_bytes_per_pixel)
         # A search scores the images of the class row with other prompts, too.
         estimate.add_scores(metrics, images * (sum(sets.values()) + run.experiment.search) + references)

@@ -28,7 +28,7 @@ def test_the_table_has_every_row_with_all_its_columns(world: Path, table: Path) 
     for name, row in rows.items():
         assert row[f"{image}_subjects"] == "2"
         assert row[f"{text}_subjects"] == ("0" if name == "references" else "2")
-    assert rows["ti"]["paper image"] == "0.561"
+    assert rows["ti"]["published image"] == "0.561"
     assert float(rows["ti"]["on noise"]) > float(rows["ti"]["at start"])
     assert rows["dti"]["on noise"] == ""
     assert float(rows["dti"]["norm"]) == pytest.approx(float(rows["ti_rescaled"]["norm"]), rel=0.01)

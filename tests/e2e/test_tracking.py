@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from dti_repro.artifacts import tracking as tracker
-from dti_repro.artifacts.tracking import check_logger, joined, tracking
+from dti_repro.artifacts.tracking import check_logger, run_label, tracking
 from dti_repro.errors import InputError
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
@@ -104,4 +104,4 @@ def test_a_name_of_one_s_own_is_kept_and_wrong_settings_are_one_line(
     monkeypatch.setattr(tracker, "find_spec", lambda package: None)
     with pytest.raises(InputError, match="logger: wandb is not installed: pip install wandb, or give logger=none"):
         check_logger(elsewhere)
-    assert joined(["a", "b", "c", "d", "e"]) == "a+b+c+2more"
+    assert run_label(["a", "b", "c", "d", "e"]) == "a+b+c+2more"

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from dti_repro.artifacts.embedding import load_embedding, save_embedding
-from dti_repro.artifacts.run_dir import ConceptFolder, parse
+from dti_repro.artifacts.run_dir import ConceptFolder, finished_concepts
 from dti_repro.backbones.load import _load, load_backbone
 from dti_repro.config import CONF, build
 from dti_repro.data.concept import ConceptSet
@@ -222,7 +222,8 @@ def test_times_and_hosts_live_in_the_provenance_alone(training: Training) -> Non
     provenance = json.loads(folder.provenance.read_text())
     assert {"began", "seconds", "host", "versions", "threads", "device", "config"} <= provenance.keys()
     assert provenance["config"]["optim"]["lr"] == 0.04
-    assert parse(folder.seed_folder) == parse(folder.seed_folder.parent) == parse(folder.path) == [folder]
+    places = folder.seed_folder, folder.seed_folder.parent, folder.path, folder.embedding
+    assert [finished_concepts(place) for place in places] == [[folder]] * 4
 
 
 @pytest.mark.parametrize("method", ["dti", "ti_rescaled"])

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.artifacts.run_dir import parse
+from dti_repro.artifacts.run_dir import finished_concepts
 from dti_repro.config import CONF, build, validate
 from dti_repro.data.concept import Collection, ConceptSet, Folder
 from dti_repro.data.prompts import PromptSet, load_prompts
@@ -133,7 +133,7 @@ def test_living_concepts_have_other_prompts(settings: Callable, tmp_path: Path) 
     for concept in Collection("dreambooth", str(root), ["dog", "vase"]).load():
         (run / concept.name / "concept.json").write_text(json.dumps(concept_metadata(concept)))
     cfg, made = settings(f"run='{run}'")
-    dog, vase = image_folders_of_run(parse(run), cfg, simple, [0], made)
+    dog, vase = image_folders_of_run(finished_concepts(run), cfg, simple, [0], made)
     assert templates(dog) == expected(simple, True)
     assert templates(vase) == expected(simple, False)
     assert dog.manifest.images[0].prompt == simple.live[0].template.replace("{}", "<dog>")
@@ -145,14 +145,14 @@ def test_text_scores_read_the_class_where_the_word_began_elsewhere(settings: Cal
     (duck,) = Collection("dreambooth", str(root), ["duck_toy"], initializer_key="sana_dti").load()
     (run / "duck_toy" / "concept.json").write_text(json.dumps(concept_metadata(duck)))
     cfg, made = settings(f"run='{run}'")
-    (image_folder,) = image_folders_of_run(parse(run), cfg, load_prompts(["a {} at night"]), [0], made)
+    (image_folder,) = image_folders_of_run(finished_concepts(run), cfg, load_prompts(["a {} at night"]), [0], made)
     assert image_folder.manifest.images[0].text == "a toy at night"
 
 
 def test_what_only_prompts_need_can_be_corrected_after_training(tmp_path: Path) -> None:
     """Whether a concept lives changes no vector: the run is not another one."""
     root = photos(tmp_path / "data", "rex")
-    (folder,) = parse(trained_run(tmp_path / "runs", {"rex": vectors(0)}))
+    (folder,) = finished_concepts(trained_run(tmp_path / "runs", {"rex": vectors(0)}))
     (rex,) = Folder(str(root / "rex"), initializer="dog").load()
     folder.metadata.write_text(json.dumps(concept_metadata(rex)))
     cfg = compose("train")
@@ -172,7 +172,7 @@ def test_a_word_is_drawn_before_its_class_word_where_asked(settings: Callable, t
     made = []
     for keys in ([], ["with_class=true", "negative_prompt='a bad {}'"]):
         cfg, config = settings(f"run='{run}'", *keys)
-        made += image_folders_of_run(parse(run), cfg, load_prompts(["a {} at night"]), [0], config)
+        made += image_folders_of_run(finished_concepts(run), cfg, load_prompts(["a {} at night"]), [0], config)
     plain, with_class = made
     assert [folder.manifest.images[0].prompt for folder in made] == ["a <rex> at night", "a <rex> dog at night"]
     assert [folder.manifest.images[0].text for folder in made] == ["a dog at night"] * 2

@@ -106,7 +106,7 @@ class RunFolder:
         }
 
 
-def parse(path: str | Path) -> list[ConceptFolder]:
+def finished_concepts(path: str | Path) -> list[ConceptFolder]:
     """Return the finished concepts of a hash folder, a seed folder, a concept folder or an embedding, sorted by path.
     Their paths are absolute where the folder was given from inside the run, so that each has the names of all folders
     above it.

@@ -100,7 +100,7 @@ def check_logger(cfg: DictConfig) -> None:
         raise InputError(f"logger: {package} is not installed: pip install {package}, or give logger=none")
 
 
-def joined(names: Sequence[str], shown: int = 3) -> str:
+def run_label(names: Sequence[str], shown: int = 3) -> str:
     """Return `cat+dog`, or `cat+dog+fish+5more` for many names."""
     more = [f"{len(names) - shown}more"] if len(names) > shown else []
     return "+".join([*names[:shown], *more])

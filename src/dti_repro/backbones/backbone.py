@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dti_repro.backbones.base import Conditioning, LearnedWord, TokenVectors
 from dti_repro.backbones.frozen_model import FrozenModel
-from dti_repro.backbones.prompt_embeds import embeds, embeds_by_timestep, joined
+from dti_repro.backbones.prompt_embeds import concatenate_words, embeds, embeds_by_timestep
 from dti_repro.backbones.samplers import check_steps, checkpoint_scheduler, make_sampler, scheduler_class
 from dti_repro.errors import InputError
 
@@ -61,7 +61,7 @@ class Backbone(FrozenModel):
         fixed = None if negative_learned else self._encode_negative(negative_prompt, counts, None)
 
         def encoded(t: Tensor) -> tuple[Conditioning, Conditioning]:
-            vectors = joined([word.at(t) for word in learned.values()])
+            vectors = concatenate_words([word.at(t) for word in learned.values()])
             vectors = {name: rows.to(self.device, torch.float32) for name, rows in vectors.items()}
             conditional = self.encode_text(tokens, vectors)[index]
             unconditional = self._encode_negative(negative_prompt, counts, vectors) if fixed is None else fixed

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dti_repro.artifacts.files import read_json, read_yaml
-from dti_repro.backbones.own_cache import kept_folder
+from dti_repro.backbones.local_cache import cache_folder
 from dti_repro.config import CONF
 from dti_repro.errors import InputError
 
@@ -162,7 +162,7 @@ def fingerprint(folder: Path) -> str:
     weights of a model, and to hash gigabytes would take longer than the start of a run may. A folder that was made
     from a single file has the digest of that file as its name: what libraries write changes with their versions.
     """
-    if folder.parent.name == CONVERTED and folder == kept_folder(CONVERTED, folder.name):
+    if folder.parent.name == CONVERTED and folder == cache_folder(CONVERTED, folder.name):
         return folder.name
     stats = [(file, file.stat()) for _, file in _files(folder, HASHED)]
     return _fingerprint(folder, tuple((file, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file, s in stats))

@@ -60,7 +60,7 @@ class LayerAttention(AttnProcessor2_0):
         return (keys, keys) if parts == self.layers else (keys, mine[:, 1])
 
 
-def give_layers(unet: UNet2DConditionModel, length: int) -> list[LayerAttention]:
+def set_layer_processors(unet: UNet2DConditionModel, length: int) -> list[LayerAttention]:
     """Give each cross-attention layer of the UNet its processor; return the processors.
 
     A layer is one of diffusers' Transformer2DModels, in the order down, middle, up: 16 in Stable Diffusion 1.x as in P+

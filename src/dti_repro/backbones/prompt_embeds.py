@@ -16,7 +16,7 @@ Encoded = Callable[[Tensor], tuple[Conditioning, Conditioning]]
 """t (1,) -> the conditioning of the prompts, and of the negative prompt."""
 
 
-def joined(words: Sequence[TokenVectors]) -> TokenVectors:
+def concatenate_words(words: Sequence[TokenVectors]) -> TokenVectors:
     """Return the vectors of several words, one after the other. If one word has vectors for each layer, or a bypass,
     the others get them, too: the same vectors at all layers, and a bypass of zero."""
     out = {}

@@ -20,7 +20,7 @@ from dti_repro.backbones.checkpoint import (
     update_with_folder,
 )
 from dti_repro.backbones.hub import cached, download, is_id, patterns
-from dti_repro.backbones.own_cache import keep, kept_folder
+from dti_repro.backbones.local_cache import cache_folder, create_once
 from dti_repro.errors import InputError, one_line
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
@@ -87,7 +87,7 @@ def convert(path: str, config: str | None) -> Path:
             pipeline.save_pretrained(folder)
 
     target = _folder(file, configs)
-    return keep(target, write)
+    return create_once(target, write)
 
 
 def _check_classes(configs: Path) -> None:
@@ -140,7 +140,7 @@ def _folder(file: Path, configs: Path) -> Path:
     digest = hashlib.sha256(f"{file.stat().st_size}\0".encode())
     update_with_file(digest, file)
     update_with_folder(digest, configs, CONFIGS)
-    return kept_folder(CONVERTED, digest.hexdigest())
+    return cache_folder(CONVERTED, digest.hexdigest())
 
 
 def _dtypes(file: Path) -> dict[str, str]:

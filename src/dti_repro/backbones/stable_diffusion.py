@@ -24,7 +24,7 @@ from transformers import CLIPTextModel
 
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import Conditioning, LatentDistribution, Support, Tokens, TokenVectors
-from dti_repro.backbones.cross_attention import give_layers, recording
+from dti_repro.backbones.cross_attention import recording, set_layer_processors
 from dti_repro.backbones.frozen_model import FrozenSettings
 from dti_repro.backbones.location import locate
 from dti_repro.backbones.single_file import is_single_file
@@ -60,7 +60,7 @@ class LatentDiffusion(Backbone):
             convolutional.to(memory_format=torch.channels_last)
         self.training_scheduler = DDPMScheduler.from_config(self.generation_scheduler.config)
         first = next(iter(self.text_encoders.values()))
-        self._processors = give_layers(self.denoiser, first.tokenizer.length)
+        self._processors = set_layer_processors(self.denoiser, first.tokenizer.length)
         self.spec = replace(self.spec, layers=self._processors[-1].layers)
 
     @property

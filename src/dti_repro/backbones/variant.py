@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dti_repro.artifacts.files import read_json
 from dti_repro.backbones.checkpoint import COPY_AGAIN, WEIGHTS, parts
-from dti_repro.backbones.own_cache import keep, kept_folder
+from dti_repro.backbones.local_cache import cache_folder, create_once
 from dti_repro.errors import InputError
 
 KIND = "variants"
@@ -41,7 +41,7 @@ def variant_view(folder: Path, variant: str) -> Path:
                 elif file in chosen[part]:
                     os.symlink(file, view / part / plain)
 
-    return keep(kept_folder(KIND, digest), link)
+    return create_once(cache_folder(KIND, digest), link)
 
 
 def parts_without(folder: Path, variant: str) -> list[str]:

@@ -29,7 +29,7 @@ from pandas import DataFrame, concat, read_csv
 
 from dti_repro.artifacts.files import atomic_write, read_json, read_yaml, user_path, write_file
 from dti_repro.artifacts.lock import locked
-from dti_repro.backbones.own_cache import keep, kept_folder
+from dti_repro.backbones.local_cache import cache_folder, create_once
 from dti_repro.backbones.published import FOLDER, published_file
 from dti_repro.errors import InputError, ProcessDiedError
 from dti_repro.experiments.markdown import markdown
@@ -68,7 +68,7 @@ Seconds, and the peak of the process in GiB:
 
 
 @dataclass(frozen=True)
-class Place:
+class Folders:
     """Where the checkpoint, the evaluators and what the stages write lie."""
 
     checkpoint: Path
@@ -76,13 +76,13 @@ class Place:
     work: Path
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> Place:
+    def of(cls, cfg: DictConfig) -> Folders:
         """Return the place of a configuration. InputError for a backbone without published configs."""
         file = published_file(cfg.backbone.name)
         if file is None:
             known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
             raise InputError(f"backbone={cfg.backbone.name} has no published configs here: choose one of {known}")
-        root = user_path(cfg.folder) if cfg.folder else kept_folder("full_width", cfg.backbone.name)
+        root = user_path(cfg.folder) if cfg.folder else cache_folder("full_width", cfg.backbone.name)
         digest = hashlib.sha256(f"{file.read_text()}{_widths(cfg)}".encode()).hexdigest()[:8]
         return cls(*(root.resolve() / f"{name}-{digest}" for name in ("checkpoint", "evaluators", "work")))
 
@@ -127,7 +127,7 @@ class Stages:
 def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Run all stages and write the row, also that of a chain that fails, whose logs stay. A command that is stopped
     leaves the row of an earlier one. overrides: as typed."""
-    place = Place.of(cfg)
+    place = Folders.of(cfg)
     with locked(place.work.with_suffix(".lock"), f"{place.work} is in use"):
         shutil.rmtree(place.work, ignore_errors=True)
         stages = Stages(place.work / "logs")
@@ -146,7 +146,7 @@ def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_stages(cfg: DictConfig, overrides: Sequence[str], place: Place, stages: Stages, row: dict[str, Any]) -> None:
+def _run_stages(cfg: DictConfig, overrides: Sequence[str], place: Folders, stages: Stages, row: dict[str, Any]) -> None:
     """Run all stages, and add to the row what they say."""
     ours = partial(_module, "full_width", *overrides)
     backbone = [f"backbone={HydraConfig.get().runtime.choices['backbone']}", f"backbone.path={place.checkpoint}"]
@@ -199,10 +199,10 @@ def build(cfg: DictConfig) -> None:
     from dti_repro.backbones.untrained import write_checkpoint
     from dti_repro.metrics.networks import write_untrained_metric
 
-    place, backbone = Place.of(cfg), OmegaConf.to_container(cfg.backbone)
+    place, backbone = Folders.of(cfg), OmegaConf.to_container(cfg.backbone)
     torch.manual_seed(0)
     file = published_file(backbone["name"])
-    keep(place.checkpoint, partial(write_checkpoint, backbone, file, weights=True, widths=_widths(cfg)))
+    create_once(place.checkpoint, partial(write_checkpoint, backbone, file, weights=True, widths=_widths(cfg)))
     for metric in cfg.metrics:
         write_untrained_metric(metric, place.evaluators, _widths(cfg))
 
@@ -211,11 +211,11 @@ def load(cfg: DictConfig) -> None:
     """Print the memory that the checkpoint takes."""
     from dti_repro.cost.memory import memory_of
 
-    cfg.backbone.path = str(Place.of(cfg).checkpoint)
+    cfg.backbone.path = str(Folders.of(cfg).checkpoint)
     print(json.dumps(memory_of(cfg.backbone, PROMPT)))
 
 
-def _in_diffusers(text: Path, place: Place, side: int) -> Path:
+def _in_diffusers(text: Path, place: Folders, side: int) -> Path:
     """Write a script of the text that comes with an export: it reads our checkpoint, and draws."""
     checkpoint = f"from_pretrained({str(place.checkpoint)!r}, torch_dtype=torch.bfloat16)"
     loading = re.sub(r"from_pretrained\(.*?\)", lambda _: checkpoint, text.read_text(), count=1)

@@ -44,7 +44,7 @@ def list_photos(folder: Path) -> tuple[Path, ...]:
         found = f"; ignored: {listed(ignored)}" if ignored else ""
         raise InputError(f"image folder {folder} holds no image ({' '.join(suffixes)}){found}")
     if others:
-        _say(
+        _print_line(
             f"{folder.resolve().name}: {_count(len(photos), 'photo')} used"
             + (f", {_count(len(captions), 'caption')} (for templates=captions)" if captions else "")
             + (f", {_count(len(ignored), 'file')} ignored: {listed(ignored)}" if ignored else "")
@@ -63,7 +63,7 @@ def _why_ignored(path: Path) -> str:
     return "save it as jpg or png" if suffix in OTHER_SUFFIXES else "not an image"
 
 
-def say_oddities(name: str, photos: Iterable[Path], size: int, whole: bool = False) -> None:
+def warn_about_photos(name: str, photos: Iterable[Path], size: int, whole: bool = False) -> None:
     """Print one line about the photos of a concept that are animated, panoramas or smaller than the training's image.
 
     size: the side of the training's image in pixels. whole: photos are not cropped to squares.
@@ -81,7 +81,7 @@ def say_oddities(name: str, photos: Iterable[Path], size: int, whole: bool = Fal
         if found:
             odd.append(f"{path.name} ({'; '.join(found)})")
     if odd:
-        _say(f"{name}: look at {listed(odd)}")
+        _print_line(f"{name}: look at {listed(odd)}")
 
 
 def _frames(path: Path) -> int:
@@ -117,7 +117,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_LISTED]) + more
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(one_line(line), file=sys.stderr)
 
 

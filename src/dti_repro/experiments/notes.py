@@ -46,6 +46,9 @@ _SHARED = (
 _LEARNED = "what is learned, and its prior, are float32 (there: in bfloat16, where the text encoder is)"
 _CROSSINIT = "CrossInit's prior is the distance to the initial value (there: its mean square)"
 _VAE = "the autoencoder draws in float32 (there: in bfloat16)"
+_SPACE = "a learned word replaces a word's token with the space before it (there: the space is a token of its own)"
+_INSTRUCTION = "one instruction, in training and in generation (there: none in training)"
+UNMASKED = "references of the image score are as they are (there: black outside of the subject)"
 MASK_DEVIATION = "masks are black or white, cut at 127 (there: the photo is multiplied by the grey value)"
 _SIZES = (
     "the model is told the size of the square that it is trained on, without a crop (there: each photo's own size and "
@@ -64,7 +67,7 @@ DEVIATIONS = {
         "all frozen weights have `backbone.dtype` (there: CLIP-L in float32, the others in bfloat16)",
         "a word of several vectors stands in a prompt once (there: twice in generation)",
     ),
-    "dti_repro.backbones.sana.Sana": (*_SHARED, _LEARNED, _VAE, _PADDING),
+    "dti_repro.backbones.sana.Sana": (*_SHARED, _LEARNED, _VAE, _PADDING, _SPACE, _INSTRUCTION),
     "dti_repro.backbones.wan.Wan": (*_SHARED, _VAE),
 }
 
@@ -93,10 +96,12 @@ def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
 def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list[str]:
     """Return the notes under a table: those of every table, sources, differences to the published code, its yaml's."""
     as_published = backbone.get("as_published", False)
-    repeated = {_VAE, _PADDING} if as_published else {_SIZES} if backbone.get("sizes") == "as_published" else set()
+    repeated = {_SIZES} if backbone.get("sizes") == "as_published" else set()
+    repeated |= {_VAE, _PADDING} if as_published else set()
+    repeated |= {_INSTRUCTION} if as_published or backbone.get("instruction") == "as_published" else set()
     deviations = [deviation for deviation in DEVIATIONS.get(backbone._target_, ()) if deviation not in repeated]
-    if deviations and masked:
-        deviations.append(MASK_DEVIATION)
+    if deviations:
+        deviations.append(MASK_DEVIATION if masked else UNMASKED)
     if deviations and any(map(_has_original_prior, experiment.rows)):
         deviations.append(_CROSSINIT)
     sources = sorted({row.published.source for row in experiment.rows if row.published})

@@ -36,12 +36,12 @@ def rows_on_disk(run: ExperimentRun, masks: Path | None) -> list[RowResult]:
         if row.kappa is None or row.kappa.of in found:  # its folder is known by the other row's training
             row = with_kappa(row, found)
             result = RowResult(row, [] if row.bound else run.train_configs(row))
-            if _is_whole(run, result, masks):
+            if _fill_in_if_complete(run, result, masks):
                 found[row.name] = result
     return list(found.values())
 
 
-def _is_whole(run: ExperimentRun, result: RowResult, masks: Path | None) -> bool:
+def _fill_in_if_complete(run: ExperimentRun, result: RowResult, masks: Path | None) -> bool:
     """Fill in the files of a row as far as it is whole, and return whether nothing of it is missing."""
     if not all(is_trained(run, cfg) for cfg in result.cfgs):
         return False

@@ -24,9 +24,9 @@ from dti_repro.data.concept import Concept
 from dti_repro.data.photos import load_photo
 from dti_repro.errors import InputError
 from dti_repro.experiments.configs import ExperimentRun
-from dti_repro.experiments.spec import PathSpec
+from dti_repro.experiments.spec import InterpolationSpec
 from dti_repro.experiments.stages import RowResult
-from dti_repro.inference.generator import draw
+from dti_repro.inference.generator import draw_missing
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.interpolation import prepare_interpolation
 from dti_repro.metrics.catalogue import metric_config, metric_identity
@@ -39,10 +39,10 @@ FORMAT = 1  # of the measurements: a higher one makes an old paths.csv be comput
 
 
 @dataclass(frozen=True)
-class Way:
+class PairInterpolation:
     """The points between the words of two subjects, which one training seed taught."""
 
-    spec: PathSpec
+    spec: InterpolationSpec
     a: Concept
     b: Concept
     seed: int
@@ -82,7 +82,7 @@ def check_paths(run: ExperimentRun) -> None:
                 )
 
 
-def images_between(run: ExperimentRun) -> int:
+def count_path_images(run: ExperimentRun) -> int:
     """Return how many images all ways have together, both ends of each included."""
     paths, n = run.experiment.paths, len(run.concepts)
     drawn = paths.points * len(run.prompts().prompts) * len(run.seeds())
@@ -101,7 +101,7 @@ def write_paths(folder: Path, run: ExperimentRun, results: Sequence[RowResult], 
     cfg = run.generate_config()
     images = [point for way in ways for point in way.points]
     print(f"paths: {sum(len(point.missing()) for point in images)} images", flush=True)
-    draw(images, cfg, GenerationConfig.of(cfg))
+    draw_missing(images, cfg, GenerationConfig.of(cfg))
     from pandas import DataFrame
 
     from dti_repro.experiments.tables import write_csv
@@ -114,14 +114,15 @@ def write_paths(folder: Path, run: ExperimentRun, results: Sequence[RowResult], 
     write_json(known, record)
 
 
-def _ways(run: ExperimentRun, results: Sequence[RowResult]) -> Iterator[Way]:
+def _ways(run: ExperimentRun, results: Sequence[RowResult]) -> Iterator[PairInterpolation]:
     """Yield each way between each pair of subjects, for each training seed."""
     folders = {result.spec.name: result.folders for result in results}
     for spec in run.experiment.paths.ways:
         for seed_folder, learned in groupby(folders[spec.row], key=lambda folder: folder.seed_folder):
             seed = int(seed_folder.name.removeprefix("seed_"))
             for a, b in combinations(sorted(learned, key=lambda folder: folder.name), 2):
-                yield Way(spec, run.concepts[a.name], run.concepts[b.name], seed, _points(run, spec.mode, a, b))
+                points = _points(run, spec.mode, a, b)
+                yield PairInterpolation(spec, run.concepts[a.name], run.concepts[b.name], seed, points)
 
 
 def _points(run: ExperimentRun, mode: str, a: ConceptFolder, b: ConceptFolder) -> list[ImageFolder]:
@@ -133,7 +134,7 @@ def _points(run: ExperimentRun, mode: str, a: ConceptFolder, b: ConceptFolder) -
     return prepare_interpolation(cfg).image_folders
 
 
-def _digest(run: ExperimentRun, ways: Sequence[Way]) -> str:
+def _digest(run: ExperimentRun, ways: Sequence[PairInterpolation]) -> str:
     """Return a digest of all that the numbers and the strip depend on."""
     content = {
         "format": FORMAT,
@@ -151,7 +152,7 @@ def _metrics(run: ExperimentRun) -> list[str]:
     return [run.experiment.image, *filter(None, [run.experiment.paths.reader])]
 
 
-def _measure(run: ExperimentRun, accelerator: str) -> Callable[[Way], Mapping[str, float | None]]:
+def _measure(run: ExperimentRun, accelerator: str) -> Callable[[PairInterpolation], Mapping[str, float | None]]:
     """Load the metrics once, and return a function that measures a way. It returns the last four of COLUMNS: means over
     prompts and image seeds of `evenness`, and the share of the images between the ends that show the class of one of
     them, None without a reader."""
@@ -163,7 +164,7 @@ def _measure(run: ExperimentRun, accelerator: str) -> Callable[[Way], Mapping[st
     metrics = [build(metric_config(name), ImageMetric).to(device_of(accelerator)) for name in _metrics(run)]
     encoder, readers = metrics[0].encoder, metrics[1:]
 
-    def measure(way: Way) -> dict[str, float | None]:
+    def measure(way: PairInterpolation) -> dict[str, float | None]:
         pictures = way.pictures()
         inside = [image for point in pictures[1:-1] for image in point]
         in_class = None
@@ -195,10 +196,10 @@ def evenness(features: Tensor) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in found.items()}
 
 
-def _strip(run: ExperimentRun, ways: Sequence[Way]) -> Grid:
+def _strip(run: ExperimentRun, ways: Sequence[PairInterpolation]) -> Grid:
     """Return the images of the first pair of one class and the first of two, by name, of the first training seed, first
     prompt and first image seed. Nothing is selected by its looks."""
-    first: dict[tuple[str, str], Way] = {}
+    first: dict[tuple[str, str], PairInterpolation] = {}
     for way in ways:
         first.setdefault((way.spec.name, way.pair), way)
     rows = {

@@ -95,7 +95,7 @@ class Claim:
 
 
 @dataclass(frozen=True, config=KEYS)
-class PathSpec:
+class InterpolationSpec:
     """An interpolation between two subjects' words: the row that has the words, and the mode."""
 
     name: str
@@ -112,7 +112,7 @@ class Paths:
     an image shows what it is expected to; it is asked for the class of either end; None: nothing is asked.
     """
 
-    ways: Annotated[tuple[PathSpec, ...], Field(min_length=1)]
+    ways: Annotated[tuple[InterpolationSpec, ...], Field(min_length=1)]
     points: Annotated[int, Field(ge=4, le=1000)] = 7  # fewer than three steps say little about evenness
     reader: str | None = None
 

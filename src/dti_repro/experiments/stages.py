@@ -20,7 +20,7 @@ from dti_repro.config import build, target
 from dti_repro.errors import InputError
 from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.spec import RowSpec
-from dti_repro.inference.generator import draw
+from dti_repro.inference.generator import draw_missing
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
 from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references
@@ -120,7 +120,7 @@ def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
     if missing := sum(len(image_folder.missing()) for image_folder in image_folders):
         print(f"generate: {missing} images", flush=True)
     cfg = run.generate_config()
-    return draw(image_folders, cfg, GenerationConfig.of(cfg))
+    return draw_missing(image_folders, cfg, GenerationConfig.of(cfg))
 
 
 def list_image_folders(run: ExperimentRun, results: Sequence[RowResult]) -> None:

@@ -105,7 +105,7 @@ def verdict(difference: Paired) -> str:
     return "holds" if difference.t.low > 0 else "does not"
 
 
-def smallest_difference(values: Sequence[float]) -> float:
+def minimum_detectable_difference(values: Sequence[float]) -> float:
     """Return the minimum detectable difference: with probability POWER the two-sided t test at LEVEL finds a true mean
     difference of this size, on its own side, for as many subjects with this standard deviation. NaN for fewer than two,
     and for subjects that all differ by the same.

@@ -24,7 +24,7 @@ from dti_repro.experiments.stages import RowResult
 if TYPE_CHECKING:
     from dti_repro.methods.base import TokenMethod
 
-COLUMNS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "paper image", "paper text")
+COLUMNS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "published image", "published text")
 FORMAT = 2  # of the file with the norms at the start: a higher one makes an old file be computed again
 VECTORS = 32  # independent vectors that the norm on noise is averaged over; AdamW works on each number alone
 
@@ -32,7 +32,7 @@ VECTORS = 32  # independent vectors that the norm on noise is averaged over; Ada
 def training_columns(run: ExperimentRun, result: RowResult) -> dict[str, str]:
     """Return the cells of a row by column head."""
     published = result.spec.published
-    cells = {"paper image": number(published.image), "paper text": number(published.text)} if published else {}
+    cells = {"published image": number(published.image), "published text": number(published.text)} if published else {}
     if not result.cfgs:
         return cells
     kappa = OmegaConf.select(result.cfgs[0], "method.prior.kappa")

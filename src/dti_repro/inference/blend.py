@@ -16,7 +16,7 @@ from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.generator import check_drawing
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, build_image_folder
-from dti_repro.inference.interpolation import Ends, check_single
+from dti_repro.inference.interpolation import WordPair, check_single
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Blend:
         """Check what the first pictures need. InputError, before a model is loaded, for what cannot be drawn."""
         self._cfg = cfg
         self._settings = GenerationConfig.of(cfg)
-        self._ends = Ends.of(cfg, self._settings)
+        self._ends = WordPair.of(cfg, self._settings)
         self._point = self._ends.point()
-        self._at = self._ends.way()
+        self._at = self._ends.interpolator()
         self._checked: tuple[Any, ...] = ()
         self._backbone: Any = None
         self._image_folder(Request("lerp", 0, cfg.prompt, cfg.seed, cfg.steps))

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from dti_repro.adapters.folder import DIFFUSERS_LORA, adapter_files, adapter_of
 from dti_repro.artifacts.files import atomic_write, read_yaml, write_file
-from dti_repro.artifacts.run_dir import ConceptFolder, check_name, embedding_files, parse
+from dti_repro.artifacts.run_dir import ConceptFolder, check_name, embedding_files, finished_concepts
 from dti_repro.backbones.checkpoint import PLACEHOLDER
 from dti_repro.config import CONF
 from dti_repro.errors import InputError, one_line
@@ -41,7 +41,7 @@ BACKBONES = ("dti_repro.backbones.stable_diffusion.", "dti_repro.backbones.sdxl.
 
 def export(cfg: DictConfig) -> list[Path]:
     """Write the files of each concept of the run below `out`; return them, texts included."""
-    folders = parse(cfg.run)
+    folders = finished_concepts(cfg.run)
     adapters = [adapter_of(folder.embedding) for folder in folders]
     for folder, adapter in zip(folders, adapters, strict=True):
         if adapter is not None and cfg.to != "diffusers":

@@ -33,7 +33,7 @@ LOCKS = 64
 SHOWN = 3  # prompts that are cut, by name
 
 
-def draw(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: GenerationConfig) -> int:
+def draw_missing(image_folders: Sequence[ImageFolder], cfg: DictConfig, settings: GenerationConfig) -> int:
     """Draw what is missing in the image folders; return the number of these images, 0 without importing torch.
 
     All that can be checked without a model is checked before it is loaded. A manifest is written with its folder's

@@ -23,7 +23,7 @@ from dti_repro.artifacts.run_dir import (
     config_hash,
     embedding_files,
     embedding_sha256,
-    parse,
+    finished_concepts,
 )
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
@@ -38,14 +38,14 @@ KEYS = ("a", "b")
 
 
 @dataclass(frozen=True)
-class Ends:
+class WordPair:
     """Two learned words that can be interpolated, and what prompts read of them."""
 
     folders: tuple[ConceptFolder, ConceptFolder]
     subjects: tuple[Subject, Subject]
 
     @classmethod
-    def of(cls, cfg: DictConfig, settings: GenerationConfig) -> Ends:
+    def of(cls, cfg: DictConfig, settings: GenerationConfig) -> WordPair:
         """Return the words in the folders `a` and `b`. InputError that names the key of one that cannot be used."""
         a, b = (_end(key, cfg[key], settings) for key in KEYS)
         return cls((a, b), (learned_subject(a, a.embedding), learned_subject(b, b.embedding)))
@@ -59,7 +59,7 @@ class Ends:
         name, live = "-".join(self.names), all(subject.live for subject in self.subjects)
         return Subject(name, f"<{name}>", self.subjects[0].text, digest, live)
 
-    def way(self) -> Callable[[str, float], dict[str, Tensor]]:
+    def interpolator(self) -> Callable[[str, float], dict[str, Tensor]]:
         """Read both embeddings; return (mode, share) -> text encoder -> (vectors, dim), a at share 0 and b at share 1.
 
         InputError for words without vectors of equal shapes. What is returned raises InputError for opposite
@@ -104,7 +104,7 @@ def prepare_interpolation(cfg: DictConfig) -> Interpolation:
     prompts, seeds = load_prompts(values["prompts"]), image_seeds(values["seeds"])
     check_single(prompts)
     settings = GenerationConfig.of(OmegaConf.merge(cfg, {"steps": cfg.sampling_steps}))
-    ends = Ends.of(cfg, settings)
+    ends = WordPair.of(cfg, settings)
     digests = [subject.embedding_sha256 for subject in ends.subjects]
     hashed = config_hash({"embeddings": digests, "mode": cfg.mode, "steps": cfg.steps})
     folder = Path(cfg.out or Path(cfg.runs) / settings.backbone / "interpolate") / hashed
@@ -116,7 +116,7 @@ def prepare_interpolation(cfg: DictConfig) -> Interpolation:
         return build_image_folder(images, [point], prompts, seeds, settings, vectors={point.word: embedding})
 
     if not all(embedding_files(file) for file in files):
-        at = ends.way()
+        at = ends.interpolator()
         points = [at(cfg.mode, k / (cfg.steps - 1)) for k in range(cfg.steps)]
         first = images_of(folder / "images", ends.folders[0].embedding)  # points are of its shape
         check_drawing([first], cfg, settings)
@@ -135,7 +135,7 @@ def check_single(prompts: PromptSet) -> None:
 
 
 def _end(key: str, path: str, settings: GenerationConfig) -> ConceptFolder:
-    folders = parse(path)
+    folders = finished_concepts(path)
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"{key}={path} has several concepts ({names}): name one concept's folder")

@@ -46,7 +46,7 @@ def image_folders_of_run(
     trained_on = backbone_of(folders[0])
     if trained_on != settings.backbone:
         raise InputError(f"run={cfg.run} was trained on {trained_on}: add backbone={trained_on}")
-    _say_what_differs(folders, cfg.backbone, settings.weights)
+    _warn_of_other_settings(folders, cfg.backbone, settings.weights)
     image_folders, negative = [], Prompt(settings.negative_prompt)
     for seed_folder, group in groupby(folders, key=lambda folder: folder.seed_folder):
         files = {folder.name: _embedding(folder, cfg.snapshot) for folder in group}
@@ -76,7 +76,7 @@ def image_folders_of_run(
     return image_folders
 
 
-def _say_what_differs(folders: Sequence[ConceptFolder], backbone: DictConfig, weights: str) -> None:
+def _warn_of_other_settings(folders: Sequence[ConceptFolder], backbone: DictConfig, weights: str) -> None:
     """Print which settings that change an image are not those of the training. They may differ: a fine-tuned model can
     draw a word that was learned on another."""
     now = {"weights": weights, **{key: backbone[key] for key in (*PROMPT_KEYS, "as_published") if key in backbone}}

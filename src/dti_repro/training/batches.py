@@ -79,7 +79,7 @@ class ConceptDataset(Dataset[Batch]):
         self._seed, self._samples, self._timesteps = seed, samples, backbone.spec.timesteps
         self._padded = padded
         if concept.captions:
-            _say_what_is_cut(backbone, concept, initializer.positions)
+            _warn_of_cut_captions(backbone, concept, initializer.positions)
 
     def __getitem__(self, step: int) -> Batch:
         random = self._generator("step", step)
@@ -157,7 +157,7 @@ class ConceptDataset(Dataset[Batch]):
         return [of_photo[number % len(of_photo)] for of_photo, number in zip(views, drawn, strict=True)]
 
 
-def _say_what_is_cut(backbone: Backbone, concept: Concept, vectors: int) -> None:
+def _warn_of_cut_captions(backbone: Backbone, concept: Concept, vectors: int) -> None:
     captions = [concept.fill(caption) for caption in concept.captions]
     cut = backbone.truncated_words(backbone.folder, [PromptGroup(captions, "", {concept.placeholder: vectors})])
     for photo, caption in zip(concept.images, captions, strict=True):

@@ -21,10 +21,10 @@ from dti_repro.artifacts.run_dir import (
     config_hash,
     embedding_files,
     embedding_sha256,
+    finished_concepts,
     has_content,
     is_whole,
     log_column,
-    parse,
 )
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.location import located
@@ -111,7 +111,7 @@ def start_of(cfg: DictConfig, concept: Concept) -> Path | None:
         return None
     path = user_path(init)
     if path.is_dir():
-        folders = parse(path)
+        folders = finished_concepts(path)
         if ConceptFolder(path).is_done():
             return folders[0].embedding
         found = [folder for folder in folders if folder.name == concept.name]

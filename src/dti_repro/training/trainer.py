@@ -23,7 +23,7 @@ from dti_repro.artifacts.files import refuse_links, user_path, write_file, write
 from dti_repro.artifacts.lock import BusyError, locked_if_free
 from dti_repro.artifacts.provenance import SOURCE_DIGEST, provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, embedding_sha256, has_content
-from dti_repro.artifacts.tracking import joined, tracking
+from dti_repro.artifacts.tracking import run_label, tracking
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import InitializerEmbedding
 from dti_repro.backbones.checkpoint import check_words
@@ -33,7 +33,7 @@ from dti_repro.backbones.location import commit, located
 from dti_repro.config import build, target
 from dti_repro.data.concept import Concept
 from dti_repro.data.latent_cache import LatentCache, make_private_folder
-from dti_repro.data.photos import say_oddities
+from dti_repro.data.photos import warn_about_photos
 from dti_repro.data.randomness import generator
 from dti_repro.data.views import Framing
 from dti_repro.errors import DivergedError, InputError, OutOfMemoryError, StoppedError, is_out_of_memory
@@ -207,7 +207,7 @@ def _prepare(
     samples, framing = cfg.trainer.batch * cfg.trainer.accumulate, Framing(cfg.trainer.crop, cfg.trainer.crops)
     states = []
     for concept in concepts:
-        say_oddities(concept.name, concept.images, backbone.spec.resolution, whole=framing.crop == "none")
+        warn_about_photos(concept.name, concept.images, backbone.spec.resolution, whole=framing.crop == "none")
         initializer = initializer_embedding(cfg, concept, backbone)
         texts = cfg.templates.prompts, method.extra_prompts(concept.live)
         if cfg.trainer.preview_every:
@@ -254,7 +254,7 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
     signals = Signals()
     bars = [StepBar()] if cfg.trainer.progress else []
     names = [state.name for state in module.states]
-    words = (run.method, joined(names), f"seed{run.seed}", run.config_hash)
+    words = (run.method, run_label(names), f"seed{run.seed}", run.config_hash)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch._dynamo")
         with signals, tracking(cfg, "train", *words) as tracker:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dti_repro.experiments.claims.evidence import Evidence, read_evidence
 from dti_repro.experiments.claims.rules import Part, Rule
-from dti_repro.experiments.statistics import MIN_SUBJECTS, Paired, paired, smallest_difference, verdict
+from dti_repro.experiments.statistics import MIN_SUBJECTS, Paired, minimum_detectable_difference, paired, verdict
 
 MIN_SEEDS = 3  # training seeds that a verdict needs
 HOLDS, DOES_NOT, UNDECIDED, NOT_MEASURED = "holds", "does not", "undecided", "not measured"
@@ -63,4 +63,4 @@ def _judge(part: Part, evidence: Evidence) -> Finding:
     elif evidence.seeds is not None and len(evidence.seeds) < MIN_SEEDS:
         plural = "" if len(evidence.seeds) == 1 else "s"
         found, why = UNDECIDED, f"{len(evidence.seeds)} training seed{plural}, {MIN_SEEDS} are needed"
-    return Finding(part, evidence, found, difference, smallest_difference(values), why)
+    return Finding(part, evidence, found, difference, minimum_detectable_difference(values), why)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import read_json, read_yaml, sha256
-from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, embedding_files, parse, read_header
+from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, embedding_files, finished_concepts, read_header
 from dti_repro.backbones.checkpoint import COPY_AGAIN, encoder_dims, fingerprint
 from dti_repro.backbones.location import located
 from dti_repro.errors import InputError
@@ -173,7 +173,7 @@ def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Le
             name = source.resolve().parent.name if source.stem == "embedding" else source.stem  # as a run names it
             words.append(Learned("files", name, (source,)))
         else:
-            folders += parse(source)
+            folders += finished_concepts(source)
     hashes = {(folder.path.resolve().parents[2].name, folder.path.resolve().parents[1].name) for folder in folders}
     methods = [method for method, _ in hashes]
     expected = fingerprint(checkpoint) if folders else ""

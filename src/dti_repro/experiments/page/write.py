@@ -34,7 +34,7 @@ VENDORED = ("d3.min.js", "plot.umd.min.js", "tablesort.min.js", "tablesort.numbe
 SCRIPTS = ("start.js", "wall.js", "zoom.js", "plane.js", "tables.js")
 LAST = "-99999999"  # sorts an empty cell below every number
 CLAIM_HEADS = ("claim", "measured by", "verdict", "difference", "95% t", "p (sign flip)", "p (Holm)", "source")
-PUBLISHED = ("paper image", "paper text")
+PUBLISHED = ("published image", "published text")
 NUMBER = re.compile(r"\[?([+-]?\d*\.?\d+(?:e[+-]?\d+)?)")
 Cell = tuple[str, str | None]  # what is shown, and what it is sorted by if it is a number
 
