@@ -113,7 +113,7 @@ def test_bad_photos(of_photos: Training, photos: Path, spoil: Callable[[Path], o
         ({"initializer": " "}, "no initializer"),
         ({"placeholder": "cat"}, "placeholder 'cat' is already a word"),
         ({"placeholder": "<|endoftext|>"}, "already a word"),
-        ({"placeholder": "rex"}, "'rex' has no angle brackets"),
+        ({"placeholder": "rex"}, "placeholder 'rex': write it as <name>"),
         ({"placeholder": "<my dog>"}, "must be one word"),
         ({"name": "../up"}, "cannot be a file name"),
         ({"property": "mood"}, "concepts.property is mood: object or style"),

@@ -199,12 +199,14 @@ def test_names_stay_in_their_folder(name: str) -> None:
 def test_prompts_and_placeholders_are_text_and_never_a_path(
     of_photos: Training, compose: Training, tmp_path: Path
 ) -> None:
-    """Slashes, 300 characters and any script may stand in a word or a prompt: files are called by numbers."""
+    """300 characters of any script may stand in a word, and slashes in a prompt: files are called by numbers."""
     photos = tmp_path / "deep" / "photos"
     photos.mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(photos / "a.png")
-    word = "<../../" + "x" * 300 + "\u732b>"
+    word = "<" + "x" * 300 + "\u732b>"
     runs = f"runs={tmp_path / 'deep' / 'runs'}"
+    with pytest.raises(InputError, match=r"placeholder '<\.\./x>': write it as <name>, of letters, digits and"):
+        train(of_photos(photos, runs, "trainer.steps=1", name="rex", placeholder="<../x>"))
     (folder,) = train(of_photos(photos, runs, "trainer.steps=1", name="rex", placeholder=word))
     assert load_embedding(folder.embedding)[0] == word
     texts = ["a {} /../../etc/passwd", "\u732b {} " + "y" * 300]

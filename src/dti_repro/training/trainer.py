@@ -166,8 +166,9 @@ def _pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> li
     for concept in pending:
         folder = run.concept(concept.name)
         check_metadata(cfg, folder, concept)
-        if not folder.metadata.is_file():  # nobody can say on which photos its checkpoint was trained
+        if not folder.metadata.is_file():  # nobody can say on which photos it was trained: it starts again
             folder.checkpoint.unlink(missing_ok=True)
+            folder.log.unlink(missing_ok=True)
         write_json(folder.metadata, concept_metadata(concept, start_of(cfg, concept)))
     return pending
 
