@@ -1,7 +1,7 @@
 """Make the table of an experiment: train, generate and score what is missing.
 
 The results are in <out>/<experiment>/: table.md, report.html with the images, and others. A finished experiment takes
-seconds.
+seconds; with thousands of large images minutes, as each is read to see that it is the one that was scored.
 """
 
 from __future__ import annotations

@@ -48,3 +48,11 @@ def test_a_row_for_each_snapshot_gives_the_way_of_each_method(world: Path) -> No
     norms = {row["row"]: row["norm"] for row in lines(out / "table.csv")}
     assert float(norms["ti_2"]) != float(norms["ti_4"])
     assert (out / "trajectories.png").is_file()
+
+
+def test_a_row_that_cannot_be_trained_is_found_before_another_is(world: Path) -> None:
+    """`between` trains TI before DTI, which AdamW cannot step."""
+    refused = run(world, "between", into="_refused", overrides=("train=[optim=adamw]",))
+    assert refused.returncode == 2
+    assert "row 'dti': method 'dti' learns unit directions, which optim AdamW cannot step" in refused.stderr
+    assert not list((world / "runs_refused").rglob("embedding.safetensors"))
