@@ -27,6 +27,7 @@ from measured import commit, write_result
 
 SRC = Path(__file__).parents[1] / "src"
 TORCH = "import torch"
+FIRST_STEP = "train, until its first step is in log.csv"
 LIBRARIES = (
     "import pytorch_lightning; from transformers import CLIPTextModel; "
     "from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel"
@@ -70,10 +71,14 @@ class Commands:
     def evaluate(self) -> list[str]:
         return ["-m", "dti_repro.evaluate", f"run={self.concept}", "metrics=[toybox_image]", "accelerator=cpu"]
 
-    def turn(self, number: int) -> dict[str, tuple[float, float]]:
+    def turn(self, number: int) -> dict[str, tuple[float | None, float]]:
         """Return what -> CPU and wall seconds, of each command once; number: 1, 2, ..."""
+        began = time.time()
+        trained = self.run(self.train(number))
+        (log,) = self.folder.glob(f"runs/toybox/dti/*/seed_{number}/bird/log.csv")
         times = {
-            "train, one step": self.run(self.train(number)),
+            FIRST_STEP: (None, log.stat().st_mtime - began),
+            "train, one step": trained,
             "train, done before": self.run(self.train(number)),
             "generate, one image of one step": self.run(self.generate(number)),
             "generate, done before": self.run(self.generate(number)),
@@ -126,7 +131,7 @@ def measure(cfg: DictConfig, scratch: Path) -> tuple[dict[str, dict[str, Measure
             times = {what: commands.run(["-c", code]) for what, code in alone.items()} | commands.turn(number)
             for what, (cpu, wall) in times.items():
                 measured = found[side].setdefault(what, Measured())
-                measured.cpu.append(cpu)
+                measured.cpu += [] if cpu is None else [cpu]
                 measured.wall.append(wall)
         print(f"turn {number} of {cfg.repeats}", flush=True)
     return found, sides["now"].imports()
@@ -138,7 +143,7 @@ def rows(found: Mapping[str, Mapping[str, Measured]]) -> list[list[str]]:
     lines = [["command", "CPU s", "CPU s / import torch", "wall s", *(["before / now, CPU s"] if before else [])]]
     torch = found["now"][TORCH].cpu
     for what, now in found["now"].items():
-        ratio = [a / b for a, b in zip(now.cpu, torch, strict=True)]
+        ratio = [a / b for a, b in zip(now.cpu, torch, strict=bool(now.cpu))]
         line = [what, _spread(now.cpu), _spread(ratio), _spread(now.wall)]
         if before:
             pairs = zip(before[what].cpu, now.cpu, strict=True) if what in before else ()

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.config import build
 from dti_repro.errors import InputError
+from dti_repro.launch.garbage import collect_as_usual
 
 
 def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
@@ -37,4 +38,6 @@ def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
     for library in (transformers, diffusers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()  # weights that do not fit are one line of ours
-    return build(dict(settings), Backbone, "backbone").to(device)
+    backbone = build(dict(settings), Backbone, "backbone").to(device)
+    collect_as_usual()
+    return backbone

@@ -6,8 +6,6 @@ of the program keeps its traceback. No torch here: bad input is refused before a
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import re
 import sys
@@ -29,6 +27,7 @@ from dti_repro.config.secrets import SECRETS_STAY_OUT, is_secret
 from dti_repro.errors import InputError
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import LAUNCHERS, failure_of
+from dti_repro.launch.garbage import collect_rarely
 from dti_repro.launch.help import help_text
 from dti_repro.launch.sweep import (
     check_launcher,
@@ -43,7 +42,6 @@ from dti_repro.launch.sweep import (
 from dti_repro.launch.untrusted import check_resolved, check_untrusted
 
 Stages = Callable[[CommandLine], list[CommandLine]]
-OBJECTS_PER_COLLECTION = 5_000  # more gains nothing (benchmarks/startup.py), and would keep dead tensors longer
 
 
 def command(
@@ -82,7 +80,7 @@ def command(
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
-            _collect_garbage_less_often()
+            collect_rarely()
             _replace_unknown_characters()
             failure, sweep = None, None
             try:
@@ -115,15 +113,6 @@ def command(
         return main
 
     return decorate
-
-
-def _collect_garbage_less_often() -> None:
-    """Spare a third of the time of the libraries' imports, which make a million objects and no garbage.
-
-    At Python's threshold of 700 new objects, looking through all of them takes a second, and one more at the exit.
-    """
-    gc.set_threshold(OBJECTS_PER_COLLECTION)
-    atexit.register(gc.freeze)
 
 
 def _replace_unknown_characters() -> None:

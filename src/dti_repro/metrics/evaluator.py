@@ -28,6 +28,7 @@ from dti_repro.data.masks import check_masks, mask_path, masked_photo
 from dti_repro.data.photos import load_photo
 from dti_repro.errors import InputError
 from dti_repro.launch.devices import run_on_devices
+from dti_repro.launch.garbage import collect_as_usual
 from dti_repro.metrics.catalogue import metric_identity
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: 
 
     device = device_of(accelerator)
     metrics = {name: build(config, ScoreMetric, f"metric {name}").to(device) for name, config in configs.items()}
+    collect_as_usual()
     computed = 0
     for file in files:
         refuse_links(*file.csv.parents[:3])
