@@ -72,7 +72,7 @@ class Commands:
         return ["-m", "dti_repro.evaluate", f"run={self.concept}", "metrics=[toybox_image]", "accelerator=cpu"]
 
     def turn(self, number: int) -> dict[str, tuple[float | None, float]]:
-        """Return what -> CPU and wall seconds, of each command once; number: 1, 2, ..."""
+        """Return what -> CPU seconds (None for the first step) and wall seconds, once each; number: 1, 2, ..."""
         began = time.time()
         trained = self.run(self.train(number))
         (log,) = self.folder.glob(f"runs/toybox/dti/*/seed_{number}/bird/log.csv")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -215,13 +216,31 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(
     assert str(copy) in str(error.value)
 
 
+def test_code_and_adapters_of_a_checkpoint_are_not_loaded(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would ask whether to run the code, and add the adapter."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked whether to run the code"))
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    file = copy / "tokenizer" / "tokenizer_config.json"
+    config = {key: value for key, value in json.loads(file.read_text()).items() if key != "tokenizer_class"}
+    file.write_text(json.dumps({**config, "auto_map": {"AutoTokenizer": ["evil.T", None]}}))
+    (copy / "tokenizer" / "evil.py").write_text("raise SystemExit('it ran')")
+    with suppress(InputError):  # or the tokenizer's own kind is found without it
+        check_words(copy, [("cat", "<rex>")])
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "adapted"))
+    (copy / "text_encoder" / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="text_encoder has an adapter, which is not loaded"):
+        load_backbone(settings(copy), "cpu")
+
+
 def test_a_vocabulary_of_eight_bits_is_looked_up(checkpoint: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     file = copy / "text_encoder" / "model.safetensors"
     save_file({key: rows.to(torch.float8_e4m3fn) for key, rows in load_file(file).items()}, file)
-    check_words(copy, "cat", "<rex>")
+    check_words(copy, [("cat", "<rex>")])
     with pytest.raises(InputError, match="'qqq' is unknown"):
-        check_words(copy, "qqq", "<rex>")
+        check_words(copy, [("qqq", "<rex>")])
 
 
 def test_a_part_without_the_variant_keeps_its_plain_weights(checkpoint: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dti_repro.artifacts.lock import BusyError
-from dti_repro.errors import InputError
+from dti_repro.errors import DivergedError, InputError
 from dti_repro.launch.devices import run_on_devices
 
 ITEMS = ["a", "b", "c", "d", "e"]
@@ -36,9 +36,12 @@ def test_an_error_in_one_process_ends_all(tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{path.read_text()}").exists() for path in tmp_path.iterdir())
 
 
-def test_what_another_command_is_at_stops_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BusyError, match="b is being drawn"):
-        run_on_devices(partial(work, tmp_path, BusyError("b is being drawn")), ITEMS, 2, "cpu")
+@pytest.mark.parametrize("error", [BusyError("b is being drawn"), DivergedError("b diverged", "b")])
+def test_what_another_command_is_at_or_what_diverged_stops_nobody(
+    error: Exception, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        run_on_devices(partial(work, tmp_path, error), ITEMS, 2, "cpu")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c", "e"}
     assert capfd.readouterr().out == "['a', 'c', 'e'] are being done\n"
 

@@ -119,7 +119,7 @@ def test_what_changes_while_it_is_scored_is_scored_again(
         return rows
 
     monkeypatch.setattr(evaluator, "_computed_rows", slow)
-    with pytest.raises(BusyError, match="is being computed"):  # as what was scored is not what there is
+    with pytest.raises(BusyError, match=r"a\.csv: its images or photos changed while they were scored"):
         score([file], configs(world, "image"))
     monkeypatch.undo()
     assert score([file], configs(world, "image")) == 1

@@ -306,7 +306,9 @@ def test_a_repeated_sweep_is_not_judged_by_the_records_of_an_earlier_one(
 
 def test_a_sweep_folder_of_the_user_s_own_loses_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     record = {"overrides": [], "starts": 1, "outcome": "ran"}
-    own = {tmp_path / "jobs" / "offer.json": {"pay": 3}, tmp_path / "art" / "jobs" / "0.json": record}
+    own = {tmp_path / "jobs" / name: {"pay": 3} for name in ("1.json", "2024-offer.json")} | {
+        tmp_path / "art" / "jobs" / "0.json": record
+    }
     for file, content in own.items():
         write_json(file, content)
     monkeypatch.setattr(sys, "argv", ["train", "-m", f'hydra.sweep.dir="{tmp_path}"', "seed=5,6"])

@@ -67,6 +67,9 @@ def test_a_pack_s_minutes_are_shared_by_all_its_concepts_also_in_a_table_of_some
     folders = [ConceptFolder(tmp_path / name) for name in ("cat", "car")]
     assert minutes_per_concept(folders[:1]) == 1
     assert minutes_per_concept(folders) == 2
+    resumed = {"host": "h", "began": later, "seconds": 6.0, "resumed_from_step": 390}
+    write_json(tmp_path / "car" / "provenance.json", resumed)  # the first 390 steps are not in it
+    assert minutes_per_concept(folders) is None
 
 
 def test_a_cell_is_the_mean_and_the_t_interval_over_subjects() -> None:

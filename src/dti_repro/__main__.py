@@ -29,8 +29,8 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"error: unknown command '{name}'{did_you_mean(name, COMMANDS)} (dti --help lists them)", file=sys.stderr)
         sys.exit(2)
-    if any(argument.lstrip("+").startswith("plugins=") for argument in sys.argv[1:]):
-        sys.path.append(os.getcwd())  # where the plugin may lie. Without one, nothing there is imported.
+    if any(argument.startswith("plugins=") for argument in sys.argv[1:]):
+        sys.path.append(os.getcwd())  # where a plugin may lie. `dti` without plugins imports nothing from there.
     import_module(f"dti_repro.{name}").main()
 
 

@@ -48,7 +48,7 @@ def benchmark(cfg: DictConfig) -> int:
     searched = _search_result(cfg, run, folder)
 
     clock = [time.time()]
-    trained = train_rows(run, with_dependencies(experiment, chosen))
+    trained = train_rows(run, with_dependencies(experiment, chosen), cfg.accelerator)
     names = {row.name for row in chosen}
     results = [result for result in trained if result.spec.name in names]
     clock.append(time.time())

@@ -8,12 +8,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dti_repro.artifacts.files import write_file
 from dti_repro.artifacts.lock import locked
 from dti_repro.config import build
-from dti_repro.data.concept import PUBLISHED, UNFINISHED, Collection
+from dti_repro.data.concept import PUBLISHED, Collection
 from dti_repro.data.download import Source
-from dti_repro.errors import InputError
 from dti_repro.launch.command import command
 
 
@@ -22,13 +20,7 @@ def download(cfg: DictConfig, name: str) -> Path:
     folder = Path(cfg.root) / name
     source: Source = build(cfg.source, Source)
     with locked(folder / "lock", f"{folder} is being filled"):
-        write_file(folder / UNFINISHED, "")  # stays if this process is killed
-        try:
-            source.fetch(folder, cfg.progress)
-        except InputError:  # which names what is missing
-            (folder / UNFINISHED).unlink()
-            raise
-        (folder / UNFINISHED).unlink()
+        source.fetch(folder, cfg.progress)
     if (PUBLISHED / f"{name}.yaml").is_file():
         Collection(name, str(folder), "all").load()  # InputError for a concept without photos
         print(f"concepts={name} concepts.root={folder}")

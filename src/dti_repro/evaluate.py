@@ -29,6 +29,9 @@ from dti_repro.metrics.evaluator import ScoreFile, generated, score
 def chosen_metrics(metrics: str | list[str], sets: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     """Return name -> yaml for the name of a set, of one metric, or a list of names. InputError for an unknown one."""
     names = sets.get(metrics, [metrics]) if isinstance(metrics, str) else metrics
+    stems = [Path(name).stem for name in names]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise InputError(f"metrics: two of them are called '{twice}': scores are stored by this name, rename one")
     return {Path(name).stem: metric_config(name) for name in names}
 
 

@@ -53,7 +53,7 @@ def _track(cfg: DictConfig, prompts: str, image_folders: Sequence[ImageFolder]) 
     """Show the images of each concept in the logger."""
     concepts = list(dict.fromkeys(image_folder.path.parents[1].name for image_folder in image_folders))
     first = image_folders[0].path  # <method>/<hash>/<seed>/<concept>/images/<id>, or text_class/<concept>/images/<id>
-    of = [f"text_{cfg.text}"] if cfg.text else [first.parents[4].name, first.parents[3].name]
+    of = [f"text_{cfg.text}"] if cfg.text else first.parts[-6:-4]
     with tracking(cfg, "generate", *of, prompts, run_label(concepts), first.name) as tracker:
         for image_folder in image_folders:
             key = "/".join(image_folder.path.parts[-4:-2])

@@ -34,7 +34,7 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
     name = check_name(str(cfg.name or files[0].name.split(".")[0]), "name")
     concept = Concept(name, f"<{name}>", str(cfg.initializer), (), property=cfg.property)
     checkpoint = located(cfg.backbone)
-    check_words(checkpoint, concept.initializer, concept.placeholder)
+    check_words(checkpoint, [(concept.initializer, concept.placeholder)])
     vectors = load_any_layout(files, encoder_dims(checkpoint))
     if cfg.magnitude is not None:
         vectors = {encoder: _rescale(rows, cfg.magnitude, checkpoint, encoder) for encoder, rows in vectors.items()}

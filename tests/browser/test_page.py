@@ -126,7 +126,7 @@ def watch_the_word_being_learned(page: sync_api.Page) -> None:
     chosen = page.evaluate("document.activeElement.querySelector('img').alt")
     assert chosen == "TI: a <rex> on a beach, seed 0"
     page.keyboard.press("ArrowDown")
-    assert page.evaluate("document.activeElement.querySelector('img').alt") == "TI: a <rex> in a hat, seed 0"
+    page.wait_for_function("document.activeElement.querySelector('img').alt == 'TI: a <rex> in a hat, seed 0'")
 
 
 def switch_axes_and_rows(page: sync_api.Page) -> None:

@@ -138,7 +138,7 @@ def test_a_broken_connection_is_tried_again(host: Host, files: Files, missing: C
     (line,) = missing(files)
     assert re.fullmatch(rf"missing: {host.address}/dog/00\.jpg failed 3 times \(.*\)", line)
     assert Counter(host.requests) == {"/dog/00.jpg": 3, "/cat/00.jpg": 3, "/prompts.txt": 1}
-    assert not list((tmp_path).glob("dog/*"))
+    assert not list((tmp_path).glob("dog/[!.]*"))
     host.requests.clear()
     assert missing(files) == []
     assert host.requests == ["/dog/00.jpg"]
@@ -169,12 +169,15 @@ def test_a_file_that_cannot_come_is_named_and_the_rest_is_kept(
         host.files["/dog/00.jpg"] = content
     (line,) = missing(files)
     assert line.startswith(f"missing: {host.address}/dog/00.jpg {words}")
-    assert [p.relative_to(tmp_path) for p in tmp_path.glob("*/*")] == [Path("cat/00.jpg")]
+    assert [p.relative_to(tmp_path) for p in tmp_path.glob("*/*")] == [Path("dog/.unfinished"), Path("cat/00.jpg")]
+    with pytest.raises(InputError, match=r"dog lacks photos: python -m dti_repro\.download dreambooth fetches them"):
+        Collection("dreambooth", str(tmp_path), "dog").load()
     assert not (tmp_path / "dreambooth.yaml").exists()
     host.files["/dog/00.jpg"] = right
     host.requests.clear()
     assert missing(files) == []
     assert host.requests == ["/dog/00.jpg"]
+    assert not list(tmp_path.glob("*/.unfinished"))
 
 
 def test_a_host_that_does_not_answer_is_named_once(files: Files, host: Host, missing: Callable) -> None:

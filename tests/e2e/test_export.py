@@ -224,18 +224,18 @@ def test_a_trigger_of_a1111_is_no_ordinary_word(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("key", "header", "words"),
+    ("key", "words"),
     [
-        ('<rex>"); import os #', {}, "its key"),
-        ("dog", {}, "its key 'dog'"),
+        ('<rex>"); import os #', "its key"),
+        ("dog", "its key 'dog'"),
     ],
     ids=["key", "ordinary word"],
 )
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_header_that_is_no_plain_word_is_not_written_into_a_text_that_is_run(
-    key: str, header: dict[str, str], words: str, target: str, one: Path, tmp_path: Path
+def test_a_key_that_is_no_plain_word_is_not_written_into_a_text_that_is_run(
+    key: str, words: str, target: str, one: Path, tmp_path: Path
 ) -> None:
-    save_embedding(one / "rex" / "embedding.safetensors", key, vectors(0), header)
+    save_embedding(one / "rex" / "embedding.safetensors", key, vectors(0), {})
     with pytest.raises(InputError, match=words) as error:
         export(config("export", f"run={one}", f"to={target}", f"out={tmp_path / 'out'}"))
     assert "\n" not in str(error.value)

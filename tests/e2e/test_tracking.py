@@ -99,9 +99,12 @@ def test_a_name_of_one_s_own_is_kept_and_wrong_settings_are_one_line(
     with pytest.raises(InputError, match=r"logger\._private"), tracking(wrong, "a"):
         pass
     elsewhere = compose("evaluate", ["run=x", "logger=wandb", "+logger.settings={base_url: 'https://evil'}"])
-    with pytest.raises(InputError, match=r"logger\.settings is no setting of a logger here"), tracking(elsewhere, "a"):
+    with pytest.raises(InputError, match=r"logger\.settings is no setting of this logger"), tracking(elsewhere, "a"):
+        pass
+    elsewhere = compose("evaluate", ["run=x", "logger=tensorboard", "logger.save_dir='ftp://evil/x'"])
+    with pytest.raises(InputError, match=r"logger\.save_dir is an address"), tracking(elsewhere, "a"):
         pass
     monkeypatch.setattr(tracker, "find_spec", lambda package: None)
-    with pytest.raises(InputError, match="logger: wandb is not installed: pip install wandb, or give logger=none"):
+    with pytest.raises(InputError, match="logger: tensorboard is not installed: pip install tensorboard, or give log"):
         check_logger(elsewhere)
     assert run_label(["a", "b", "c", "d", "e"]) == "a+b+c+2more"

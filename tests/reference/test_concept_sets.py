@@ -159,8 +159,10 @@ def test_what_only_prompts_need_can_be_corrected_after_training(tmp_path: Path) 
     (living,) = Folder(str(root / "rex"), initializer="dog", live=True).load()
     check_metadata(cfg, folder, living)
     assert not learned_subject(folder, folder.embedding).live
-    update_metadata(cfg, folder, living)  # as `train` and `benchmark` do
+    folder.metadata.write_text(json.dumps({**concept_metadata(rex), "captions": ["a {}"]}))
+    update_metadata(folder, living)  # as `train` and `benchmark` do
     assert learned_subject(folder, folder.embedding).live
+    assert json.loads(folder.metadata.read_text())["captions"] == ["a {}"]  # what it was trained with stays
     with pytest.raises(InputError, match="changed: initializer"):
         check_metadata(cfg, folder, *Folder(str(root / "rex"), initializer="cat").load())
 

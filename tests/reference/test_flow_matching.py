@@ -74,7 +74,7 @@ def test_vocabulary_statistics_are_of_the_rows_as_stored(kind: str, backbone: Fl
     assert backbone.spec.encoders[ENCODER].norms["mean"] == pytest.approx(table.norm(dim=-1).mean().item(), rel=1e-6)
     assert torch.equal(vocabulary(checkpoint, ENCODER), table)
     assert encoder_dims(checkpoint) == {ENCODER: DIM}
-    check_words(checkpoint, "axolotl", "<x>")
+    check_words(checkpoint, [("axolotl", "<x>")])
 
 
 def test_the_sigmas_are_the_schedulers_own(

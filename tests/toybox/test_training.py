@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dti_repro.errors import InputError
+from dti_repro.launch.command_line import compose
+from dti_repro.toybox.pretrain import _check_folders, _check_settings
 from dti_repro.toybox.training import Stage, fit
 
 SETTINGS = {"lr": 0.01, "warmup": 5, "decay": 10, "bf16": False, "checkpoint_every": 10}
@@ -84,3 +87,17 @@ def test_pretraining_goes_on_where_it_was_killed(tmp_path: Path) -> None:
         assert torch.equal(a, b)
     logged = [line.split(",")[0] for line in (tmp_path / "broken" / "log.csv").read_text().splitlines()]
     assert logged == ["50"]  # reached twice, told once
+
+
+def test_a_folder_of_other_settings_or_without_its_weights_is_one_line(tmp_path: Path) -> None:
+    settings = {"stage": {"name": "unet", "fit": {"steps": 5, "lr": 1e-3}}, "start_from": None}
+    _check_settings(tmp_path, settings)
+    (tmp_path / "last.pt").touch()
+    longer = {**settings, "stage": {"name": "unet", "fit": {"steps": 9, "lr": 1e-3}}}
+    _check_settings(tmp_path, longer)
+    for other in ({**settings, "start_from": "weights"}, {**settings, "stage": {"name": "unet", "fit": {"lr": 2e-3}}}):
+        with pytest.raises(InputError, match="has a training with other settings or start_from: give folder="):
+            _check_settings(tmp_path, other)
+    cfg = compose("toybox_pretrain", ["stage=unet", f"save_to={tmp_path}"])
+    with pytest.raises(InputError, match=r"parts, tokenizer: .* does not exist; stage=text_encoder and stage=vae make"):
+        _check_folders(cfg)

@@ -103,7 +103,7 @@ def refuse_links(*folders: Path) -> None:
     """Raise InputError for a symbolic link: whoever made a run folder could choose with it where we write."""
     for folder in folders:
         if folder.is_symlink():
-            raise InputError(f"{folder} is a symbolic link, and nothing is written through one: put a folder there")
+            raise InputError(f"{folder} is a symbolic link, and nothing is written through one: remove it")
 
 
 class WithoutAliases:

@@ -18,7 +18,7 @@ from dti_repro.artifacts.files import read_json
 from dti_repro.artifacts.run_dir import ConceptFolder
 
 SOURCE_DIGEST = "source_sha256"
-"""The key of a derived word's record that has the embedding which was transformed."""
+"""The key of the digest of the embedding that a derived word was made from."""
 PACKAGES = ("torch", "diffusers", "transformers", "pytorch-lightning", "peft", "timm", "open_clip_torch", "dti-repro")
 
 
@@ -74,5 +74,5 @@ def machines(folders: Sequence[ConceptFolder], scores: Sequence[Path]) -> list[s
 
 def read_provenance(folder: ConceptFolder) -> dict[str, Any] | None:
     """Return the record of a concept's training, None if there is none. InputError for a damaged one."""
-    advice = "remove it; only its times are lost"
+    advice = "remove it; its times are lost, and what a derived word was made from"
     return read_json(folder.provenance, advice) if folder.provenance.is_file() else None

@@ -26,7 +26,7 @@ NAMED: dict[str, Callable[[str, str], dict[str, str]]] = {
     "TensorBoardLogger": lambda name, command: {"version": name},  # which is its folder
     "WandbLogger": lambda name, command: {"name": name, "job_type": command},
 }
-PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb"}
+PACKAGES = {"TensorBoardLogger": ("tensorboard", "tensorboardX"), "WandbLogger": ("wandb",)}
 MAX_IMAGES = 64  # of one key: more make a page slow, and are in the run folder
 
 
@@ -95,9 +95,9 @@ def tracking(cfg: DictConfig, command: str, *words: str) -> Iterator[Tracker]:
 
 def check_logger(cfg: DictConfig) -> None:
     """Raise InputError for a logger whose package is not installed, before the work that it shall show."""
-    package = PACKAGES.get(cfg.logger._target_.rpartition(".")[2])
-    if package is not None and find_spec(package) is None:
-        raise InputError(f"logger: {package} is not installed: pip install {package}, or give logger=none")
+    packages = PACKAGES.get(cfg.logger._target_.rpartition(".")[2], ())
+    if packages and not any(map(find_spec, packages)):
+        raise InputError(f"logger: {packages[0]} is not installed: pip install {packages[0]}, or give logger=none")
 
 
 def run_label(names: Sequence[str], shown: int = 3) -> str:

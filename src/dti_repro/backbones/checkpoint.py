@@ -206,8 +206,9 @@ def update_with_file(digest: hashlib._Hash, file: Path) -> None:
         ) from error
 
 
-def check_words(folder: Path, initializer: str, placeholder: str) -> None:
-    """Raise InputError if the tokenizer does not know the initializer, or has the placeholder as a word.
+def check_words(folder: Path, words: Sequence[tuple[str, str]]) -> None:
+    """Raise InputError if the tokenizer does not know an initializer, or has a placeholder as a word. words: of each
+    concept, (initializer, placeholder).
 
     A word is unknown if it becomes the unknown token or a token with an all-zero row: the toybox's tokenizer spells
     unknown words in letters, whose rows are zero.
@@ -216,15 +217,18 @@ def check_words(folder: Path, initializer: str, placeholder: str) -> None:
 
     with loading(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
-    ids = initializer_ids(tokenizer, initializer)
+    vocabulary = tokenizer.get_vocab()
     with _table(folder, "text_encoder") as table:
-        if not ids or (table is not None and not all(bool(table[i].float().any()) for i in ids)):
-            raise InputError(f"initializer '{initializer}' is unknown to the tokenizer of {folder}: use words it knows")
-    vocabulary, word = tokenizer.get_vocab(), placeholder.lower()
-    if any(form in vocabulary for form in (placeholder, word, f"{word}</w>")):
-        raise InputError(f"placeholder '{placeholder}' is already a word of the tokenizer of {folder}: choose another")
-    if not PLACEHOLDER.fullmatch(placeholder):
-        raise InputError(f"placeholder '{placeholder}': write it as <name>, of letters, digits and . ' _ -")
+        for initializer, placeholder in words:
+            ids, word = initializer_ids(tokenizer, initializer), placeholder.lower()
+            if not ids or (table is not None and not all(bool(table[i].float().any()) for i in ids)):
+                unknown = f"initializer '{initializer}' is unknown to the tokenizer of {folder}"
+                raise InputError(f"{unknown}: use words it knows")
+            if any(form in vocabulary for form in (placeholder, word, f"{word}</w>")):
+                taken = f"placeholder '{placeholder}' is already a word of the tokenizer of {folder}"
+                raise InputError(f"{taken}: choose another")
+            if not PLACEHOLDER.fullmatch(placeholder):
+                raise InputError(f"placeholder '{placeholder}': write it as <name>, of letters, digits and . ' _ -")
 
 
 def initializer_ids(tokenizer: PreTrainedTokenizerBase, initializer: str) -> list[int]:

@@ -19,7 +19,9 @@ def load_backbone(node: DictConfig, accelerator: str = "auto") -> Backbone:
     `device_of`."""
     settings = OmegaConf.to_container(node, resolve=True)
     settings.pop("generation", None)  # defaults of `generate`, which are no keys of the constructor
-    return _load(tuple(sorted(settings.items())), device_of(accelerator))
+    backbone = _load(tuple(sorted(settings.items())), device_of(accelerator))
+    collect_as_usual()
+    return backbone
 
 
 def device_of(accelerator: str) -> str:
@@ -38,6 +40,4 @@ def _load(settings: tuple[tuple[str, Any], ...], device: str) -> Backbone:
     for library in (transformers, diffusers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()  # weights that do not fit are one line of ours
-    backbone = build(dict(settings), Backbone, "backbone").to(device)
-    collect_as_usual()
-    return backbone
+    return build(dict(settings), Backbone, "backbone").to(device)

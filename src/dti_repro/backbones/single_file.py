@@ -93,12 +93,13 @@ def convert(path: str, config: str | None) -> Path:
 def _check_classes(configs: Path) -> None:
     """Raise InputError for a part whose class is none of those that such a model has."""
     for part, named in model_index(configs).items():
-        if part in UNUSED or not isinstance(named, list) or named == [None, None]:
+        if part.startswith("_") or part in UNUSED or named is None or type(named) is bool or named == [None, None]:
             continue
-        library, name = (*named, None, None)[:2]
-        is_scheduler = part == "scheduler" and library == "diffusers" and str(name).isidentifier()
-        if not (is_scheduler and str(name).endswith("Scheduler")) and name not in CLASSES.get(library, ()):
-            raise InputError(f"backbone.config {configs}: {part} is a {name} of {library}, which is not loaded")
+        is_pair = isinstance(named, list) and len(named) == 2 and all(isinstance(word, str) for word in named)
+        library, name = named if is_pair else ("", "")
+        is_scheduler = part == "scheduler" and library == "diffusers" and name.isidentifier()
+        if not (is_scheduler and name.endswith("Scheduler")) and name not in CLASSES.get(library, ()):
+            raise InputError(f"backbone.config {configs}: {part} is {named}, which is not loaded")
 
 
 def _checked(path: str) -> Path:

@@ -26,7 +26,7 @@ LOGGERS = tuple(
     f"pytorch_lightning.loggers.{name}"
     for name in ("CSVLogger", "TensorBoardLogger", "WandbLogger", "logger.DummyLogger")
 )
-LOGGER_KEYS = {"entity", "group", "tags", "notes", "job_type"}
+WANDB_KEYS = {"entity", "group", "tags", "notes", "job_type"}
 """What W&B is told besides the parameters of Lightning's logger. Others could name the server that gets the key."""
 FOR_THE_RUN = {"name", "vectors"}
 """Keys that constructors need not take: the name of a run's folder, and how many vectors a word has."""
@@ -52,8 +52,8 @@ def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
     if private := next((key for key in settings if key.startswith("_")), None):
         raise InputError(f"{at}.{private}: only _target_ may begin with an underscore")
     signature = _signature(make)
-    if node["_target_"] in LOGGERS and (unknown := settings.keys() - signature.parameters.keys() - LOGGER_KEYS):
-        raise InputError(f"{at}.{min(unknown)} is no setting of a logger here: remove it")
+    if node["_target_"] in LOGGERS:
+        _check_logger(node["_target_"], settings, signature, at)
     for key in FOR_THE_RUN - signature.parameters.keys():
         settings.pop(key, None)
     given = {}
@@ -73,6 +73,16 @@ def _build(node: Any, base: Any, at: str, more: Mapping[str, Any]) -> Any:
         return make(**given, **more)
     except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"{at}: {name} does not take these settings: {' '.join(str(error).split())}") from error
+
+
+def _check_logger(name: str, settings: Mapping[str, Any], signature: inspect.Signature, at: str) -> None:
+    """Raise InputError for settings with which a configuration from elsewhere could name a server."""
+    named = {key for key, parameter in signature.parameters.items() if parameter.kind is not parameter.VAR_KEYWORD}
+    known = named | (WANDB_KEYS if name.endswith("WandbLogger") else set())
+    if unknown := settings.keys() - known:
+        raise InputError(f"{at}.{min(unknown)} is no setting of this logger here: remove it")
+    if address := next((key for key, value in settings.items() if "://" in str(value)), None):
+        raise InputError(f"{at}.{address} is an address: give a folder")
 
 
 def target(name: Any, base: type | UnionType) -> Callable[..., Any]:

@@ -77,7 +77,7 @@ class Folders:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Folders:
-        """Return the place of a configuration. InputError for a backbone without published configs."""
+        """Return the folders of a configuration. InputError for a backbone without published configs."""
         file = published_file(cfg.backbone.name)
         if file is None:
             known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
@@ -106,7 +106,7 @@ class Stages:
         began = time.perf_counter()
         killed = False
         with log.open("wb") as output:
-            process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen([sys.executable, "-P", *arguments], stdout=output, stderr=subprocess.STDOUT)
             while (end := os.wait4(process.pid, os.WNOHANG))[0] == 0:  # unlike Popen.wait, it tells the peak
                 if until is not None and not killed and until():
                     os.kill(process.pid, signal.SIGKILL)  # Popen.kill polls first, and may reap it and lose its usage

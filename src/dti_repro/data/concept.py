@@ -19,7 +19,7 @@ from dti_repro.errors import InputError
 
 PUBLISHED = Path(__file__).parent / "sets"
 UNFINISHED = ".unfinished"
-"""The file in a folder that `dti download` is filling."""
+"""The file in a folder of photos that `dti download` has begun to fill, until all of them are there."""
 SUBJECTS = Path(__file__).parent.parent / "toybox" / "subjects"
 
 
@@ -176,13 +176,13 @@ class Collection(ConceptSet):
 
     def concept(self, name: str) -> Concept:
         words, photos = self.entries[name], self.root / name
-        if (self.root / UNFINISHED).exists():
-            raise InputError(f"{self.root} is being downloaded, or its download was stopped: give that command again")
         if not photos.is_dir():
             hint = "correct concepts.root"
             if self.index.parent == PUBLISHED:
                 hint = f"python -m dti_repro.download {self.index.stem}, or concepts.root=<folder of a copy>"
             raise InputError(f"concept '{name}' has no photos, {photos} does not exist: {hint}")
+        if (photos / UNFINISHED).exists():
+            raise InputError(f"{photos} lacks photos: python -m dti_repro.download {self.index.stem} fetches them")
         return Concept(
             name=name,
             placeholder=f"<{name}>",

@@ -25,6 +25,7 @@ from rich.progress import track
 
 from dti_repro.artifacts.files import atomic_write, sha256, write_file, write_json
 from dti_repro.artifacts.run_dir import check_name
+from dti_repro.data.concept import UNFINISHED
 from dti_repro.data.photos import check_photos, list_photos
 from dti_repro.data.published_prompts import PromptReader
 from dti_repro.errors import InputError
@@ -128,10 +129,13 @@ class Files(Source):
             if sha256(path) != expected:  # nothing here writes half of a file: somebody has changed it
                 raise InputError(f"{path} is not the published file: remove it, and it is fetched again")
             return False
+        write_file(path.parent / UNFINISHED, "")
         content = client.get(f"{self.base}/{part}")
         if hashlib.sha256(content).hexdigest() != expected:
             raise InputError(f"{self.base}/{part} is not the published file: its SHA-256 hash is different")
         write_file(path, content)
+        if all((folder / name).is_file() for name in self.files if (folder / name).parent == path.parent):
+            (path.parent / UNFINISHED).unlink(missing_ok=True)
         return True
 
 

@@ -146,16 +146,16 @@ def _opened(path: Path) -> Image.Image:
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] != b"ftyp" or (head[8:] not in HEIF_BRANDS and path.suffix.lower() not in HEIF_SUFFIXES):
-        return _lazily(path, FORMATS)
+        return _open_without_warning(path, FORMATS)
     if not find_spec("pillow_heif"):
         raise InputError(f"image {path} is a HEIC file: install pillow-heif, or save it as jpg or png")
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-    return _lazily(path, ("HEIF",))
+    return _open_without_warning(path, ("HEIF",))
 
 
-def _lazily(path: Path, formats: Sequence[str]) -> Image.Image:
+def _open_without_warning(path: Path, formats: Sequence[str]) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a phone of 108 megapixels is no attack
         return Image.open(path, formats=formats)

@@ -30,7 +30,7 @@ NOTES = (
     "`norm` is the norm of the learned vector. `on noise` is the norm that AdamW gives a vector of this start, rate, "
     "decay and number of steps on random gradients: a norm near it says nothing about what was learned.",
     "`gradient` is the median norm of the gradient that the optimizer was given; kappa acts relative to it.",
-    "`minutes` is the training time of a subject; subjects are trained in packs.",
+    "`minutes` is the training time of a subject; subjects are trained in packs. It is empty where one was resumed.",
     "front.png shows image score against text score, from table.csv. grid.png shows the first subject by name with the "
     "first image seed and all prompts.",
 )
@@ -47,7 +47,7 @@ _LEARNED = "what is learned, and its prior, are float32 (there: in bfloat16, whe
 _CROSSINIT = "CrossInit's prior is the distance to the initial value (there: its mean square)"
 _VAE = "the autoencoder draws in float32 (there: in bfloat16)"
 _SPACE = "a learned word replaces a word's token with the space before it (there: the space is a token of its own)"
-_INSTRUCTION = "one instruction, in training and in generation (there: none in training)"
+_INSTRUCTION = "{}, in training and in generation (there: none in training, the pipeline's in generation)"
 UNMASKED = "references of the image score are as they are (there: black outside of the subject)"
 MASK_DEVIATION = "masks are black or white, cut at 127 (there: the photo is multiplied by the grey value)"
 _SIZES = (
@@ -100,6 +100,8 @@ def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list
     repeated |= {_VAE, _PADDING} if as_published else set()
     repeated |= {_INSTRUCTION} if as_published or backbone.get("instruction") == "as_published" else set()
     deviations = [deviation for deviation in DEVIATIONS.get(backbone._target_, ()) if deviation not in repeated]
+    instruction = "no instruction" if backbone.get("instruction") == "none" else "one instruction"
+    deviations = [deviation.format(instruction) for deviation in deviations]
     if deviations:
         deviations.append(MASK_DEVIATION if masked else UNMASKED)
     if deviations and any(map(_has_original_prior, experiment.rows)):

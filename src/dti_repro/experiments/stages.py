@@ -23,6 +23,7 @@ from dti_repro.experiments.spec import RowSpec
 from dti_repro.inference.generator import draw_missing
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
+from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references
 from dti_repro.training.runs import check_metadata, is_complete, run_folder, update_metadata
 from dti_repro.training.train_missing import train_missing, with_annotations
@@ -49,7 +50,7 @@ def means_of(files: Sequence[ScoreFile], metrics: Collection[str]) -> dict[str, 
     return {metric: means[metric] for metric in metrics if metric in means}
 
 
-def train_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[RowResult]:
+def train_rows(run: ExperimentRun, rows: Sequence[RowSpec], scoring_on: str = "auto") -> list[RowResult]:
     """Train what is missing, row by row. A relative kappa becomes a number when its other row is trained. InputError as
     _check_rows, before the first training."""
     results: dict[str, RowResult] = {}
@@ -60,17 +61,19 @@ def train_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[RowResult]:
         for cfg in result.cfgs:
             if not is_trained(run, cfg):
                 if not is_checked:
-                    _check_rows(run, rows[k:])
+                    _check_rows(run, rows[k:], scoring_on)
                     is_checked = True
                 print(f"train {row.label}: {run_folder(cfg).path}", flush=True)
                 result.trained += train_missing(cfg)[1]
-            result.folders += run.concept_folders(cfg)
+            for folder in run.concept_folders(cfg):
+                update_metadata(folder, run.concepts[folder.name])
+                result.folders.append(folder)
     return list(results.values())
 
 
-def _check_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> None:
+def _check_rows(run: ExperimentRun, rows: Sequence[RowSpec], scoring_on: str) -> None:
     """Raise InputError for a row that cannot be trained, for images that cannot be drawn and for evaluators that cannot
-    be loaded, as far as this is known without the backbone."""
+    be loaded, as far as this is known without the backbone. scoring_on: the accelerator of the scores."""
     from dti_repro.backbones.backbone import Backbone
     from dti_repro.backbones.load import device_of
     from dti_repro.metrics.base import ScoreMetric
@@ -83,10 +86,13 @@ def _check_rows(run: ExperimentRun, rows: Sequence[RowSpec]) -> None:
         except InputError as error:
             raise InputError(f"experiment '{run.experiment.name}', row '{row.name}': {error}") from error
     cfg = run.generate_config()
-    device_of(cfg.accelerator)
+    for accelerator in (cfg.accelerator, scoring_on):
+        device_of(accelerator)
     sampling = GenerationConfig.of(cfg).sampling
     target(cfg.backbone._target_, Backbone).check_generation(located(cfg.backbone), **sampling)
-    for name, config in run.metrics().items():
+    reader = run.experiment.paths.reader if run.experiment.paths else None
+    metrics = run.metrics() | ({} if reader is None else {reader: metric_config(reader)})
+    for name, config in metrics.items():
         build(config, ScoreMetric, f"metric {name}")
 
 
@@ -101,14 +107,13 @@ def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:
 
 
 def is_trained(run: ExperimentRun, cfg: DictConfig) -> bool:
-    """Return whether all concepts of a training are there, and bring their concept.json up to date. InputError for one
-    that was trained with other photos, another word or another start."""
+    """Return whether all concepts of a training are there. InputError for one that was trained with other photos,
+    another word or another start."""
     folders = run.concept_folders(cfg)
     if not all(is_complete(cfg, folder) for folder in folders):
         return False
     for folder in folders:
         check_metadata(cfg, folder, run.concepts[folder.name])
-        update_metadata(cfg, folder, run.concepts[folder.name])
     return True
 
 

@@ -108,7 +108,7 @@ def verdict(difference: Paired) -> str:
 def minimum_detectable_difference(values: Sequence[float]) -> float:
     """Return the minimum detectable difference: with probability POWER the two-sided t test at LEVEL finds a true mean
     difference of this size, on its own side, for as many subjects with this standard deviation. NaN for fewer than two,
-    and for subjects that all differ by the same.
+    and where all subjects have the same difference.
 
     Its t follows the noncentral t distribution (Cohen 1988, ch. 2).
     """

@@ -1,8 +1,8 @@
 """Write learned words for other programs.
 
 Writes `<out>/<run>/<program>/<concept>.safetensors` (for diffusers one file for each text encoder, and an adapter's)
-and a text that shows how to load them: all of it but comments is Python that runs as it stands. What it takes from an
-embedding's header is checked, since the file may come from elsewhere.
+and a text that shows how to load them: all of it but comments is Python that runs as it stands. The embedding may come
+from elsewhere: what stands in the code is checked, and its method and initializer stand in a comment only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dti_repro.adapters.folder import DIFFUSERS_LORA, adapter_files, adapter_of
-from dti_repro.artifacts.files import atomic_write, read_yaml, write_file
+from dti_repro.artifacts.files import atomic_write, read_yaml, sha256, write_file
 from dti_repro.artifacts.run_dir import ConceptFolder, check_name, embedding_files, finished_concepts
 from dti_repro.backbones.checkpoint import PLACEHOLDER
 from dti_repro.config import CONF
@@ -25,6 +25,7 @@ from dti_repro.errors import InputError, one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOVE = "move it, or give out=<another folder>"
 NOTES = {
     "diffusers": "Write the word once: diffusers itself puts all of its vectors there.",
     "a1111": "A1111: copy {file} into its folder embeddings/ and write {name} in the prompt. The file's name is the "
@@ -106,6 +107,9 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     out = root / run / program
     for file, tensors in files.items():
         _check_free(out / file, tensors)
+    for file, original in copies.items():
+        if (out / file).is_file() and sha256(out / file) != sha256(original):
+            raise InputError(f"{out / file} is another word's adapter: {MOVE}")
     for file, tensors in files.items():
         write_tensors(out / file, tensors, header)
     for file, original in copies.items():
@@ -127,7 +131,7 @@ def _check_free(file: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError:
         return
     if before.keys() != tensors.keys() or not all(before[key].equal(tensors[key]) for key in tensors):
-        raise InputError(f"{file} holds another word of this name: move it, or give out=<another folder>")
+        raise InputError(f"{file} holds another word of this name: {MOVE}")
 
 
 def _backbone_of_run(folder: ConceptFolder) -> dict[str, Any]:

@@ -80,7 +80,8 @@ def command(
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
-            collect_rarely()
+            if not config_name.startswith("toybox_"):  # which train without load_backbone
+                collect_rarely()
             _replace_unknown_characters()
             failure, sweep = None, None
             try:

@@ -73,8 +73,8 @@ def run_on_devices(work: Callable[[list[T]], R], items: Sequence[T], devices: in
     while not results.empty():
         found.append(results.get())
     errors = [result for result in (*found, failed) if isinstance(result, BaseException)]
-    if errors:  # that another process is busy says less than any other
-        raise min(errors, key=lambda error: isinstance(error, BusyError))
+    if errors:  # those that waited for the others say less
+        raise min(errors, key=lambda error: 2 * isinstance(error, BusyError) + isinstance(error, DivergedError))
     return found
 
 

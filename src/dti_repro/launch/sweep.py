@@ -150,7 +150,8 @@ def _records(folder: Path) -> dict[str, JobRecord]:
 
 def _job_files(folder: Path) -> list[Path]:
     """Return where the jobs of a sweep, or of several numbered sweeps, have their records: other files are not ours."""
-    return sorted([*folder.glob("jobs/[0-9]*.json"), *folder.glob("[0-9]*/jobs/[0-9]*.json")])
+    files = (*folder.glob("jobs/*.json"), *folder.glob("[0-9]*/jobs/*.json"))
+    return sorted(file for file in files if re.fullmatch(r"\d{4,}", file.stem))
 
 
 def summarise(folder: Path) -> str:

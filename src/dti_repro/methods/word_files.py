@@ -35,6 +35,7 @@ def save_word(
 ) -> None:
     """Write what is learned of a concept. config: the node that the method was built from."""
     if not method.depends_on:
+        # Without dependence all leading entries are equal, and a file has one list.
         vectors = {name: rows.reshape(-1, *rows.shape[-2:])[0] for name, rows in method.vectors(concept).items()}
         save_embeddings(path, placeholder, vectors, header)
         return

@@ -38,7 +38,10 @@ class AttributeAccuracy(ImageMetric):
         expected = [{key: s.expect[key] for key in self.keys if s.expect and key in s.expect} for s in samples]
         for key, label in (pair for expect in expected for pair in expect.items()):
             if label not in self.heads[key]:
-                raise InputError(f"expect: the attribute reader has no {key} '{label}'")
+                raise InputError(
+                    f"the attribute reader has no {key} '{label}': correct `expect` in the prompt set"
+                    f"{', or the class word of the concept' if key == 'class' else ''}"
+                )
         shares = []
         for read, expect in zip(read_heads(self.encoder.images(images), self.heads), expected, strict=True):
             right = sum(read[key] == label for key, label in expect.items())

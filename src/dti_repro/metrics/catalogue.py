@@ -63,12 +63,14 @@ def _checkpoint(config: dict[str, Any]) -> Any:
 def resolve_weights(checkpoint: str) -> str:
     """Return the name that timm and open_clip understand: `toybox:reader` becomes `local-dir:<folder>/reader`.
 
-    InputError where a named folder does not exist.
+    InputError where a named folder does not exist, or has an adapter, which transformers would add.
     """
     if checkpoint.startswith(TOYBOX):
         checkpoint = f"{LOCAL}{TOYBOX_WEIGHTS / checkpoint.removeprefix(TOYBOX)}"
     if checkpoint.startswith(LOCAL) and not Path(checkpoint.removeprefix(LOCAL)).is_dir():
         raise InputError(f"evaluator weights: there is no folder {checkpoint.removeprefix(LOCAL)}")
+    if (Path(checkpoint.removeprefix(LOCAL)) / "adapter_config.json").exists():
+        raise InputError(f"evaluator weights {checkpoint}: an adapter is not loaded: remove its files")
     return checkpoint
 
 

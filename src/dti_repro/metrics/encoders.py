@@ -85,7 +85,7 @@ class ImageEncoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
-        """(images, 3, height, width) to (images, features)."""
+        """Encode (images, 3, height, width) as (images, features)."""
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:

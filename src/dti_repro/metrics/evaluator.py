@@ -179,7 +179,8 @@ def score(
     for file in todo:
         if file.missing(configs, masks):
             owner = file.lock.read_text(encoding="utf-8", errors="replace").strip()
-            busy.append(f"{file.csv} is being computed by {owner or 'another process'}")
+            changed = "its images or photos changed while they were scored: give the same command again"
+            busy.append(f"{file.csv} is being computed by {owner}" if owner else f"{file.csv}: {changed}")
     if busy:
         line = f"{computed} columns of scores are computed, {len(busy)} score files are not"
         raise BusyError(f"{line}: {'; '.join(busy)}")
@@ -196,7 +197,7 @@ def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: 
     collect_as_usual()
     computed = 0
     for file in files:
-        refuse_links(*file.csv.parents[:3])
+        refuse_links(*file.csv.parents[:2])
         with suppress(BusyError), locked(file.lock, f"{file.csv} is being computed"):
             missing = {name: metrics[name] for name in file.missing(configs, masks)}  # fewer, if another computed some
             if missing:

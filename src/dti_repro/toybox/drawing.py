@@ -17,7 +17,7 @@ from dti_repro.toybox.second_objects import INK, LINE, SECOND_OBJECTS
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The picture of a scene: (48, 48, 3) uint8 RGB."""
+    """Return the picture of a scene: (48, 48, 3) uint8 RGB."""
     image = Image.new("RGB", (SIDE, SIDE))
     BACKDROPS[scene.background](ImageDraw.Draw(image), np.random.default_rng(scene.backdrop_seed))
     if scene.other != "none":
@@ -72,7 +72,7 @@ class _Pen:
         self.draw.ellipse(self._box(x - r, y - r, x + r, y + r), fill=fill)
 
     def paint_pattern(self, subject: Individual) -> None:
-        """Lays the subject's second colour over the body shapes drawn so far."""
+        """Lay the subject's second colour over the body shapes drawn so far."""
         if subject.pattern == "plain":
             return
         ys, xs = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)

@@ -18,7 +18,7 @@ NO_SPREAD = -30.0  # diffusers' least log variance
 
 @torch.no_grad()
 def in_pixel_axes(vae: AutoencoderKL, pixels: Tensor) -> AutoencoderKL:
-    """A copy whose latents (n, axes, h, w) are centred, uncorrelated, and as far apart as their pictures are.
+    """Return a copy whose latents (n, axes, h, w) are centred, uncorrelated, and as far apart as their pictures are.
 
     The axes are the principal ones of the latents of ``pixels`` (n, 3, height, width) in the decoder's mean pixel
     metric, loudest first; those below ``LEAST_ENERGY`` are dropped. The posterior loses its spread.
@@ -36,7 +36,7 @@ def in_pixel_axes(vae: AutoencoderKL, pixels: Tensor) -> AutoencoderKL:
 
 @torch.no_grad()
 def without_spread(vae: AutoencoderKL) -> AutoencoderKL:
-    """A copy with the same latents, whose posterior has no spread."""
+    """Return a copy with the same latents, whose posterior has no spread."""
     new = AutoencoderKL.from_config(vae.config)
     new.load_state_dict(vae.state_dict())
     axes = vae.config.latent_channels
@@ -46,7 +46,7 @@ def without_spread(vae: AutoencoderKL) -> AutoencoderKL:
 
 
 def _pixel_metric(vae: AutoencoderKL, means: Tensor) -> Tensor:
-    """(channels, channels): inner products of the pictures' changes under the same small noise in either channel."""
+    """Return (channels, channels): inner products of the pictures' changes under one small noise in each channel."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(len(means), 1, *means.shape[2:], generator=generator)
     changes = []
@@ -60,7 +60,7 @@ def _pixel_metric(vae: AutoencoderKL, means: Tensor) -> Tensor:
 
 
 def _folded(vae: AutoencoderKL, inward: Tensor, outward: Tensor, centre: Tensor) -> AutoencoderKL:
-    """The autoencoder of latents ``inward @ (z - centre)``, which are read as ``outward @ latents + centre``."""
+    """Return the autoencoder of latents ``inward @ (z - centre)``, read as ``outward @ latents + centre``."""
     axes = len(inward)
     new = AutoencoderKL.from_config({**vae.config, "latent_channels": axes})
     old_state = {name: value.double() for name, value in vae.state_dict().items()}

@@ -68,7 +68,7 @@ def position_accuracy(encoder: TextEncoder, norms: list[float], seed: int) -> di
 
 
 def residual_updates(encoder: TextEncoder, rows: dict[str, Tensor], factor: float) -> list[float]:
-    """How much each layer changes the scaled word's state, relative to it: one ratio a layer, mean over words."""
+    """Return how much each layer changes the scaled word's state, relative to it: a mean over words a layer."""
     import torch
 
     from dti_repro.experiments.mechanism.states import read_word

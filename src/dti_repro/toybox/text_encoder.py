@@ -38,7 +38,7 @@ class SceneTower(nn.Module):
         self.out = nn.Linear(512, width)
 
     def forward(self, facts: Tensor, look: Tensor) -> Tensor:
-        """facts (batch, attributes) of label indices, look (batch, numbers) -> (batch, width)."""
+        """Encode labels ``facts`` (batch, attributes) and numbers ``look`` (batch, numbers) as (batch, width)."""
         parts = [table(column) for table, column in zip(self.tables, facts.T, strict=True)]
         return self.out(self.mix(torch.cat([*parts, look], dim=-1)))
 
@@ -159,7 +159,7 @@ class TextEncoder(Stage):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Right caption among 512 full ones, and against its own swapped versions, for held-out scenes."""
+        """Return, for held-out scenes, how often the right caption wins: among 512, and against each kind of swap."""
         rng = np.random.default_rng([self.seed, 11])
         scenes = [sampling.scene_of(1, i) for i in range(512)]
         logits = self._logits(
@@ -190,7 +190,7 @@ class TextEncoder(Stage):
         self.model.text.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict())
 
     def _read(self, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-        """Label indices of every fact, the last index where a scene has none, and the numbers of the looks."""
+        """Return the label of every fact (the last index where a scene has none) and the numbers of the looks."""
         facts = []
         for scene in scenes:
             values = scene.facts()
@@ -200,7 +200,7 @@ class TextEncoder(Stage):
         return torch.tensor(facts, device=self.device), look.to(self.device)
 
     def _pooled(self, captions: list[str]) -> Tensor:
-        """States at the end token (captions, width). Captions of like length are encoded together: less padding."""
+        """Return the states at the end token (captions, width). Captions of like length go together: less padding."""
         order = sorted(range(len(captions)), key=lambda i: len(captions[i].split()))
         third = -(-len(order) // 3)
         pooled = []
@@ -212,7 +212,7 @@ class TextEncoder(Stage):
         return torch.cat(pooled)[np.argsort(order)]
 
     def _logits(self, facts: Tensor, look: Tensor, pooled: Tensor) -> Tensor:
-        """Scaled cosines (scenes, captions)."""
+        """Return scaled cosines (scenes, captions)."""
         text = F.normalize(self.model.text_out(pooled).float(), dim=-1)
         seen = F.normalize(self.model.scene(facts, look).float(), dim=-1)
         return self.model.logit_scale.exp().clamp(max=100) * seen @ text.T

@@ -17,7 +17,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
-    """Byte-pair merges trained on a world's word list alone, until every word is one token.
+    """Train byte-pair merges on a world's word list alone, until every word is one token.
 
     The end token has the highest id: open_clip pools there by argmax. Pieces that are no words are kept, so that
     any text can be tokenized; their embedding rows are zero (see :func:`word_ids`).

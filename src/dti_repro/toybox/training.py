@@ -36,23 +36,26 @@ class Stage(ABC):
 
     @abstractmethod
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The scalar loss of ``step``'s batch and named figures for the log."""
+        """Return the scalar loss of ``step``'s batch, and named figures for the log."""
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Quality on held-out data, by name."""
+        """Return the quality on held-out data, by name."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Writes fp16 weights in the library's own format."""
+        """Write fp16 weights in the library's own format."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Reads what :meth:`save` wrote, to train on with fresh optimizer state."""
+        """Read what :meth:`save` wrote, to train on with fresh optimizer state."""
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, steps: int, decay: int) -> float:
-    """Linear warm-up, constant, linear decay over the last ``decay`` steps: it can be lengthened before it decays."""
+    """Return the learning rate: linear warm-up, constant, linear decay over the last ``decay`` steps.
+
+    ``steps`` can be raised until the decay begins.
+    """
     return peak * min(1.0, (step + 1) / max(1, warmup), max(0.0, (steps - step) / max(1, decay)))
 
 
@@ -72,11 +75,11 @@ def fit(
     checkpoint_every: int = 500,
     device: str = "cpu",
 ) -> dict[str, float]:
-    """Trains ``stage.model`` to ``steps``, from ``folder/last.pt`` where that exists.
+    """Train ``stage.model`` to ``steps``, from ``folder/last.pt`` where that exists.
 
     Under torchrun each process takes a batch of its own and the gradients are averaged; the first process writes.
-    Leaves the averaged weights in the model and returns the last batch's figures.
-    Raises InputError for a checkpoint that does not fit the stage and for a gradient that is not finite.
+    Leave the averaged weights in the model and return the last batch's figures.
+    Raise InputError for a checkpoint that does not fit the stage and for a gradient that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = stage.model.to(device).train()
@@ -133,7 +136,7 @@ def fit(
 
 
 def _cut_log(path: Path, step: int) -> None:
-    """Drops what a killed run logged after its last checkpoint: it is about to be done and logged again."""
+    """Drop what a killed run logged after its last checkpoint: these steps are done and logged again."""
     if path.exists():
         kept = [line for line in path.read_text().splitlines(keepends=True) if int(line.split(",")[0]) <= step]
         with atomic_write(path) as temporary:

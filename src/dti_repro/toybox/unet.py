@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,12 @@ from dti_repro.toybox.training import Stage
 from dti_repro.toybox.vae import as_pixels
 
 DOWNSAMPLE = 4
+PARTS = ("tokenizer", "text_encoder", "vae")  # what the UNet is trained with, and drawn with
 MID_NOISE = -0.6  # mean of the logit of the time, as a share of the schedule
 
 
 def noise_schedule() -> DDIMScheduler:
-    """DDPM's linear schedule with v-prediction; sampling starts at its last step, which is all but pure noise.
+    """Return DDPM's linear schedule with v-prediction; sampling starts at its last step, which is all but pure noise.
 
     Stable Diffusion's own schedule leaves enough signal there that 12 x 12 latents would give their mean away.
     """
@@ -111,6 +113,7 @@ class Denoiser(Stage):
         peaked = torch.sigmoid(MID_NOISE + torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
         chosen = torch.rand(self.batch, generator=generator) < self.mid_noise
         t = (torch.where(chosen, peaked, u) * len(self.signal)).long()
+        t = t.clamp(max=len(self.signal) - 1)  # a sum in float32 can round up to the end
         a, s = self._levels(t)
         noisy = (a * latents + s * noise).to(memory_format=torch.channels_last)
         predicted = self.model(noisy, t.to(self.device), states, return_dict=False)[0].float()
@@ -120,7 +123,7 @@ class Denoiser(Stage):
         return {"loss": float(np.mean([self._held_out_loss(k) for k in range(8)]))}
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """The whole model, ready to draw."""
+        """Return the whole model, ready to draw."""
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -140,6 +143,9 @@ class Denoiser(Stage):
         pipeline.scheduler.save_pretrained(folder / "scheduler")
         pipeline.register_to_config(unet=("diffusers", "UNet2DConditionModel"))
         pipeline.save_config(folder)
+        for part in PARTS:
+            if not (folder / part).exists():  # the pipeline's config names them
+                shutil.copytree(self.parts / part, folder / part)
 
     def load(self, folder: Path) -> None:
         """Begin from the UNet in ``folder``; attention that it lacks begins with zero output, so it draws as it did."""
@@ -155,7 +161,7 @@ class Denoiser(Stage):
                 torch.nn.init.zeros_(self.model.get_parameter(name))
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Share of signal and of noise at timesteps (batch,), shaped to multiply latents."""
+        """Return the share of signal and of noise at timesteps (batch,), shaped to multiply latents."""
         return tuple(level[t].view(-1, 1, 1, 1).to(self.device) for level in (self.signal, self.noise))
 
     def _caption(self, index: int, variant: int) -> str:

@@ -76,7 +76,7 @@ class Autoencoder(Stage):
 
     @torch.no_grad()
     def save(self, folder: Path) -> None:
-        """Latents are saved in pixel axes (:mod:`dti_repro.toybox.latent_axes`) and scaled to unit variance.
+        """Save with latents in pixel axes (:mod:`dti_repro.toybox.latent_axes`), scaled to unit variance.
 
         The posterior is saved without its spread: an encoder this small learns a wide one, and noise that the
         denoiser never saw would be added to every reference photo. With ``keep_axes`` latents stay where they are, so
@@ -89,12 +89,12 @@ class Autoencoder(Stage):
         model.to(torch.float16).save_pretrained(folder / "vae")
 
     def load(self, folder: Path) -> None:
-        """The posterior, saved without its spread, starts narrow again."""
+        """Read what :meth:`save` wrote. The posterior, which was saved without its spread, starts narrow."""
         self.model = AutoencoderKL.from_pretrained(folder / "vae").to(memory_format=torch.channels_last)
         with torch.no_grad():
             self.model.quant_conv.bias[self.model.config.latent_channels :] = -6
 
 
 def as_pixels(images: np.ndarray, indices: np.ndarray) -> Tensor:
-    """Rows of a uint8 (n, 48, 48, 3) array as (len, 3, 48, 48) floats in [-1, 1], channels last in memory."""
+    """Return rows of a uint8 (n, 48, 48, 3) array as (len, 3, 48, 48) floats in [-1, 1], channels last in memory."""
     return torch.from_numpy(images[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -38,7 +38,7 @@ class ConceptCheckpoint(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: InversionModule) -> None:
         for c, state in enumerate(pl_module.states):
-            state.resume(pl_module.learned(c), trainer.optimizers, pl_module.settings.snapshots)
+            state.resume(pl_module.learned(c), trainer.optimizers)
             if state.finished:  # a process died between its last checkpoint and the embedding
                 self._finish(pl_module, c)
 
@@ -48,7 +48,7 @@ class ConceptCheckpoint(Callback):
         settings = pl_module.settings
         for c in batch:
             state = pl_module.states[c]
-            if state.step in settings.snapshots:
+            if state.step in state.snapshots:
                 self._save_embedding(pl_module, c, state.folder.snapshot(state.step), step=str(state.step))
             if state.finished or state.step % settings.checkpoint_every == 0:
                 state.save(pl_module.learned(c), trainer.optimizers)
@@ -69,7 +69,8 @@ class ConceptCheckpoint(Callback):
     def _finish(self, pl_module: InversionModule, c: int) -> None:
         """Write the embedding last: it says that the concept is done."""
         state = pl_module.states[c]
-        if state.is_kept:
+        if state.missing:  # the result is there already
+            state.checkpoint.unlink(missing_ok=True)
             return
         self._complete(state)
         self._save_embedding(pl_module, c, state.folder.embedding)

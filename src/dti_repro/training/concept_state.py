@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class ConceptState:
     folder: ConceptFolder
     header: Mapping[str, str]  # of its embedding files
     trainer: DictConfig  # says after which step the training ends, and what may end it earlier
-    is_kept: bool = False  # its result is whole and stays as it is: only snapshots are missing
+    missing: Sequence[int] = ()  # snapshots to be made of a result that is whole, and stays as it is
     step: int = 0  # optimizer steps done
     resumed: int = 0  # the step from which this process went on
     rows: list[tuple[float, ...]] = field(default_factory=list)  # of log.csv, not yet written
@@ -52,7 +53,19 @@ class ConceptState:
         return (*COLUMNS, EVALUATED) if self.trainer.stop else COLUMNS
 
     @property
+    def checkpoint(self) -> Path:
+        """Return where the state is saved: beside the snapshots, if only these are made."""
+        return self.folder.snapshot(0).with_name("last.ckpt") if self.missing else self.folder.checkpoint
+
+    @property
+    def snapshots(self) -> Sequence[int]:
+        """Return the steps whose vectors are saved."""
+        return self.missing or self.trainer.snapshots
+
+    @property
     def finished(self) -> bool:
+        if self.missing:
+            return self.step >= max(self.missing)
         stops = self.trainer.stop is not None and has_settled(self.evaluated, self.trainer)
         return stops or self.step == self.trainer.steps
 
@@ -65,12 +78,12 @@ class ConceptState:
 
     def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Bring log.csv and last.ckpt (parameters, optimizer state, step: kilobytes without an adapter) to this step,
-        in that order. Before the first step there is nothing to save, and what is kept stays as it is."""
-        if self.is_kept:
-            self.rows.clear()
-        if self.step == 0 or self.is_kept:
+        in that order. Before the first step there is nothing to save."""
+        if self.step == 0:
             return
-        self._write_log()
+        if not self.missing:
+            self._write_log()
+        self.rows.clear()
         moments = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
         checkpoint = {
             "step": self.step,
@@ -79,16 +92,14 @@ class ConceptState:
         }
         buffer = io.BytesIO()  # torch writes the file's name into the file: go through memory
         torch.save(checkpoint, buffer)
-        write_file(self.folder.checkpoint, buffer.getvalue())
+        write_file(self.checkpoint, buffer.getvalue())
 
-    def resume(self, learned: nn.Module, optimizers: Sequence[Optimizer], snapshots: Sequence[int]) -> None:
+    def resume(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Go on from last.ckpt, unless there is none, or log.csv ends before it, or a snapshot before it is missing.
-        Where the result is kept, start again beside it. InputError for a checkpoint that cannot be read."""
-        if self.is_kept:
-            return
+        InputError for a checkpoint that cannot be read."""
         checkpoint = self._read_checkpoint(sum(parameter.nbytes for parameter in learned.parameters()))
         step = checkpoint.get("step", 0)
-        before = [self.folder.snapshot(s) for s in snapshots if s <= step]
+        before = [self.folder.snapshot(s) for s in self.snapshots if s <= step]
         if self.folder.logged() < step or any(lacks_adapter(path) or not is_whole(path) for path in before):
             step = 0
         if step:
@@ -103,28 +114,28 @@ class ConceptState:
                     state = {key: value if key in stays else value.to(parameter.device) for key, value in moments}
                     optimizer.state[parameter] = state
         self.step = self.resumed = step
-        self._cut_log(step)
-        self.evaluated = log_column(self.folder.log, EVALUATED) if self.trainer.stop and step else []
+        if not self.missing:
+            self._cut_log(step)
+        self.evaluated = log_column(self.folder.log, EVALUATED)[:step] if self.trainer.stop and step else []
 
     def _read_checkpoint(self, parameters: int) -> dict[str, Any]:
         """Return the content of last.ckpt, {} if there is none. parameters: their size in bytes."""
-        if not self.folder.checkpoint.is_file():
+        if not self.checkpoint.is_file():
             return {}
         try:
-            if self.folder.checkpoint.stat().st_size > max(MAX_CHECKPOINT, MAX_RATIO * parameters):
+            if self.checkpoint.stat().st_size > max(MAX_CHECKPOINT, MAX_RATIO * parameters):
                 raise ValueError("too large")
-            checkpoint = torch.load(self.folder.checkpoint, weights_only=True, map_location="cpu")
+            checkpoint = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
             if checkpoint.keys() != {"step", "parameters", "optimizer"} or not 0 < checkpoint["step"] < 1 << 32:
                 raise ValueError("not a checkpoint of a training")
         except Exception as error:
-            raise InputError(f"checkpoint {self.folder.checkpoint} cannot be read; remove it to start again") from error
+            raise InputError(f"checkpoint {self.checkpoint} cannot be read; remove it to start again") from error
         return checkpoint
 
     def _write_log(self) -> None:
         rows = self.rows if self.folder.log.is_file() else [self.columns, *self.rows]
         with writing(self.folder.log), self.folder.log.open("a") as file:
             file.write("".join(",".join(map(str, row)) + "\n" for row in rows))
-        self.rows.clear()
 
     def _cut_log(self, step: int) -> None:
         """Drop rows after the checkpoint's: a process may have died between the two files, or within a row."""

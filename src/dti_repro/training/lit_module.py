@@ -189,6 +189,7 @@ class InversionModule(pl.LightningModule):
         vector's gradient is the sum over all that the method made of it in this step."""
         if isinstance(self.method, SharedVectors):
             gradients = [p.grad for p in self.method.concepts[c].parameters() if p.grad is not None]
+            # Beside rows, what has fewer dimensions is no vector, such as a norm that is learned.
             rows = [g for g in gradients if g.ndim > 1] or [g.atleast_2d() for g in gradients]
         else:
             rows = [
@@ -223,7 +224,7 @@ class InversionModule(pl.LightningModule):
         """Raise DivergedError before a step that would spoil the vectors."""
         if all(map(math.isfinite, (loss, gradient, self.adapter.gradient_norm()))) and loss <= self.settings.max_loss:
             return
-        kept = f"the state after step {state.step} is kept in {state.folder.checkpoint}"
+        kept = f"the state after step {state.step} is kept in {state.checkpoint}"
         raise DivergedError(
             f"concept '{state.name}' diverged at step {state.step + 1}: loss {loss:.4g}, gradient "
             f"{gradient:.4g}; {kept if state.step else 'nothing was learned before it, so nothing is kept'}",

@@ -142,12 +142,18 @@ def check_pack(cfg: DictConfig, concepts: int) -> None:
 
 def is_complete(cfg: DictConfig, folder: ConceptFolder, with_snapshots: bool = True) -> bool:
     """Return whether the concept is trained, with every snapshot that this configuration asks for, and all files of a
-    run are there. provenance.json may be missing: only times are lost with it."""
-    steps = snapshot_steps(cfg, folder) if with_snapshots else ()
-    embeddings = [folder.embedding, *map(folder.snapshot, steps)]
-    whole = folder.metadata.is_file() and has_content(folder.config) and all(map(is_whole, embeddings))
+    run are there. provenance.json may be missing: what is lost are times, and what a derived word was made from."""
+    whole = folder.metadata.is_file() and has_content(folder.config) and is_whole(folder.embedding)
     whole = whole and (_is_of_its_source(cfg, folder) if "source" in cfg.method else _has_ended(cfg, folder))
-    return whole and (not _has_adapter(cfg) or all(map(has_own_adapter, embeddings)))
+    whole = whole and (not _has_adapter(cfg) or has_own_adapter(folder.embedding))
+    return whole and not (with_snapshots and missing_snapshots(cfg, folder))
+
+
+def missing_snapshots(cfg: DictConfig, folder: ConceptFolder) -> list[int]:
+    """Return the steps of the snapshots that are asked for and not there."""
+    paths = {step: folder.snapshot(step) for step in snapshot_steps(cfg, folder)}
+    has_adapter = _has_adapter(cfg)
+    return [step for step, path in paths.items() if not is_whole(path) or (has_adapter and not has_own_adapter(path))]
 
 
 def _is_of_its_source(cfg: DictConfig, folder: ConceptFolder) -> bool:
@@ -218,10 +224,11 @@ def check_metadata(cfg: DictConfig, folder: ConceptFolder, concept: Concept) -> 
         )
 
 
-def update_metadata(cfg: DictConfig, folder: ConceptFolder, concept: Concept) -> None:
-    """Bring a trained concept's concept.json up to date: what only its prompts need may have been corrected since."""
-    now = concept_metadata(concept, start_of(cfg, concept))
-    if read_json(folder.metadata, "remove that folder to train again") != now:
+def update_metadata(folder: ConceptFolder, concept: Concept) -> None:
+    """Write what only prompts need of a trained concept into its concept.json again, if it was corrected since."""
+    before = read_json(folder.metadata, "remove that folder to train again")
+    now = {**before, **{key: getattr(concept, key) for key in FOR_PROMPTS}}
+    if now != before:
         write_json(folder.metadata, now)
 
 

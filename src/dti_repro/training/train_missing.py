@@ -13,12 +13,11 @@ from omegaconf import DictConfig
 from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.location import on_this_machine
-from dti_repro.config import build, target, validate
+from dti_repro.config import build, validate
 from dti_repro.data.captions import CAPTIONS, with_captions
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.masks import check_training_masks, with_masks
 from dti_repro.data.photos import check_photos
-from dti_repro.errors import InputError
 from dti_repro.launch.devices import run_on_devices
 from dti_repro.training.runs import (
     check_metadata,
@@ -58,7 +57,7 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
     for concept, folder in zip(concepts, folders, strict=True):
         check_metadata(cfg, folder, concept)
         if is_complete(cfg, folder):
-            update_metadata(cfg, folder, concept)
+            update_metadata(folder, concept)
             print(f"done: {folder.path}")
             continue
         if folder.is_done():
@@ -71,7 +70,6 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
     from dti_repro.training.trainer import check_training, train_pending
 
     if "source" in cfg.method:
-        _check_source(cfg)
         check_training(cfg, pending)
         train_missing(source_config(cfg), pending)
     work = partial(train_pending, cfg, run)
@@ -86,14 +84,3 @@ def with_annotations(cfg: DictConfig, concepts: Sequence[Concept]) -> Sequence[C
     if cfg.trainer.masks_in_loss:
         concepts = [with_masks(concept, user_path(cfg.trainer.masks)) for concept in concepts]
     return concepts
-
-
-def _check_source(cfg: DictConfig) -> None:
-    """Raise InputError for a method whose source learns vectors that it cannot transform."""
-    from dti_repro.methods.base import TokenMethod
-
-    if target(cfg.method.source._target_, TokenMethod).depends_on:
-        raise InputError(
-            f"method '{cfg.method.name}' transforms one list of vectors, and '{cfg.method.source.name}' learns other "
-            "vectors for each layer or timestep: choose another method@method.source"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from dti_repro.artifacts.embedding import for_encoders, load_embeddings, save_em
 from dti_repro.artifacts.files import refuse_links, user_path, write_file, write_json
 from dti_repro.artifacts.lock import BusyError, locked_if_free
 from dti_repro.artifacts.provenance import SOURCE_DIGEST, provenance
-from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, embedding_sha256, has_content
+from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, embedding_files, embedding_sha256, has_content
 from dti_repro.artifacts.tracking import run_label, tracking
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import InitializerEmbedding
@@ -50,6 +51,7 @@ from dti_repro.training.runs import (
     concept_metadata,
     hashed,
     is_complete,
+    missing_snapshots,
     run_folder,
     snapshot_steps,
     source_config,
@@ -62,10 +64,13 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> int:
     """Train these concepts of a run. Return how many they were, without those that another process finished meanwhile.
 
-    InputError as check_training. DivergedError or BusyError, after all others are trained, if a training diverged or
-    another process trains some of them.
+    InputError as check_training, for a symbolic link in a folder, and for a concept that another process has begun with
+    other photos. DivergedError or BusyError, after all others are trained, if a training diverged or another process
+    trains some of them.
     """
     check_training(cfg, concepts)
+    for folder in (run.concept(concept.name) for concept in concepts):
+        refuse_links(folder.path, *folder.path.parents[:2], folder.log, folder.snapshot(0).parent, folder.previews)
     is_derived = "source" in cfg.method
     if cfg.trainer.latents and not is_derived:
         make_private_folder(user_path(cfg.trainer.latents))
@@ -74,19 +79,20 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
     diverged: list[DivergedError] = []
     for k in range(0, len(concepts), cfg.trainer.pack):
         pack = concepts[k : k + cfg.trainer.pack]
-        for folder in (run.concept(concept.name) for concept in pack):
-            refuse_links(folder.path, *folder.path.parents[:2], folder.log, folder.snapshot(0).parent, folder.previews)
         locks = ((c, run.concept(c.name).lock, f"concept '{c.name}' is being trained") for c in pack)
         with locked_if_free(locks, busy) as mine:
-            pending = _pending(cfg, run, mine)
+            first = pending = _pending(cfg, run, mine)
             while pending:
                 try:
                     (_derive if is_derived else _train_pack)(cfg, run, pending)
-                    trained += len(pending)
-                    break
+                    pending = []
                 except DivergedError as error:  # the others go on without it
                     diverged.append(error)
-                    pending = [concept for concept in pending if concept.name != error.concept]
+                    if len(concepts) > 1:
+                        print(f"{error}; the others go on", file=sys.stderr)
+                    others = [concept for concept in pending if concept.name != error.concept]
+                    pending = _pending(cfg, run, others)  # some of them may have ended
+            trained += sum(is_complete(cfg, run.concept(concept.name)) for concept in first)
     if diverged:
         raise diverged[0]
     if busy:
@@ -100,13 +106,17 @@ def check_training(cfg: DictConfig, concepts: Sequence[Concept]) -> None:
     method = build(cfg.method, TokenMethod | DerivedMethod)
     _check_support(cfg, method if isinstance(method, TokenMethod) else method.source)
     build(cfg.adapter, Adapter)
-    checkpoint = located(cfg.backbone)
+    check_words(located(cfg.backbone), [(concept.initializer, concept.placeholder) for concept in concepts])
+    if isinstance(method, DerivedMethod):
+        if method.source.depends_on:
+            raise InputError(
+                f"method '{cfg.method.name}' transforms one list of vectors, and '{cfg.method.source.name}' learns "
+                "other vectors for each layer or timestep: choose another method@method.source"
+            )
+        return check_training(source_config(cfg), concepts)
+    _check_optimizer(cfg, method)
     for concept in concepts:
-        check_words(checkpoint, concept.initializer, concept.placeholder)
-    if isinstance(method, TokenMethod):
-        _check_optimizer(cfg, method)
-        for concept in concepts:
-            method.check_templates(concept.captions or cfg.templates.prompts)
+        method.check_templates(concept.captions or cfg.templates.prompts)
 
 
 def _check_support(cfg: DictConfig, method: TokenMethod) -> None:
@@ -138,21 +148,21 @@ def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
     row = torch.ones(1, 1, requires_grad=True)
     optimizer = build(settings, Optimizer, "optim", params=[row])  # which checks its settings
     row.grad = torch.ones(1, 1)
-    group = _numbers(optimizer)
+    group = _group_settings(optimizer)
     try:
         optimizer.step()
     except (TypeError, ValueError, RuntimeError) as error:  # LBFGS asks for a closure, SparseAdam for sparse gradients
         raise InputError(f"optim: {name} cannot step from the gradients alone ({error}): choose another one") from error
     kept = [key for key, value in optimizer.state[row].items() if not torch.is_tensor(value)]
-    kept += [key for key, value in _numbers(optimizer).items() if group.get(key) != value]
+    kept += [key for key, value in _group_settings(optimizer).items() if group.get(key) != value]
     if kept:
         raise InputError(
-            f"optim: {name} keeps '{kept[0]}' in no tensor of a parameter's state, and a checkpoint has only these: "
-            "choose another one"
+            f"optim: {name} keeps '{kept[0]}' outside of the tensors of state[parameter], which are all that a "
+            "checkpoint saves: choose another one"
         )
 
 
-def _numbers(optimizer: Optimizer) -> dict[str, Any]:
+def _group_settings(optimizer: Optimizer) -> dict[str, Any]:
     """Return the settings of an optimizer's only group."""
     return {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
 
@@ -167,8 +177,8 @@ def _pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> li
         folder = run.concept(concept.name)
         check_metadata(cfg, folder, concept)
         if not folder.metadata.is_file():  # nobody can say on which photos it was trained: it starts again
-            folder.checkpoint.unlink(missing_ok=True)
-            folder.log.unlink(missing_ok=True)
+            for file in (folder.checkpoint, folder.log, *embedding_files(folder.embedding).values()):
+                file.unlink(missing_ok=True)
         write_json(folder.metadata, concept_metadata(concept, start_of(cfg, concept)))
     return pending
 
@@ -217,8 +227,8 @@ def _prepare(
         padded = backbone.pads_directions and method.on_sphere
         dataset = ConceptDataset(backbone, concept, initializer, *texts, run.seed, samples, cache, framing, padded)
         header, folder = run.header(concept.name, concept.initializer), run.concept(concept.name)
-        is_kept = is_complete(cfg, folder, with_snapshots=False)
-        states.append(ConceptState(dataset, folder, header, cfg.trainer, is_kept))
+        missing = missing_snapshots(cfg, folder) if is_complete(cfg, folder, with_snapshots=False) else ()
+        states.append(ConceptState(dataset, folder, header, cfg.trainer, missing))
     return states
 
 
@@ -295,6 +305,8 @@ def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> Non
     backbone = _load(cfg)
     for concept in concepts:
         folder, origin = run.concept(concept.name), source.concept(concept.name)
+        for file in embedding_files(folder.embedding).values():  # else it would pass for one of the new source
+            file.unlink()
         more = {"source": str(origin.path), SOURCE_DIGEST: embedding_sha256(origin.embedding)}
         _write_provenance(cfg, folder, backbone, began, **more)
         paths = [(origin.snapshot(step), folder.snapshot(step)) for step in snapshot_steps(cfg, folder)]

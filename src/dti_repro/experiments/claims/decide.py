@@ -17,7 +17,7 @@ HOLDS, DOES_NOT, UNDECIDED, NOT_MEASURED = "holds", "does not", "undecided", "no
 @dataclass(frozen=True)
 class Finding:
     """What the results say of a part. smallest: the difference that so many units show with a power of .8, NaN for
-    fewer than two. why: what the verdict lacks."""
+    fewer than two, and where all units have the same difference. why: what the verdict lacks."""
 
     part: Part
     evidence: Evidence

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import read_json, read_yaml, sha256
-from dti_repro.artifacts.run_dir import ConceptFolder, config_hash, embedding_files, finished_concepts, read_header
+from dti_repro.artifacts.run_dir import (
+    ConceptFolder,
+    backbone_of,
+    config_hash,
+    embedding_files,
+    finished_concepts,
+    read_header,
+)
 from dti_repro.backbones.checkpoint import COPY_AGAIN, encoder_dims, fingerprint
 from dti_repro.backbones.location import located
 from dti_repro.errors import InputError
@@ -179,8 +186,8 @@ def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Le
     expected = fingerprint(checkpoint) if folders else ""
     for folder in dict.fromkeys(folders):
         path = folder.path.resolve()
-        trained_on, method, config = (path.parents[k].name for k in (3, 2, 1))
-        if trained_on != backbone:
+        method, config = (path.parents[k].name for k in (2, 1))
+        if (trained_on := backbone_of(folder)) != backbone:
             raise InputError(f"runs: {folder.path} was trained on {trained_on}: add backbone={trained_on}")
         if _trained_with(folder) not in (expected, None):
             raise InputError(

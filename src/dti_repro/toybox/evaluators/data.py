@@ -59,7 +59,7 @@ class EvaluatorScenes:
         return sample_scene(rng, subject=self.individual(number))
 
     def labels(self) -> Tensor:
-        """(count, attributes) int64 indices into ATTRIBUTES; ABSENT where the scene lacks the attribute."""
+        """Return (count, attributes) int64 indices into ATTRIBUTES; ABSENT where the scene lacks the attribute."""
         path = self._path.with_suffix(".labels.npy")
         if not path.exists():
             labels = np.full((self.count, len(ATTRIBUTES)), ABSENT)
@@ -96,26 +96,26 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
-    """(n, 48, 48, 3) uint8 -> (n, 3, 48, 48) float32 in [0, 1]."""
+    """Turn (n, 48, 48, 3) uint8 into (n, 3, 48, 48) float32 in [0, 1]."""
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """[0, 1] -> [-1, 1], as the shipped configs tell open_clip and timm."""
+    """Map pixels in [0, 1] to [-1, 1], as the shipped configs tell open_clip and timm."""
     return (pixels - MEAN) / STD
 
 
 def soften(pixels: Tensor, sigma: float = 0.7, noise: float = 0.02, seed: int = 0) -> Tensor:
-    """A fixed stand-in for what an autoencoder does to a clean picture: blur (sigma in pixels) and noise."""
+    """Blur (sigma in pixels) and add noise: a fixed stand-in for what an autoencoder does to a clean picture."""
     generator = torch.Generator().manual_seed(seed)
     return (_blurred(pixels, sigma) + noise * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
 
 
 @torch.autocast("cpu", enabled=False)
 def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Random shifts, softness, noise and light on (n, 48, 48, 3) uint8; a quarter stays clean. Pixels in [0, 1].
+    """Shift, soften, add noise and change the light of (n, 48, 48, 3) uint8. Return pixels in [0, 1].
 
-    What a base model's decoded samples differ in from clean renders. Colours keep their names and sides their sides.
+    So do a base model's images differ from clean renders. A quarter is only shifted. Colour names and sides stay.
     """
     count = len(images)
     rows, columns = (
@@ -142,7 +142,7 @@ def _per_image(values: np.ndarray) -> Tensor:
 
 
 def _blurred(pixels: Tensor, sigma: float) -> Tensor:
-    """A Gaussian over each image's rows and columns, renormalised at the edges."""
+    """Apply a Gaussian to each image's rows and columns, renormalised at the edges."""
     at = torch.arange(SIZE, dtype=torch.float32)
     weights = torch.exp(-0.5 * ((at[:, None] - at) / sigma) ** 2)
     weights[weights < 1e-5] = 0  # denormal numbers are slow

@@ -45,7 +45,7 @@ class Reader(TimmStage):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Share read rightly of those scenes that have the attribute, on clean and on softened renders."""
+        """Return the share read rightly of the scenes that have the attribute, on the pictures and on softened ones."""
         self.model.eval()
         target = self.held_out.labels()
         clean = to_pixels(self.held_out.images)

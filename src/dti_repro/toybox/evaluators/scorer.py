@@ -115,7 +115,7 @@ class Scorer(Stage):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Complete captions: the right one among 512, and against its swapped versions."""
+        """Return how often the right complete caption wins: among 512, and against its swapped versions."""
         self.model.eval()
         count = 512
         rng = np.random.default_rng([self.seed, 2])
@@ -156,7 +156,7 @@ class Scorer(Stage):
         self.model.clip.load_state_dict(load_file(folder / "scorer" / "open_clip_model.safetensors"))
 
     def _images(self, pixels: Tensor) -> Tensor:
-        """Unit embeddings; pixels are resized as open_clip's preprocessing does."""
+        """Return unit embeddings; pixels are resized as open_clip's preprocessing does."""
         with torch.autocast("cpu", enabled=False):
             if self.size != pixels.shape[-1]:
                 pixels = F.interpolate(pixels, size=self.size, mode="bicubic", antialias=True).clamp(0, 1)
@@ -165,7 +165,7 @@ class Scorer(Stage):
         return F.normalize(self.model.clip.encode_image(pixels).float(), dim=-1)
 
     def _texts(self, captions: list[str]) -> Tensor:
-        """Unit embeddings. What follows the end token is invisible under the causal mask and is not computed."""
+        """Return unit embeddings. What follows the end token is invisible under the causal mask: it is left out."""
         clip = self.model.clip
         tokens = self.tokenizer(captions, padding="longest", return_tensors="pt").input_ids
         tokens = tokens.to(self.model.attributes.weight.device)

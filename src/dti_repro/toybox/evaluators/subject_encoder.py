@@ -64,7 +64,7 @@ class SubjectEncoder(TimmStage):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Among 1,000 held-out individuals: the second view retrieved by the first, and cosines between views."""
+        """Return how often, of 1,000 held-out individuals, one view finds the other, and the cosines between views."""
         self.model.eval()
         individuals = min(1000, self.held_out.individuals)
         first = np.arange(individuals) * self.held_out.views

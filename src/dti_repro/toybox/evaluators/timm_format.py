@@ -17,7 +17,7 @@ from dti_repro.toybox.evaluators.data import MEAN, STD
 
 
 def build(architecture: str, arguments: dict[str, Any], outputs: int) -> nn.Module:
-    """A network for 48 x 48 pictures in [-1, 1]; ``outputs`` 0 returns pooled features."""
+    """Return a network for 48 x 48 pictures in [-1, 1]; with ``outputs`` 0 it returns pooled features."""
     preprocessing = {
         "input_size": (3, SIZE, SIZE), "mean": (MEAN,) * 3, "std": (STD,) * 3,
         "crop_pct": 1.0, "interpolation": "bicubic", "num_classes": outputs, "tag": "toybox", "license": "mit",

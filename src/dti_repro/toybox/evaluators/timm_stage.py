@@ -40,5 +40,5 @@ class TimmStage(Stage):
         timm_format.load(self.model, folder / self.NAME)
 
     def _outputs(self, pixels: Tensor) -> Tensor:
-        """Of pictures in [0, 1], (batch, 3, 48, 48)."""
+        """Return the network's outputs for pictures in [0, 1], (batch, 3, 48, 48)."""
         return self.model(normalise(pixels).to(self.device, memory_format=torch.channels_last)).float()
