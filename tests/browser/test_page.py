@@ -123,10 +123,11 @@ def watch_the_word_being_learned(page: sync_api.Page) -> None:
     assert (page.locator("#zoom-step").inner_text(), base.get_attribute("src")) == ("learned", learned)
     page.keyboard.press("Escape")
     assert page.get_by_role("dialog").count() == 0
+    page.wait_for_timeout(100)  # the dialog's close event, which moves to the picture, is a later task
     chosen = page.evaluate("document.activeElement.querySelector('img').alt")
     assert chosen == "TI: a <rex> on a beach, seed 0"
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("document.activeElement.querySelector('img').alt == 'TI: a <rex> in a hat, seed 0'")
+    assert page.evaluate("document.activeElement.querySelector('img').alt") == "TI: a <rex> in a hat, seed 0"
 
 
 def switch_axes_and_rows(page: sync_api.Page) -> None:
