@@ -128,7 +128,8 @@ def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Run all stages and write the row, also that of a chain that fails, whose logs stay. A command that is stopped
     leaves the row of an earlier one. overrides: as typed."""
     place = Folders.of(cfg)
-    with locked(place.work.with_suffix(".lock"), f"{place.work} is in use"):
+    lock = place.work.with_suffix(".lock")
+    with locked(lock, f"{place.work} is in use"):
         shutil.rmtree(place.work, ignore_errors=True)
         stages = Stages(place.work / "logs")
         row: dict[str, Any] = {"backbone": cfg.backbone.name, "pixels": cfg.backbone.resolution}
@@ -144,6 +145,7 @@ def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 logs = () if stages.failed else (place.work,)
                 for folder in (place.checkpoint, place.evaluators, *logs):
                     shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink()
 
 
 def _run_stages(cfg: DictConfig, overrides: Sequence[str], place: Folders, stages: Stages, row: dict[str, Any]) -> None:
