@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from dti_repro.errors import InputError
 from dti_repro.launch.command import command
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def main(cfg: DictConfig) -> None:
         "sums": lambda: sums(model, cfg),
         "loss": lambda: naming_lowers_the_loss(model, cfg),
     }
+    if unknown := [part for part in cfg.parts if part not in measured]:
+        raise InputError(f"parts: {unknown[0]} is none of {', '.join(measured)}")
     figures = {part: measured[part]() for part in cfg.parts}
     write_json(Path(cfg.out) / "gates.json", figures)
     for part, values in figures.items():
@@ -155,7 +158,9 @@ def sums(model: StableDiffusion, cfg: DictConfig) -> dict[str, Any]:
             wanted = {"class": cls, "color": look.centre.color, "pattern": look.centre.pattern}
             right.append({name: seen[name] == value for name, value in wanted.items() if name in heads})
         shares = {name: round(float(np.mean([r[name] for r in right])), 4) for name in right[0]}
-        figures[kind] = {**shares, "all": round(float(np.mean([all(r.values()) for r in right])), 4)}
+        both = [r.get("class", True) and r.get("color", True) for r in right]
+        together = {"class and color": both, "all": [all(r.values()) for r in right]}
+        figures[kind] = shares | {name: round(float(np.mean(found)), 4) for name, found in together.items()}
     sheet = [
         np.concatenate([np.asarray(image) for image in images[k : k + 20]], 1)
         for k in range(0, len(pairs) - 19, 20)
