@@ -148,7 +148,7 @@ def _train_and_generate(cfg: DictConfig, gpu: Callable[..., Any], monkeypatch: p
     backbone: Backbone = build(settings, Backbone)
     learned: dict[str, LearnedWord] = {}
     monkeypatch.setattr("dti_repro.training.trainer.load_backbone", lambda *_: backbone)
-    monkeypatch.setattr("dti_repro.training.trainer.check_words", lambda *_: None)  # reads weights from a file
+    monkeypatch.setattr("dti_repro.training.checks.check_words", lambda *_: None)  # reads weights from a file
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a fake")
     monkeypatch.setattr(ConceptState, "save", lambda *_: None)
 

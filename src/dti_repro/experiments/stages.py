@@ -77,7 +77,7 @@ def _check_rows(run: ExperimentRun, rows: Sequence[RowSpec], scoring_on: str) ->
     from dti_repro.backbones.backbone import Backbone
     from dti_repro.backbones.load import device_of
     from dti_repro.metrics.base import ScoreMetric
-    from dti_repro.training.trainer import check_training
+    from dti_repro.training.checks import check_training
 
     for row in (row for row in rows if row.bound is None):
         cfg = run.train_configs(row)[0]

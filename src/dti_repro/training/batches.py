@@ -179,8 +179,7 @@ class PackDataset(Dataset[dict[int, Batch]]):
 
     def __init__(self, states: Sequence[ConceptState]) -> None:
         self._states = states
-        ends = (max(state.missing, default=state.trainer.steps) for state in states)
-        self._steps = max(0 if state.finished else end - state.step for state, end in zip(states, ends, strict=True))
+        self._steps = max(0 if state.finished else state.end - state.step for state in states)
 
     def __len__(self) -> int:
         return self._steps

@@ -63,11 +63,14 @@ class ConceptState:
         return self.missing or self.trainer.snapshots
 
     @property
+    def end(self) -> int:
+        """Return the step after which there is nothing left to do."""
+        return max(self.missing, default=self.trainer.steps)
+
+    @property
     def finished(self) -> bool:
-        if self.missing:
-            return self.step >= max(self.missing)
         stops = self.trainer.stop is not None and has_settled(self.evaluated, self.trainer)
-        return stops or self.step == self.trainer.steps
+        return stops or self.step >= self.end
 
     def add_row(self, *row: float) -> None:
         """Count a step, with the numbers of its row of the log."""

@@ -67,7 +67,8 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
         pending.append(concept)
     if not pending:
         return folders, 0
-    from dti_repro.training.trainer import check_training, train_pending
+    from dti_repro.training.checks import check_training
+    from dti_repro.training.trainer import train_pending
 
     if "source" in cfg.method:
         check_training(cfg, pending)

@@ -15,7 +15,6 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from torch.optim import Optimizer
 
 from dti_repro.adapters.base import Adapter
 from dti_repro.adapters.folder import copy_adapter
@@ -27,11 +26,10 @@ from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, embedding_file
 from dti_repro.artifacts.tracking import run_label, tracking
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.base import InitializerEmbedding
-from dti_repro.backbones.checkpoint import check_words
 from dti_repro.backbones.cpu_attention import product_attention
 from dti_repro.backbones.load import load_backbone
-from dti_repro.backbones.location import commit, located
-from dti_repro.config import build, target
+from dti_repro.backbones.location import commit
+from dti_repro.config import build
 from dti_repro.data.concept import Concept
 from dti_repro.data.latent_cache import LatentCache, make_private_folder
 from dti_repro.data.photos import warn_about_photos
@@ -40,10 +38,9 @@ from dti_repro.data.views import Framing
 from dti_repro.errors import DivergedError, InputError, OutOfMemoryError, StoppedError, is_out_of_memory
 from dti_repro.methods.base import DerivedMethod, TokenMethod
 from dti_repro.methods.initializers import resized
-from dti_repro.optim.schedule import split
-from dti_repro.optim.spherical_sgd import SphereOptimizer
 from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.callbacks import ConceptCheckpoint, Previews, Signals, StepBar
+from dti_repro.training.checks import check_training
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.runs import (
@@ -81,90 +78,25 @@ def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) 
         pack = concepts[k : k + cfg.trainer.pack]
         locks = ((c, run.concept(c.name).lock, f"concept '{c.name}' is being trained") for c in pack)
         with locked_if_free(locks, busy) as mine:
-            first = pending = _pending(cfg, run, mine)
+            pending = _pending(cfg, run, mine)
+            trained += len(pending)
             while pending:
                 try:
                     (_derive if is_derived else _train_pack)(cfg, run, pending)
                     pending = []
                 except DivergedError as error:  # the others go on without it
                     diverged.append(error)
+                    trained -= 1
                     if len(concepts) > 1:
                         print(f"{error}; the others go on", file=sys.stderr)
                     others = [concept for concept in pending if concept.name != error.concept]
                     pending = _pending(cfg, run, others)  # some of them may have ended
-            trained += sum(is_complete(cfg, run.concept(concept.name)) for concept in first)
     if diverged:
         raise diverged[0]
     if busy:
         more = f" (and {len(busy) - 1} more of these concepts)" if len(busy) > 1 else ""
         raise BusyError(f"{busy[0]}{more}")
     return trained
-
-
-def check_training(cfg: DictConfig, concepts: Sequence[Concept]) -> None:
-    """Raise InputError for what only the method, the optimizer or the tokenizer can judge, before a model is loaded."""
-    method = build(cfg.method, TokenMethod | DerivedMethod)
-    _check_support(cfg, method if isinstance(method, TokenMethod) else method.source)
-    build(cfg.adapter, Adapter)
-    check_words(located(cfg.backbone), [(concept.initializer, concept.placeholder) for concept in concepts])
-    if isinstance(method, DerivedMethod):
-        if method.source.depends_on:
-            raise InputError(
-                f"method '{cfg.method.name}' transforms one list of vectors, and '{cfg.method.source.name}' learns "
-                "other vectors for each layer or timestep: choose another method@method.source"
-            )
-        return check_training(source_config(cfg), concepts)
-    _check_optimizer(cfg, method)
-    for concept in concepts:
-        method.check_templates(concept.captions or cfg.templates.prompts)
-
-
-def _check_support(cfg: DictConfig, method: TokenMethod) -> None:
-    """Raise InputError for a method that asks for more than the backbone has."""
-    asked = {
-        "layer": "vectors for each cross-attention layer of a UNet",
-        "timestep": "other vectors at each timestep",
-        "attention": "the attention maps of a UNet",
-    }
-    supported = target(cfg.backbone._target_, Backbone).SUPPORTS
-    reads_attention = method.records_attention or "attention" in method.needs
-    needed = method.depends_on | method.needs | ({"attention"} if reads_attention else set())
-    if missing := sorted(needed - supported):
-        raise InputError(
-            f"method '{cfg.method.name}' needs {asked[missing[0]]}, and backbone '{cfg.backbone.name}' has none: use a "
-            "Stable Diffusion backbone, or another method"
-        )
-    if reads_attention and cfg.backbone.checkpointing:  # maps of a pass that is computed twice
-        raise InputError(f"method '{cfg.method.name}' reads attention maps: it needs backbone.checkpointing=false")
-
-
-def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
-    name = cfg.optim._target_.split(".")[-1]
-    if issubclass(target(cfg.optim._target_, Optimizer), SphereOptimizer) != method.on_sphere:
-        kind = "unit directions, which" if method.on_sphere else "free vectors, which"
-        fit = "spherical_sgd or adamw_projected" if method.on_sphere else "adamw"
-        raise InputError(f"method '{run_folder(cfg).method}' learns {kind} optim {name} cannot step: use optim={fit}")
-    settings, _ = split(cfg.optim, cfg.trainer.steps)
-    row = torch.ones(1, 1, requires_grad=True)
-    optimizer = build(settings, Optimizer, "optim", params=[row])  # which checks its settings
-    row.grad = torch.ones(1, 1)
-    group = _group_settings(optimizer)
-    try:
-        optimizer.step()
-    except (TypeError, ValueError, RuntimeError) as error:  # LBFGS asks for a closure, SparseAdam for sparse gradients
-        raise InputError(f"optim: {name} cannot step from the gradients alone ({error}): choose another one") from error
-    kept = [key for key, value in optimizer.state[row].items() if not torch.is_tensor(value)]
-    kept += [key for key, value in _group_settings(optimizer).items() if group.get(key) != value]
-    if kept:
-        raise InputError(
-            f"optim: {name} keeps '{kept[0]}' outside of the tensors of state[parameter], which are all that a "
-            "checkpoint saves: choose another one"
-        )
-
-
-def _group_settings(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the settings of an optimizer's only group."""
-    return {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
 
 
 def _pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> list[Concept]:
