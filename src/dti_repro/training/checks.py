@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -68,20 +67,15 @@ def _check_optimizer(cfg: DictConfig, method: TokenMethod) -> None:
     row = torch.ones(1, 1, requires_grad=True)
     optimizer = build(settings, Optimizer, "optim", params=[row])  # which checks its settings
     row.grad = torch.ones(1, 1)
-    group = _group_settings(optimizer)
+    group = dict(optimizer.param_groups[0])
     try:
         optimizer.step()
     except (TypeError, ValueError, RuntimeError) as error:  # LBFGS asks for a closure, SparseAdam for sparse gradients
         raise InputError(f"optim: {name} cannot step from the gradients alone ({error}): choose another one") from error
     kept = [key for key, value in optimizer.state[row].items() if not torch.is_tensor(value)]
-    kept += [key for key, value in _group_settings(optimizer).items() if group.get(key) != value]
+    kept += [key for key, value in optimizer.param_groups[0].items() if group.get(key) != value]
     if kept:
         raise InputError(
             f"optim: {name} keeps '{kept[0]}' outside of the tensors of state[parameter], which are all that a "
             "checkpoint saves: choose another one"
         )
-
-
-def _group_settings(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the settings of an optimizer's only group."""
-    return {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
