@@ -129,8 +129,12 @@ class InversionModule(pl.LightningModule):
         def mean_loss(conditioning: Conditioning) -> Tensor:
             return self._sample_losses(pack, conditioning).view(len(pack), -1).mean(dim=1)
 
+        @torch.no_grad()
+        def encode_class(tokens: Tokens = class_tokens) -> Conditioning:
+            return self.backbone.encode_text(tokens)
+
         def reference(class_word: bool) -> Tensor:
-            return mean_loss(self.backbone.encode_text(class_tokens) if class_word else encode(tokens))
+            return mean_loss(encode_class() if class_word else encode(tokens))
 
         def attend(conditioning: Conditioning) -> list[Tensor]:
             with self.backbone.attention_maps() as maps:
@@ -138,16 +142,9 @@ class InversionModule(pl.LightningModule):
             return maps
 
         def encode_extra(class_word: bool) -> tuple[Tokens, Conditioning]:
-            if not class_word:
-                extra = Tokens.concat([data[c].extra_tokens[batch.extra] for c, batch in pack.items()])
-                return extra, encode(extra)
-            extra = Tokens.concat([data[c].extra_class_tokens[batch.extra] for c, batch in pack.items()])
-            with torch.no_grad():
-                return extra, self.backbone.encode_text(extra)
-
-        def encode_class() -> Conditioning:
-            with torch.no_grad():
-                return self.backbone.encode_text(class_tokens)
+            all_extra = {c: data[c].extra_class_tokens if class_word else data[c].extra_tokens for c in pack}
+            extra = Tokens.concat([all_extra[c][batch.extra] for c, batch in pack.items()])
+            return extra, encode_class(extra) if class_word else encode(extra)
 
         recorded = self.backbone.attention_maps() if self.method.records_attention else nullcontext([])
         if self._fuse and isinstance(self.method, SharedVectors):  # samples of one prompt then have the same states
