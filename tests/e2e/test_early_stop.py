@@ -17,8 +17,7 @@ from dti_repro.config import validate
 from dti_repro.errors import InputError
 from dti_repro.experiments.notes import steps_used
 from dti_repro.training.batches import ConceptDataset
-from dti_repro.training.runs import hashed, is_complete
-from dti_repro.training.stop_rule import has_settled
+from dti_repro.training.runs import has_settled, hashed, is_complete
 from dti_repro.training.train_missing import train, train_missing
 from tests.crash import assert_same, stop_after
 

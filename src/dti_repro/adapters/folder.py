@@ -60,15 +60,6 @@ def has_own_adapter(embedding: Path) -> bool:
         return False
 
 
-def lacks_adapter(embedding: Path) -> bool:
-    """Return whether the embedding was learned with an adapter that is missing or changed."""
-    try:
-        adapter_of(embedding)
-    except InputError:
-        return True
-    return False
-
-
 def copy_adapter(source: Path, target: Path) -> dict[str, str]:
     """Copy the adapter of one embedding, if it has one, to another's. Return what the other's header says of it."""
     folder = adapter_of(source)

@@ -14,12 +14,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dti_repro.adapters.folder import lacks_adapter
 from dti_repro.artifacts.files import write_file, writing
-from dti_repro.artifacts.run_dir import ConceptFolder, is_whole, log_column
+from dti_repro.artifacts.run_dir import ConceptFolder, log_column
 from dti_repro.errors import InputError
 from dti_repro.training.batches import ConceptDataset
-from dti_repro.training.stop_rule import EVALUATED, has_settled
+from dti_repro.training.runs import EVALUATED, has_settled, missing_snapshots
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
 """The columns of log.csv. loss: the mean squared error, whatever an adapter's objective makes of it. The others are
@@ -37,7 +36,7 @@ class ConceptState:
     dataset: ConceptDataset
     folder: ConceptFolder
     header: Mapping[str, str]  # of its embedding files
-    trainer: DictConfig  # says after which step the training ends, and what may end it earlier
+    cfg: DictConfig  # of the training
     missing: Sequence[int] = ()  # snapshots to be made of a result that is whole, and stays as it is
     step: int = 0  # optimizer steps done
     resumed: int = 0  # the step from which this process went on
@@ -50,7 +49,7 @@ class ConceptState:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*COLUMNS, EVALUATED) if self.trainer.stop else COLUMNS
+        return (*COLUMNS, EVALUATED) if self.cfg.trainer.stop else COLUMNS
 
     @property
     def checkpoint(self) -> Path:
@@ -60,23 +59,23 @@ class ConceptState:
     @property
     def snapshots(self) -> Sequence[int]:
         """Return the steps whose vectors are saved."""
-        return self.missing or self.trainer.snapshots
+        return self.missing or self.cfg.trainer.snapshots
 
     @property
     def end(self) -> int:
         """Return the step after which there is nothing left to do."""
-        return max(self.missing, default=self.trainer.steps)
+        return max(self.missing, default=self.cfg.trainer.steps)
 
     @property
     def finished(self) -> bool:
-        stops = self.trainer.stop is not None and has_settled(self.evaluated, self.trainer)
+        stops = self.cfg.trainer.stop is not None and has_settled(self.evaluated, self.cfg.trainer)
         return stops or self.step >= self.end
 
     def add_row(self, *row: float) -> None:
         """Count a step, with the numbers of its row of the log."""
         self.step += 1
         self.rows.append((self.step, *row))
-        if self.trainer.stop:
+        if self.cfg.trainer.stop:
             self.evaluated.append(row[-1])
 
     def save(self, learned: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -85,7 +84,9 @@ class ConceptState:
         if self.step == 0:
             return
         if not self.missing:
-            self._write_log()
+            rows = self.rows if self.folder.log.is_file() else [self.columns, *self.rows]
+            with writing(self.folder.log), self.folder.log.open("a") as file:
+                file.write("".join(",".join(map(str, row)) + "\n" for row in rows))
         self.rows.clear()
         moments = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
         checkpoint = {
@@ -102,8 +103,7 @@ class ConceptState:
         InputError for a checkpoint that cannot be read."""
         checkpoint = self._read_checkpoint(sum(parameter.nbytes for parameter in learned.parameters()))
         step = checkpoint.get("step", 0)
-        before = [self.folder.snapshot(s) for s in self.snapshots if s <= step]
-        if self.folder.logged() < step or any(lacks_adapter(path) or not is_whole(path) for path in before):
+        if self.folder.logged() < step or any(s <= step for s in missing_snapshots(self.cfg, self.folder)):
             step = 0
         if step:
             learned.load_state_dict(checkpoint["parameters"])
@@ -119,7 +119,7 @@ class ConceptState:
         self.step = self.resumed = step
         if not self.missing:
             self._cut_log(step)
-        self.evaluated = log_column(self.folder.log, EVALUATED)[:step] if self.trainer.stop and step else []
+        self.evaluated = log_column(self.folder.log, EVALUATED)[:step] if self.cfg.trainer.stop and step else []
 
     def _read_checkpoint(self, parameters: int) -> dict[str, Any]:
         """Return the content of last.ckpt, {} if there is none. parameters: their size in bytes."""
@@ -134,11 +134,6 @@ class ConceptState:
         except Exception as error:
             raise InputError(f"checkpoint {self.checkpoint} cannot be read; remove it to start again") from error
         return checkpoint
-
-    def _write_log(self) -> None:
-        rows = self.rows if self.folder.log.is_file() else [self.columns, *self.rows]
-        with writing(self.folder.log), self.folder.log.open("a") as file:
-            file.write("".join(",".join(map(str, row)) + "\n" for row in rows))
 
     def _cut_log(self, step: int) -> None:
         """Drop rows after the checkpoint's: a process may have died between the two files, or within a row."""

@@ -5,10 +5,11 @@ No torch is imported here: what is wrong with the input, or already done, is sai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.adapters.folder import has_own_adapter
@@ -32,7 +33,6 @@ from dti_repro.config.values import Init
 from dti_repro.data.captions import CAPTIONS
 from dti_repro.data.concept import Concept
 from dti_repro.errors import InputError
-from dti_repro.training.stop_rule import EVALUATED, has_settled
 
 HASHED_TRAINER = ("steps", "batch", "accumulate", "precision")
 ADDED_LATER = {
@@ -47,6 +47,8 @@ ADDED_LATER = {
 old runs keep theirs."""
 NAMED_STARTS = get_args(get_args(Init)[0])
 HASHED_STOP = ("stop", "stop_window", "stop_eps", "stop_batch")
+EVALUATED = "eval_loss"
+"""The column of log.csv with the loss on a fixed batch after each step, where `trainer.stop` is chosen."""
 FOR_PROMPTS = ("class_word", "live")
 """Keys of concept.json that most trainings do not read, and that can be corrected after them."""
 # Of a backbone: its weights are hashed themselves, and how it spares memory or time changes rounding only.
@@ -143,17 +145,19 @@ def check_pack(cfg: DictConfig, concepts: int) -> None:
 def is_complete(cfg: DictConfig, folder: ConceptFolder, with_snapshots: bool = True) -> bool:
     """Return whether the concept is trained, with every snapshot that this configuration asks for, and all files of a
     run are there. provenance.json may be missing: what is lost are times, and what a derived word was made from."""
-    whole = folder.metadata.is_file() and has_content(folder.config) and is_whole(folder.embedding)
+    whole = folder.metadata.is_file() and has_content(folder.config) and _is_saved(cfg, folder.embedding)
     whole = whole and (_is_of_its_source(cfg, folder) if "source" in cfg.method else _has_ended(cfg, folder))
-    whole = whole and (not _has_adapter(cfg) or has_own_adapter(folder.embedding))
     return whole and not (with_snapshots and missing_snapshots(cfg, folder))
 
 
 def missing_snapshots(cfg: DictConfig, folder: ConceptFolder) -> list[int]:
     """Return the steps of the snapshots that are asked for and not there."""
-    paths = {step: folder.snapshot(step) for step in snapshot_steps(cfg, folder)}
-    has_adapter = _has_adapter(cfg)
-    return [step for step, path in paths.items() if not is_whole(path) or (has_adapter and not has_own_adapter(path))]
+    return [step for step in snapshot_steps(cfg, folder) if not _is_saved(cfg, folder.snapshot(step))]
+
+
+def _is_saved(cfg: DictConfig, embedding: Path) -> bool:
+    """Return whether an embedding or a snapshot is whole, with the adapter that is trained."""
+    return is_whole(embedding) and (not _has_adapter(cfg) or has_own_adapter(embedding))
 
 
 def _is_of_its_source(cfg: DictConfig, folder: ConceptFolder) -> bool:
@@ -178,6 +182,18 @@ def _has_ended(cfg: DictConfig, folder: ConceptFolder) -> bool:
         return True
     may_stop = cfg.trainer.stop is not None and folder.log.is_file()
     return may_stop and has_settled(log_column(folder.log, EVALUATED), cfg.trainer)
+
+
+def has_settled(losses: Sequence[float], trainer: DictConfig) -> bool:
+    """Return whether a training with `trainer.stop` ends after the last of these losses, one a step.
+
+    DVAR (Voronov et al. 2023) stops when the variance of the last `stop_window` losses is below `stop_eps` times that
+    of all, as in its code.
+    """
+    if len(losses) < trainer.stop_window:
+        return False
+    total = np.var(losses)
+    return bool(total > 0 and np.var(losses[-trainer.stop_window :]) / total < trainer.stop_eps)
 
 
 def concept_metadata(concept: Concept, start: Path | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -137,7 +137,13 @@ def _train_pack(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) ->
         states = _prepare(cfg, run, concepts, backbone, method)
         method.initialise([state.dataset.initializer for state in states], backbone.spec)
         for c, state in enumerate(states):
-            _check_vectors(method.vectors(c), state)
+            positions = state.dataset.initializer.positions
+            for encoder, rows in method.vectors(c).items():
+                if rows.shape[-2] != positions:  # the others would not be trained
+                    raise InputError(
+                        f"method: it has {rows.shape[-2]} vectors for concept '{state.name}' in {encoder}, and a "
+                        f"prompt reads {positions}: a method makes one vector for each row of its initializer"
+                    )
             method.check_extra_prompts(state.dataset.extra_tokens, state.dataset.extra_class_tokens)
         _fit(cfg, run, InversionModule(backbone, adapter, method, states, cfg), ConceptCheckpoint(complete))
 
@@ -160,7 +166,7 @@ def _prepare(
         dataset = ConceptDataset(backbone, concept, initializer, *texts, run.seed, samples, cache, framing, padded)
         header, folder = run.header(concept.name, concept.initializer), run.concept(concept.name)
         missing = missing_snapshots(cfg, folder) if is_complete(cfg, folder, with_snapshots=False) else ()
-        states.append(ConceptState(dataset, folder, header, cfg.trainer, missing))
+        states.append(ConceptState(dataset, folder, header, cfg, missing))
     return states
 
 
@@ -181,17 +187,6 @@ def initializer_embedding(cfg: DictConfig, concept: Concept, backbone: Backbone)
     return resized(initializer, wanted)
 
 
-def _check_vectors(vectors: dict[str, torch.Tensor], state: ConceptState) -> None:
-    """Raise InputError unless each text encoder has as many vectors as a prompt reads: others would not be trained."""
-    positions = state.dataset.initializer.positions
-    for encoder, rows in vectors.items():
-        if rows.shape[-2] != positions:
-            raise InputError(
-                f"method: it has {rows.shape[-2]} vectors for concept '{state.name}' in {encoder}, and a prompt reads "
-                f"{positions}: a method makes one vector for each row of its initializer"
-            )
-
-
 def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: ConceptCheckpoint) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     signals = Signals()
@@ -200,7 +195,7 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
     words = (run.method, run_label(names), f"seed{run.seed}", run.config_hash)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch._dynamo")
-        with signals, tracking(cfg, "train", *words) as tracker:
+        with signals, product_attention(), tracking(cfg, "train", *words) as tracker:
             previews = [Previews(tracker)] if cfg.trainer.preview_every else []
             trainer = pl.Trainer(
                 accelerator="gpu" if module.backbone.device.type == "cuda" else "cpu",  # auto would take others, too
@@ -215,18 +210,11 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
                 enable_progress_bar=False,
                 log_every_n_steps=1,
             )
-            with _attention(cfg, module.backbone):
-                trainer.fit(module)
+            trainer.fit(module)
     if signals.stopped:
         step = min(state.step for state in module.states)
         where = f"step {step} of {cfg.trainer.steps} ({', '.join(names)})"
         raise StoppedError(f"stopped after {where}: the same command goes on from there")
-
-
-def _attention(cfg: DictConfig, backbone: Backbone) -> AbstractContextManager[object]:
-    """Return the context in which attention is computed in the faster way."""
-    is_bf16 = cfg.trainer.precision == "bf16" or cfg.backbone.dtype == "bfloat16"
-    return product_attention() if is_bf16 and backbone.device.type == "cpu" else nullcontext()
 
 
 def _derive(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> None:
