@@ -14,8 +14,7 @@ from dti_repro.artifacts.files import user_path
 from dti_repro.artifacts.lock import BusyError
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.run_dir import check_name
-from dti_repro.artifacts.score_groups import LEVELS
-from dti_repro.artifacts.scores import read_scores
+from dti_repro.artifacts.scores import LEVELS, read_scores
 from dti_repro.artifacts.tracking import tracking
 from dti_repro.config import build
 from dti_repro.data.concept import ConceptSet

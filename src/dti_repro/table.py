@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.artifacts.score_groups import score_groups
+from dti_repro.artifacts.scores import score_groups
 from dti_repro.config import validate
 from dti_repro.errors import InputError
 from dti_repro.launch.command import command

@@ -8,7 +8,7 @@ from os.path import isfile  # False for a folder that cannot be read, where path
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, StrictInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from dti_repro.artifacts.files import read_json, write_json
@@ -47,11 +47,11 @@ class Manifest:
         """Raise InputError that names the file if it is not a manifest, or if it names a file in another folder."""
         content = read_json(path, DELETE)
         try:
-            return cls(**content)
-        except (ValidationError, TypeError) as error:
-            reason = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-            key = ".".join(map(str, reason["loc"]))
-            raise InputError(f"{path} is not a manifest ({key}: {reason['msg']}): {DELETE}") from error
+            return TypeAdapter(cls).validate_python(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path} is not a manifest ({key}: {first['msg']}): {DELETE}") from error
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))

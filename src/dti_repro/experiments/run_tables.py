@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dti_repro.artifacts.files import read_json, write_file
-from dti_repro.artifacts.score_groups import ScoreGroup
-from dti_repro.artifacts.scores import read_scores, subject_means
+from dti_repro.artifacts.scores import ScoreGroup, read_scores, subject_means
 from dti_repro.errors import InputError
 from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.tables import Row, latex, means_table, numbers_table, write_csv
