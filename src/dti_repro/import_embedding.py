@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -45,8 +44,13 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
     }
     backbone = check_name(cfg.backbone.name, "backbone.name")
     run = RunFolder(Path(cfg.runs), backbone, "imported", config_hash(hashed), 0)
-    _write(run, concept, vectors, hashed, files)
-    return run.concept(name)
+    folder = run.concept(name)
+    with locked(folder.lock, f"concept '{name}' is being trained"):
+        write_file(run.config, OmegaConf.to_yaml(OmegaConf.create(hashed)))
+        write_json(folder.metadata, concept_metadata(concept))
+        write_json(folder.provenance, {**provenance(time.time(), "cpu"), "imported": [file.name for file in files]})
+        save_embeddings(folder.embedding, concept.placeholder, vectors, run.header(name, concept.initializer))
+    return folder
 
 
 def _rescale(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: str) -> Tensor:
@@ -57,18 +61,6 @@ def _rescale(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: st
 
     norm = EncoderSpec.of(vocabulary(checkpoint, encoder)).norm(magnitude)
     return normalize(rows.double(), dim=-1) * norm  # the norm of float32 numbers may be larger than any of them
-
-
-def _write(
-    run: RunFolder, concept: Concept, vectors: Mapping[str, Tensor], hashed: Mapping[str, Any], files: Sequence[Path]
-) -> None:
-    folder = run.concept(concept.name)
-    header = run.header(concept.name, concept.initializer)
-    with locked(folder.lock, f"concept '{folder.name}' is being trained"):
-        write_file(run.config, OmegaConf.to_yaml(OmegaConf.create(hashed)))
-        write_json(folder.metadata, concept_metadata(concept))
-        write_json(folder.provenance, {**provenance(time.time(), "cpu"), "imported": [file.name for file in files]})
-        save_embeddings(folder.embedding, concept.placeholder, vectors, header)
 
 
 @command("import_embedding")

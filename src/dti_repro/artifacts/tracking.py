@@ -5,7 +5,7 @@ The files that the command writes stay the source. Nothing is imported for logge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +21,6 @@ from dti_repro.errors import InputError
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
-NONE = "DummyLogger"
-NAMED: dict[str, Callable[[str, str], dict[str, str]]] = {
-    "TensorBoardLogger": lambda name, command: {"version": name},  # which is its folder
-    "WandbLogger": lambda name, command: {"name": name, "job_type": command},
-}
 PACKAGES = {"TensorBoardLogger": ("tensorboard", "tensorboardX"), "WandbLogger": ("wandb",)}
 MAX_IMAGES = 64  # of one key: more make a page slow, and are in the run folder
 
@@ -63,12 +58,6 @@ class Tracker:
         if self._is_tensorboard:
             self.logger.experiment.add_text(key, markdown)
 
-    def _close(self) -> None:
-        if self.logger is not None:
-            self.logger.finalize("success")
-        if self._is_wandb:  # or the next logger of this process would go on with this run
-            self.logger.experiment.finish()
-
 
 @contextmanager
 def tracking(cfg: DictConfig, command: str, *words: str) -> Iterator[Tracker]:
@@ -76,21 +65,25 @@ def tracking(cfg: DictConfig, command: str, *words: str) -> Iterator[Tracker]:
 
     A name that the logger's yaml or an override gives is kept. InputError for settings that the logger does not take.
     """
-    if cfg.logger._target_.endswith(NONE):
+    kind = cfg.logger._target_.rpartition(".")[2]
+    if kind == "DummyLogger":
         yield Tracker(None)
         return
     from pytorch_lightning.loggers import Logger
 
     name = "_".join((command, *words))[:NAME_LENGTH]
-    node = OmegaConf.to_container(cfg.logger, resolve=True)
-    node = {**NAMED.get(node["_target_"].rpartition(".")[2], lambda *_: {})(name, command), **node}
+    # TensorBoard's version is the name of its folder.
+    named = {"TensorBoardLogger": {"version": name}, "WandbLogger": {"name": name, "job_type": command}}
+    node = named.get(kind, {}) | OmegaConf.to_container(cfg.logger, resolve=True)
     tracker = Tracker(build(node, Logger, "logger"))
     keys = [key for key in cfg if key not in ("hydra", "sets")]
     tracker.logger.log_hyperparams(OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True))
     try:
         yield tracker
     finally:
-        tracker._close()
+        tracker.logger.finalize("success")
+        if kind == "WandbLogger":  # or the next logger of this process would go on with this run
+            tracker.logger.experiment.finish()
 
 
 def check_logger(cfg: DictConfig) -> None:

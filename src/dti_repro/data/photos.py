@@ -70,7 +70,8 @@ def warn_about_photos(name: str, photos: Iterable[Path], size: int, whole: bool 
     """
     odd = []
     for path in photos:
-        width, height = _upright_size(path)
+        with _opened(path) as image:
+            width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
         found = []
         if (frames := _frames(path)) > 1:
             found.append(f"{frames} frames, of which the first is used")
@@ -91,11 +92,6 @@ def _frames(path: Path) -> int:
             return getattr(image, "n_frames", 1)
     except Exception:  # the decoder that reads the photo says what is wrong with it
         return 1
-
-
-def _upright_size(path: Path) -> tuple[int, int]:
-    with _opened(path) as image:
-        return image.size[::-1] if _orientation(image) >= 5 else image.size
 
 
 def _orientation(image: Image.Image) -> int:
@@ -145,17 +141,14 @@ def _opened(path: Path) -> Image.Image:
         raise InputError(f"image {path} does not exist")
     with path.open("rb") as file:
         head = file.read(12)
-    if head[4:8] != b"ftyp" or (head[8:] not in HEIF_BRANDS and path.suffix.lower() not in HEIF_SUFFIXES):
-        return _open_without_warning(path, FORMATS)
-    if not find_spec("pillow_heif"):
-        raise InputError(f"image {path} is a HEIC file: install pillow-heif, or save it as jpg or png")
-    import pillow_heif
+    formats = FORMATS
+    if head[4:8] == b"ftyp" and (head[8:] in HEIF_BRANDS or path.suffix.lower() in HEIF_SUFFIXES):
+        if not find_spec("pillow_heif"):
+            raise InputError(f"image {path} is a HEIC file: install pillow-heif, or save it as jpg or png")
+        import pillow_heif
 
-    pillow_heif.register_heif_opener()
-    return _open_without_warning(path, ("HEIF",))
-
-
-def _open_without_warning(path: Path, formats: Sequence[str]) -> Image.Image:
+        pillow_heif.register_heif_opener()
+        formats = ("HEIF",)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a phone of 108 megapixels is no attack
         return Image.open(path, formats=formats)

@@ -55,16 +55,13 @@ def cut(concept: Concept, framing: Framing, size: int, step: int, seed: int) -> 
         for _ in range(count):
             tries = torch.rand(TRIES, 2, generator=random).tolist() if framing.crop == "random" else [MIDDLE]
             for centre in tries:
-                part = None if mask is None else _masked(mask, bucket, centre)
+                # Bilinear, which does not ring at edges, as Lanczos does.
+                part = None if mask is None else fitted(mask, bucket, centre, Image.Resampling.BILINEAR)
                 if part is None or part.getextrema() != (0, 0):
                     break
             else:
                 raise black_in_view(file)
             yield View(k, fitted(photo, bucket, centre), part, _sizes(photo.size, bucket, centre))
-
-
-def _masked(mask: Image.Image, size: tuple[int, int], centre: Sequence[float]) -> Image.Image:
-    return fitted(mask, size, centre, Image.Resampling.BILINEAR)  # which does not ring at edges, as Lanczos does
 
 
 def fitted(
