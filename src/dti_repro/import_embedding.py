@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,14 +12,11 @@ from dti_repro.artifacts.files import sha256, write_file, write_json
 from dti_repro.artifacts.lock import locked
 from dti_repro.artifacts.provenance import provenance
 from dti_repro.artifacts.run_dir import ConceptFolder, RunFolder, check_name, config_hash
-from dti_repro.backbones.checkpoint import check_words, encoder_dims, fingerprint
+from dti_repro.backbones.checkpoint import check_words, encoder_dims, fingerprint, vocabulary
 from dti_repro.backbones.location import located
 from dti_repro.data.concept import Concept
 from dti_repro.launch.command import command
 from dti_repro.training.runs import concept_metadata
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def import_embedding(cfg: DictConfig) -> ConceptFolder:
@@ -36,7 +32,14 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
     check_words(checkpoint, [(concept.initializer, concept.placeholder)])
     vectors = load_any_layout(files, encoder_dims(checkpoint))
     if cfg.magnitude is not None:
-        vectors = {encoder: _rescale(rows, cfg.magnitude, checkpoint, encoder) for encoder, rows in vectors.items()}
+        from torch.nn.functional import normalize
+
+        from dti_repro.backbones.base import EncoderSpec
+
+        for encoder, rows in vectors.items():
+            norm = EncoderSpec.of(vocabulary(checkpoint, encoder)).norm(cfg.magnitude)
+            # In float64: the norm of float32 numbers may be larger than any of them.
+            vectors[encoder] = normalize(rows.double(), dim=-1) * norm
     hashed = {
         "files": [sha256(file) for file in files],
         "magnitude": cfg.magnitude,
@@ -51,16 +54,6 @@ def import_embedding(cfg: DictConfig) -> ConceptFolder:
         write_json(folder.provenance, {**provenance(time.time(), "cpu"), "imported": [file.name for file in files]})
         save_embeddings(folder.embedding, concept.placeholder, vectors, run.header(name, concept.initializer))
     return folder
-
-
-def _rescale(rows: Tensor, magnitude: str | float, checkpoint: Path, encoder: str) -> Tensor:
-    from torch.nn.functional import normalize
-
-    from dti_repro.backbones.base import EncoderSpec
-    from dti_repro.backbones.checkpoint import vocabulary
-
-    norm = EncoderSpec.of(vocabulary(checkpoint, encoder)).norm(magnitude)
-    return normalize(rows.double(), dim=-1) * norm  # the norm of float32 numbers may be larger than any of them
 
 
 @command("import_embedding")
