@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from dti_repro.artifacts.files import atomic_write, sha256
-from dti_repro.artifacts.run_dir import embedding_files, read_header
+from dti_repro.artifacts.run_dir import read_header
 from dti_repro.errors import InputError
 
 CONFIG = "adapter_config.json"
@@ -40,8 +40,7 @@ def adapter_sha256(folder: Path) -> str:
 def adapter_of(embedding: Path) -> Path | None:
     """Return the folder of the adapter that the embedding was learned with, None if there was none. InputError if it is
     missing or changed."""
-    files = list(embedding_files(embedding).values())
-    digest = read_header(files[0]).get(HEADER) if files else None
+    digest = read_header(embedding).get(HEADER)
     if digest is None:
         return None
     folder = adapter_folder(embedding)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dti_repro.artifacts.files import sha256
+from dti_repro.artifacts.files import read_yaml, sha256
 from dti_repro.errors import InputError
 
 HASH_LENGTH = 10
@@ -62,6 +62,11 @@ class ConceptFolder:
     def config(self) -> Path:
         """Return the path of config.yaml: the settings from which the hash was made."""
         return self.path.parents[1] / "config.yaml"
+
+    def backbone_settings(self) -> dict[str, Any]:
+        """Return the keys of the backbone in config.yaml, {} where there are none."""
+        found = read_yaml(self.config).get("backbone") if self.config.is_file() else None
+        return found if isinstance(found, dict) else {}
 
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step_{step:06d}.safetensors"
@@ -180,22 +185,23 @@ def embedding_files(path: Path) -> dict[str, Path]:
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file; empty if it has none or is none."""
+    """Return the metadata of the embedding at `path`, of its first file; empty if it has none or is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(next(iter(embedding_files(path).values()), path), framework="numpy") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError):
         return {}
 
 
-def backbone_of(folder: ConceptFolder) -> str:
-    """Return the name of the backbone that a word was trained on, as its embedding says, else its place in `runs`."""
-    file = next(iter(embedding_files(folder.embedding).values()), None)
-    found = read_header(file).get("base_model") if file is not None else None
+def check_trained_on(backbone: str, folder: ConceptFolder, what: str) -> None:
+    """Raise InputError, which begins with `what`, unless the word was trained on this backbone, as its embedding says,
+    else its place in `runs`."""
     above = folder.path.resolve().parents
-    return found or (above[3].name if len(above) > 3 else "unknown")
+    trained_on = read_header(folder.embedding).get("base_model") or (above[3].name if len(above) > 3 else "unknown")
+    if trained_on != backbone:
+        raise InputError(f"{what} was trained on {trained_on}: add backbone={trained_on}")
 
 
 def is_whole(path: Path) -> bool:

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -66,7 +66,7 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     packaged = {path.stem: path for path in (CONF / "backbone").glob("*.yaml")}
     model = stored["base_model"] if stored.get("base_model") in packaged else "unknown"
     backbone = read_yaml(packaged[model]) if model in packaged else {}
-    trained_with = _backbone_of_run(folder)
+    trained_with = folder.backbone_settings()
     if not str(trained_with.get("_target_", backbone.get("_target_", BACKBONES[0]))).startswith(BACKBONES):
         raise InputError(
             f"no other program loads words learned on {model} (diffusers' pipeline for it has no loader, either): "
@@ -132,12 +132,6 @@ def _check_free(file: Path, tensors: Mapping[str, Tensor]) -> None:
         return
     if before.keys() != tensors.keys() or not all(before[key].equal(tensors[key]) for key in tensors):
         raise InputError(f"{file} holds another word of this name: {MOVE}")
-
-
-def _backbone_of_run(folder: ConceptFolder) -> dict[str, Any]:
-    """Return the keys of the backbone in the run's config.yaml, {} where there are none."""
-    backbone = read_yaml(folder.config).get("backbone") if folder.config.is_file() else None
-    return backbone if isinstance(backbone, dict) else {}
 
 
 def _adapter_copies(name: str, adapter: Path | None) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from dti_repro.artifacts.embedding import load_embeddings, save_embeddings
 from dti_repro.artifacts.files import refuse_links
 from dti_repro.artifacts.run_dir import (
     ConceptFolder,
-    backbone_of,
+    check_trained_on,
     config_hash,
     embedding_files,
     embedding_sha256,
@@ -140,9 +140,7 @@ def _end(key: str, path: str, settings: GenerationConfig) -> ConceptFolder:
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"{key}={path} has several concepts ({names}): name one concept's folder")
     (folder,) = folders
-    trained_on = backbone_of(folder)
-    if trained_on != settings.backbone:
-        raise InputError(f"{key}={path} was trained on {trained_on}: add backbone={trained_on}")
+    check_trained_on(settings.backbone, folder, f"{key}={path}")
     if adapter_of(folder.embedding) is not None:
         raise InputError(f"{key}={path} was learned with an adapter: only words without one can be interpolated")
     return folder

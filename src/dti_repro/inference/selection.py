@@ -14,8 +14,8 @@ from pydantic import Field, StrictBool, ValidationError
 from pydantic.dataclasses import dataclass
 
 from dti_repro.adapters.folder import adapter_of
-from dti_repro.artifacts.files import read_json, read_yaml
-from dti_repro.artifacts.run_dir import ConceptFolder, backbone_of, embedding_files, embedding_sha256
+from dti_repro.artifacts.files import read_json
+from dti_repro.artifacts.run_dir import ConceptFolder, check_trained_on, embedding_files, embedding_sha256
 from dti_repro.config import build
 from dti_repro.data.concept import Concept, ConceptSet
 from dti_repro.data.prompts import Prompt, PromptSet
@@ -43,9 +43,7 @@ def image_folders_of_run(
 ) -> list[ImageFolder]:
     """Return an image folder for each concept, and one for each set of concepts that a prompt names."""
     folders = _chosen(folders, cfg)
-    trained_on = backbone_of(folders[0])
-    if trained_on != settings.backbone:
-        raise InputError(f"run={cfg.run} was trained on {trained_on}: add backbone={trained_on}")
+    check_trained_on(settings.backbone, folders[0], f"run={cfg.run}")
     _warn_of_other_settings(folders, cfg.backbone, settings.weights)
     image_folders, negative = [], Prompt(settings.negative_prompt)
     for seed_folder, group in groupby(folders, key=lambda folder: folder.seed_folder):
@@ -80,9 +78,8 @@ def _warn_of_other_settings(folders: Sequence[ConceptFolder], backbone: DictConf
     """Print which settings that change an image are not those of the training. They may differ: a fine-tuned model can
     draw a word that was learned on another."""
     now = {"weights": weights, **{key: backbone[key] for key in (*PROMPT_KEYS, "as_published") if key in backbone}}
-    for config in dict.fromkeys(folder.config for folder in folders):
-        node = read_yaml(config).get("backbone") if config.is_file() else None
-        then = {"as_published": False, **node} if isinstance(node, dict) else {}
+    for config, folder in {folder.config: folder for folder in folders}.items():
+        then = {"as_published": False, **node} if (node := folder.backbone_settings()) else {}
         then["weights"] = str(then.get("weights", weights))[: len(weights)]
         named = {"weights": "weights (backbone.path)"}
         other = [named.get(key, f"backbone.{key}") for key, value in now.items() if then.get(key, value) != value]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dti_repro.artifacts.files import read_json, read_yaml, sha256
+from dti_repro.artifacts.files import read_json, sha256
 from dti_repro.artifacts.run_dir import (
     ConceptFolder,
-    backbone_of,
+    check_trained_on,
     config_hash,
     embedding_files,
     finished_concepts,
@@ -187,9 +187,8 @@ def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Le
     for folder in dict.fromkeys(folders):
         path = folder.path.resolve()
         method, config = (path.parents[k].name for k in (2, 1))
-        if (trained_on := backbone_of(folder)) != backbone:
-            raise InputError(f"runs: {folder.path} was trained on {trained_on}: add backbone={trained_on}")
-        if _trained_with(folder) not in (expected, None):
+        check_trained_on(backbone, folder, f"runs: {folder.path}")
+        if folder.backbone_settings().get("weights") not in (expected, None):
             raise InputError(
                 f"runs: {folder.path} was trained with other weights than {checkpoint}: name their backbone.path"
             )
@@ -206,9 +205,3 @@ def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Le
             )
         words.append(Learned(group, folder.name, tuple(embedding_files(folder.embedding).values()), folder))
     return words
-
-
-def _trained_with(folder: ConceptFolder) -> str | None:
-    """Return the digest of the weights that a run was trained with, None where its config.yaml does not say it."""
-    settings = read_yaml(folder.config).get("backbone") if folder.config.is_file() else None
-    return settings.get("weights") if isinstance(settings, dict) else None
