@@ -7,7 +7,6 @@ another machine is alive. The filelock package is not used, because the heartbea
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from dti_repro.artifacts.files import refuse_links
 from dti_repro.errors import InputError
 
 T = TypeVar("T")
@@ -42,27 +42,23 @@ class Owner:
     host: str
     job: str = ""
     starts: int = 0  # how often the job was requeued before
-    since: str = ""
 
     @classmethod
     def here(cls) -> Owner:
         """Return this process."""
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
         job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID", "")
-        starts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return cls(os.getpid(), socket.gethostname(), job, starts, since)
+        return cls(os.getpid(), socket.gethostname(), job, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
         """Return the owner in the text of a lock file, None if there is none."""
-        form = r"process (\d+) on ([^\s,]+)(?:, job (\S+) start (\d+))?(?:, since (\S+))?"
-        found = re.match(form, text)
-        return cls(int(found[1]), found[2], found[3] or "", int(found[4] or 0), found[5] or "") if found else None
+        found = re.match(r"process (\d+) on ([^\s,]+)(?:, job (\S+) start (\d+))?", text)
+        return cls(int(found[1]), found[2], found[3] or "", int(found[4] or 0)) if found else None
 
     def __str__(self) -> str:
         job = f", job {self.job} start {self.starts}" if self.job else ""
-        return f"process {self.process} on {self.host}{job}, since {self.since}"
+        return f"process {self.process} on {self.host}{job}"
 
 
 @contextmanager
@@ -75,6 +71,7 @@ def locked(file: Path, message: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
+            refuse_links(file)
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             stack.callback(os.close, descriptor)
@@ -84,11 +81,7 @@ def locked(file: Path, message: str) -> Iterator[None]:
                     for leftover in file.parent.glob(f"{place}.*.tmp*"):
                         leftover.unlink(missing_ok=True)
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                reason = f"{file} is a symbolic link, and nothing is written through one: remove it"
-            else:
-                reason = f"run folder {file.parent} cannot be written: {error.strerror}"
-            raise InputError(reason) from error
+            raise InputError(f"run folder {file.parent} cannot be written: {error.strerror}") from error
         stack.callback(os.ftruncate, descriptor, 0)
         stack.enter_context(_heartbeat(descriptor))
         yield
@@ -131,7 +124,8 @@ def _acquire(descriptor: int, file: Path, message: str) -> None:
         if alive and not requeued:
             raise busy
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{here}\n".encode(), 0)
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    os.pwrite(descriptor, f"{here}, since {since}\n".encode(), 0)
     os.fsync(descriptor)  # other machines see who it is now, not with the first heartbeat
 
 
