@@ -26,7 +26,7 @@ from rich.progress import track
 from dti_repro.artifacts.files import atomic_write, sha256, write_file, write_json
 from dti_repro.artifacts.run_dir import check_name
 from dti_repro.data.concept import UNFINISHED
-from dti_repro.data.photos import check_photos, list_photos
+from dti_repro.data.photos import list_photos, load_photo
 from dti_repro.data.published_prompts import PromptReader
 from dti_repro.errors import InputError
 
@@ -154,7 +154,8 @@ class Pictures(Source):
     def fetch_part(self, part: str, folder: Path, client: Client) -> bool:
         photos, url = folder / part, self.links[part]
         try:
-            check_photos(list_photos(photos))
+            for photo in list_photos(photos):
+                load_photo(photo)
             return False
         except InputError as error:
             if url is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -76,13 +77,15 @@ def with_masks(concept: Concept, folder: Path) -> Concept:
     return replace(concept, masks=found)
 
 
-def check_training_masks(concept: Concept, crop: str) -> None:
-    """Decode each mask of a concept with `with_masks`. InputError as in load_mask, and for a mask that is black in the
-    middle square, where crop=centre trains on that alone."""
-    for photo, file in zip(concept.images, concept.masks, strict=False):
+def check_training_images(concept: Concept, crop: str) -> None:
+    """Decode each photo to its end, and its mask, so that a truncated one is found before a model is loaded. InputError
+    as in load_photo and load_mask, and for a mask that is black in the middle square, where crop=centre trains on that
+    alone."""
+    for photo, file in zip_longest(concept.images, concept.masks):
+        size = load_photo(photo).size
         if file is None:
             continue
-        mask = load_mask(file, load_photo(photo).size)
+        mask = load_mask(file, size)
         if crop == "centre" and ImageOps.fit(mask, [min(mask.size)] * 2).getextrema() == (0, 0):
             raise black_in_view(file)
 

@@ -154,12 +154,6 @@ def _opened(path: Path) -> Image.Image:
         return Image.open(path, formats=formats)
 
 
-def check_photos(paths: Iterable[Path]) -> None:
-    """Decode each photo to its end, so that a truncated one is found before a model is loaded. InputError."""
-    for path in paths:
-        load_photo(path)
-
-
 def check_names_differ(concept: str, photos: Sequence[Path]) -> None:
     """Raise InputError for two photos that would have the same caption or mask."""
     if len({photo.stem for photo in photos}) < len(photos):

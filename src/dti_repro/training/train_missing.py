@@ -16,8 +16,7 @@ from dti_repro.backbones.location import on_this_machine
 from dti_repro.config import build, validate
 from dti_repro.data.captions import CAPTIONS, with_captions
 from dti_repro.data.concept import Concept, ConceptSet
-from dti_repro.data.masks import check_training_masks, with_masks
-from dti_repro.data.photos import check_photos
+from dti_repro.data.masks import check_training_images, with_masks
 from dti_repro.launch.devices import run_on_devices
 from dti_repro.training.runs import (
     check_metadata,
@@ -49,8 +48,7 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
     check_pack(cfg, len(concepts))
     if on_this_machine(cfg.backbone) is None:  # before minutes of a download
         for concept in concepts:
-            check_photos(concept.images)
-            check_training_masks(concept, cfg.trainer.crop)
+            check_training_images(concept, cfg.trainer.crop)
     run = run_folder(cfg)
     folders = [run.concept(concept.name) for concept in concepts]
     pending = []
@@ -62,8 +60,7 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
             continue
         if folder.is_done():
             print(f"not whole: {folder.path}: what is missing is made again")
-        check_photos(concept.images)
-        check_training_masks(concept, cfg.trainer.crop)
+        check_training_images(concept, cfg.trainer.crop)
         pending.append(concept)
     if not pending:
         return folders, 0
