@@ -23,24 +23,19 @@ class EncodedViews:
         """Read, cut and encode the photos. InputError for a photo that cannot be read, and for a mask that leaves
         nothing of a view."""
         views = list(cut(concept, framing, backbone.spec.resolution, backbone.SIDE, seed))
-        rows: dict[tuple[int, int], list[View]] = {}
-        places = []
-        for view in views:
-            bucket = rows.setdefault(view.pixels.size, [])
-            places.append(len(bucket))
-            bucket.append(view)
-        self.bucket = [list(rows).index(view.pixels.size) for view in views]
+        shapes = list(dict.fromkeys(view.pixels.size for view in views))
+        buckets = [[view for view in views if view.pixels.size == shape] for shape in shapes]
+        self.bucket = [shapes.index(view.pixels.size) for view in views]
+        places = [self.bucket[:k].count(bucket) for k, bucket in enumerate(self.bucket)]
         self.photo = [view.photo for view in views]
+        self.bucket_of_photos = list(dict(zip(self.photo, self.bucket, strict=True)).values())
         self.sizes = torch.tensor([view.sizes for view in views], device=backbone.device)  # (views, 6), as in View
         self._place = torch.tensor(places, device=backbone.device)  # of each view in its bucket's tensors
-        self._posteriors = [cache.encode(backbone, _pixels(bucket)) for bucket in rows.values()]
+        self._posteriors = [cache.encode(backbone, _pixels(bucket)) for bucket in buckets]
         self._weights: list[Tensor] | None = None  # on the latent grid, of each bucket; None: all equal
         if concept.masks:
-            buckets = zip(rows.values(), self._posteriors, strict=True)
-            self._weights = [_weights(bucket, p.mean.shape[-2:]).to(backbone.device) for bucket, p in buckets]
-
-    def bucket_of_photos(self) -> list[int]:
-        return list(dict(zip(self.photo, self.bucket, strict=True)).values())
+            pairs = zip(buckets, self._posteriors, strict=True)
+            self._weights = [_weights(bucket, p.mean.shape[-2:]).to(backbone.device) for bucket, p in pairs]
 
     def views_of(self, photo: int) -> list[int]:
         return [view for view, of in enumerate(self.photo) if of == photo]

@@ -87,6 +87,9 @@ class ConceptDataset(Dataset[Batch]):
         image = torch.tensor(self._views(step, photos))
         shape = (self._samples, *self.latents.shape(image))
         template = torch.randint(self._templates, (self._samples,), generator=random)
+        zeros = torch.zeros(self._samples)
+        if self._padded:  # as the DTI paper's code: an exponential number with mean 2, at most 15, rounded down
+            zeros.exponential_(1 / 2, generator=self._generator("zeros", step)).clamp_(max=15)
         return Batch(
             image=image,
             template=torch.tensor(photos) if self.concept.captions else template,
@@ -95,7 +98,7 @@ class ConceptDataset(Dataset[Batch]):
             noise=torch.randn(shape, generator=random),
             chance=torch.rand(self._samples, generator=random),
             extra=torch.randint(self._extra_prompts, (self._samples,), generator=random),
-            zeros=self._zeros(step),
+            zeros=zeros.long(),
         )
 
     def evaluation(self, samples: int) -> Batch:
@@ -119,18 +122,15 @@ class ConceptDataset(Dataset[Batch]):
     def _generator(self, use: str, *number: int) -> torch.Generator:
         return generator(self._seed, self.concept.name, use, *number)
 
-    def _zeros(self, step: int) -> Tensor:
-        """Return how many zero vectors stand before each prompt of a step. Where there are any, as the DTI paper's code
-        draws them: an exponential number with mean 2, at most 15, rounded down."""
-        numbers = torch.zeros(self._samples)
-        if self._padded:
-            numbers.exponential_(1 / 2, generator=self._generator("zeros", step)).clamp_(max=15)
-        return numbers.long()
-
     def _photos(self, step: int) -> list[int]:
-        """Return the photo of each sample of a step: all of one bucket, and each photo equally often."""
-        buckets = self.latents.bucket_of_photos()
-        bucket, before = self._bucket(step, buckets)
+        """Return the photo of each sample of a step: all of one bucket, and each photo equally often. A cycle has as
+        many steps as there are photos, and each bucket has as many of them as it has photos."""
+        buckets = self.latents.bucket_of_photos
+        cycle, place = divmod(step, len(buckets))
+        shuffled = torch.randperm(len(buckets), generator=self._generator("buckets", cycle))
+        order = [buckets[photo] for photo in shuffled.tolist()]
+        bucket = order[place]
+        before = cycle * buckets.count(bucket) + order[:place].count(bucket)  # steps that had the same bucket
         photos = [photo for photo, its_bucket in enumerate(buckets) if its_bucket == bucket]
         shown = []
         for sample in range(before * self._samples, (before + 1) * self._samples):
@@ -138,17 +138,6 @@ class ConceptDataset(Dataset[Batch]):
             order = torch.randperm(len(photos), generator=self._generator("epoch", epoch))
             shown.append(photos[int(order[place])])
         return shown
-
-    def _bucket(self, step: int, buckets: Sequence[int]) -> tuple[int, int]:
-        """Return the bucket of a step, and how many steps before it had the same. A cycle has as many steps as there
-        are photos, and each bucket has as many of them as it has photos. buckets: of each photo."""
-        if len(set(buckets)) == 1:
-            return buckets[0], step
-        cycle, place = divmod(step, len(buckets))
-        shuffled = torch.randperm(len(buckets), generator=self._generator("buckets", cycle))
-        order = [buckets[photo] for photo in shuffled.tolist()]
-        bucket = order[place]
-        return bucket, cycle * buckets.count(bucket) + order[:place].count(bucket)
 
     def _views(self, step: int, photos: Sequence[int]) -> list[int]:
         """Return one view of each photo, drawn where it has several."""

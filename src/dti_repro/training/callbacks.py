@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ class ConceptCheckpoint(Callback):
         self._complete(state)
         self._save_embedding(pl_module, c, state.folder.embedding)
 
-    def _save_embedding(self, pl_module: InversionModule, c: int, path: Any, **header: str) -> None:
+    def _save_embedding(self, pl_module: InversionModule, c: int, path: Path, **header: str) -> None:
         """Write the embedding after the adapter: it says that the adapter is there, too."""
         header |= pl_module.adapter.save(path)
         state = pl_module.states[c]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from dti_repro.artifacts.files import write_file, writing
 from dti_repro.artifacts.run_dir import ConceptFolder, log_column
 from dti_repro.errors import InputError
 from dti_repro.training.batches import ConceptDataset
-from dti_repro.training.runs import EVALUATED, has_settled, missing_snapshots
+from dti_repro.training.runs import EVALUATED, has_settled, is_complete, missing_snapshots
 
 COLUMNS = ("step", "loss", "norm", "angle", "grad_norm")
 """The columns of log.csv. loss: the mean squared error, whatever an adapter's objective makes of it. The others are
@@ -29,42 +27,28 @@ MAX_CHECKPOINT = 256 << 20  # bytes; a thousand vectors of 4,096 numbers with tw
 MAX_RATIO = 4  # a checkpoint with an adapter may be so many times as large as its parameters, which have two moments
 
 
-@dataclass
 class ConceptState:
     """One concept of a pack: what it is shown, its folder and how many steps are done."""
 
-    dataset: ConceptDataset
-    folder: ConceptFolder
-    header: Mapping[str, str]  # of its embedding files
-    cfg: DictConfig  # of the training
-    missing: Sequence[int] = ()  # snapshots to be made of a result that is whole, and stays as it is
-    step: int = 0  # optimizer steps done
-    resumed: int = 0  # the step from which this process went on
-    rows: list[tuple[float, ...]] = field(default_factory=list)  # of log.csv, not yet written
-    evaluated: list[float] = field(default_factory=list)  # with trainer.stop: the loss on the fixed batch, by step
-
-    @property
-    def name(self) -> str:
-        return self.dataset.concept.name
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (*COLUMNS, EVALUATED) if self.cfg.trainer.stop else COLUMNS
-
-    @property
-    def checkpoint(self) -> Path:
-        """Return where the state is saved: beside the snapshots, if only these are made."""
-        return self.folder.snapshot(0).with_name("last.ckpt") if self.missing else self.folder.checkpoint
-
-    @property
-    def snapshots(self) -> Sequence[int]:
-        """Return the steps whose vectors are saved."""
-        return self.missing or self.cfg.trainer.snapshots
-
-    @property
-    def end(self) -> int:
-        """Return the step after which there is nothing left to do."""
-        return max(self.missing, default=self.cfg.trainer.steps)
+    def __init__(
+        self, cfg: DictConfig, dataset: ConceptDataset, folder: ConceptFolder, header: Mapping[str, str]
+    ) -> None:
+        """cfg: of the training. header: of the concept's embedding files."""
+        self.cfg = cfg
+        self.dataset = dataset
+        self.name = dataset.concept.name
+        self.folder = folder
+        self.header = header
+        # Snapshots to be made of a result that is whole, and stays as it is.
+        self.missing = missing_snapshots(cfg, folder) if is_complete(cfg, folder, with_snapshots=False) else []
+        self.snapshots = self.missing or cfg.trainer.snapshots  # the steps whose vectors are saved
+        self.end = max(self.missing, default=cfg.trainer.steps)  # after this step there is nothing left to do
+        self.checkpoint = folder.snapshot(0).with_name("last.ckpt") if self.missing else folder.checkpoint
+        self.columns = (*COLUMNS, EVALUATED) if cfg.trainer.stop else COLUMNS
+        self.step = 0  # optimizer steps done
+        self.resumed = 0  # the step from which this process went on
+        self.rows: list[tuple[float, ...]] = []  # of log.csv, not yet written
+        self.evaluated: list[float] = []  # with trainer.stop: the loss on the fixed batch, by step
 
     @property
     def finished(self) -> bool:
@@ -107,15 +91,12 @@ class ConceptState:
             step = 0
         if step:
             learned.load_state_dict(checkpoint["parameters"])
-            owners = {p: (o, group) for o in optimizers for group in o.param_groups for p in group["params"]}
-            for name, parameter in learned.named_parameters():
-                moments = checkpoint["optimizer"][name].items()
-                if moments:
-                    optimizer, group = owners[parameter]
-                    counts_there = group.get("capturable") or group.get("fused")  # else the step stays on the CPU
-                    stays = () if counts_there else ("step",)
-                    state = {key: value if key in stays else value.to(parameter.device) for key, value in moments}
-                    optimizer.state[parameter] = state
+            moments = {parameter: checkpoint["optimizer"][name] for name, parameter in learned.named_parameters()}
+            for optimizer in optimizers:
+                parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+                content = optimizer.state_dict()
+                content["state"] |= {k: moments[p] for k, p in enumerate(parameters) if moments.get(p)}
+                optimizer.load_state_dict(content)
         self.step = self.resumed = step
         if not self.missing:
             self._cut_log(step)

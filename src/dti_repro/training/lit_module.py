@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -55,7 +56,8 @@ class InversionModule(pl.LightningModule):
         self.settings = cfg.trainer
         self.last_loss = math.nan  # mean over the concepts
         self._optim, self._schedule = split(cfg.optim, cfg.trainer.steps)
-        self._produced: list[tuple[Tensor, TokenVectors]] = []  # of this step, where the parameters are no vectors
+        # Where the parameters are no vectors: concept -> what the method made in this step, and which samples are its.
+        self._produced: defaultdict[int, list[tuple[Tensor, TokenVectors]]] = defaultdict(list)
         self._fuse = backbone.device.type != "cpu" if cfg.trainer.fuse == "auto" else cfg.trainer.fuse
 
     def train_dataloader(self) -> DataLoader[dict[int, Batch]]:
@@ -123,7 +125,8 @@ class InversionModule(pl.LightningModule):
             if torch.is_grad_enabled() and not isinstance(self.method, SharedVectors):
                 for rows in vectors.values():
                     rows.retain_grad()
-                self._produced.append((samples, vectors))
+                for c in pack:
+                    self._produced[c].append((samples == c, vectors))
             return self.backbone.encode_text(tokens, vectors)
 
         def mean_loss(conditioning: Conditioning) -> Tensor:
@@ -190,7 +193,7 @@ class InversionModule(pl.LightningModule):
             rows = [g for g in gradients if g.ndim > 1] or [g.atleast_2d() for g in gradients]
         else:
             rows = [
-                sum(rows[name].grad[mine].sum(dim=(0, 1)) for mine, rows in self._produced_for(c))[
+                sum(rows[name].grad[mine].sum(dim=(0, 1)) for mine, rows in self._produced[c])[
                     : len(start), : start.shape[-1]
                 ]
                 for name, start in self.method.initializers[c].rows.items()
@@ -205,17 +208,11 @@ class InversionModule(pl.LightningModule):
         else:  # those that the step was taken with: to make others for the log alone would cost a part of a step
             vectors = {}
             for name, start in initializer.items():
-                made = torch.cat([rows[name].detach()[mine] for mine, rows in self._produced_for(c)])
+                made = torch.cat([rows[name].detach()[mine] for mine, rows in self._produced[c]])
                 vectors[name] = made[..., : len(start), : start.shape[-1]].float()
         norm = torch.cat([rows.norm(dim=-1).flatten() for rows in vectors.values()]).mean()
         turned = torch.cat([angle(rows, initializer[name]).flatten() for name, rows in vectors.items()]).mean()
         return torch.stack([norm.double(), turned.double()])
-
-    def _produced_for(self, c: int) -> list[tuple[Tensor, TokenVectors]]:
-        """Return what the method made of a concept in this step: which of the samples are the concept's, and the
-        vectors of all."""
-        made = [(samples == c, vectors) for samples, vectors in self._produced]
-        return [(mine, vectors) for mine, vectors in made if mine.any()]
 
     def _check(self, state: ConceptState, loss: float, gradient: float) -> None:
         """Raise DivergedError before a step that would spoil the vectors."""

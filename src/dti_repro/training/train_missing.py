@@ -67,8 +67,8 @@ def train_missing(cfg: DictConfig, concepts: Sequence[Concept] | None = None) ->
     from dti_repro.training.checks import check_training
     from dti_repro.training.trainer import train_pending
 
+    check_training(cfg, pending)
     if "source" in cfg.method:
-        check_training(cfg, pending)
         train_missing(source_config(cfg), pending)
     work = partial(train_pending, cfg, run)
     return folders, sum(run_on_devices(work, pending, cfg.trainer.devices, cfg.trainer.accelerator))

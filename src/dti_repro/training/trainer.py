@@ -40,7 +40,6 @@ from dti_repro.methods.base import DerivedMethod, TokenMethod
 from dti_repro.methods.initializers import resized
 from dti_repro.training.batches import ConceptDataset
 from dti_repro.training.callbacks import ConceptCheckpoint, Previews, Signals, StepBar
-from dti_repro.training.checks import check_training
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.lit_module import InversionModule
 from dti_repro.training.runs import (
@@ -48,7 +47,6 @@ from dti_repro.training.runs import (
     concept_metadata,
     hashed,
     is_complete,
-    missing_snapshots,
     run_folder,
     snapshot_steps,
     source_config,
@@ -59,13 +57,13 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def train_pending(cfg: DictConfig, run: RunFolder, concepts: Sequence[Concept]) -> int:
-    """Train these concepts of a run. Return how many they were, without those that another process finished meanwhile.
+    """Train these concepts of a run, for which `check_training` found nothing wrong. Return how many they were, without
+    those that another process finished meanwhile.
 
-    InputError as check_training, for a symbolic link in a folder, and for a concept that another process has begun with
-    other photos. DivergedError or BusyError, after all others are trained, if a training diverged or another process
-    trains some of them.
+    InputError for a symbolic link in a folder, and for a concept that another process has begun with other photos.
+    DivergedError or BusyError, after all others are trained, if a training diverged or another process trains some of
+    them.
     """
-    check_training(cfg, concepts)
     for folder in (run.concept(concept.name) for concept in concepts):
         refuse_links(folder.path, *folder.path.parents[:2], folder.log, folder.snapshot(0).parent, folder.previews)
     is_derived = "source" in cfg.method
@@ -164,9 +162,8 @@ def _prepare(
             backbone.tokenize(previewed, {concept.placeholder: initializer.positions}, backbone.generation_prefix)
         padded = backbone.pads_directions and method.on_sphere
         dataset = ConceptDataset(backbone, concept, initializer, *texts, run.seed, samples, cache, framing, padded)
-        header, folder = run.header(concept.name, concept.initializer), run.concept(concept.name)
-        missing = missing_snapshots(cfg, folder) if is_complete(cfg, folder, with_snapshots=False) else ()
-        states.append(ConceptState(dataset, folder, header, cfg, missing))
+        header = run.header(concept.name, concept.initializer)
+        states.append(ConceptState(cfg, dataset, run.concept(concept.name), header))
     return states
 
 
