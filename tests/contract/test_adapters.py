@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dti_repro.adapters.folder import WEIGHTS, adapter_files, adapter_folder
-from dti_repro.artifacts.embedding import load_embedding, save_embedding
+from dti_repro.artifacts.embedding import load_embedding, save_embeddings
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.load import load_backbone
 from dti_repro.config import CONF
@@ -135,13 +135,15 @@ def test_pictures_are_drawn_with_the_adapter_of_their_word_and_scored(
     # The same word for both: what differs is the adapter.
     shutil.rmtree(plain.images)
     own = load_embedding(adapted.embedding)
-    save_embedding(plain.embedding, own[0], own[1], {})
+    save_embeddings(plain.embedding, own[0], {"": own[1]}, {})
     with_adapter, without = drawn(compose, adapted.path), drawn(compose, plain.path)
     assert with_adapter != without
     assert drawn(compose, adapted.path, "snapshot=1") != with_adapter
     shutil.rmtree(adapted.images)
     assert drawn(compose, adapted.path) == with_adapter
-    save_embedding(plain.embedding, *load_embedding(plain.snapshot(1))[:2], {})  # none of that clings to the model
+    save_embeddings(
+        plain.embedding, own[0], {"": load_embedding(plain.snapshot(1))[1]}, {}
+    )  # none of that clings to the model
     train(training(*keys, f"runs={tmp_path / 'again'}"))
     assert drawn(compose, tmp_path / "again" / plain.path.relative_to(tmp_path / "runs")) == first
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dti_repro.adapters.folder import CONFIG, HEADER, WEIGHTS, adapter_folder, adapter_sha256
-from dti_repro.artifacts.embedding import load_embedding, save_embedding
+from dti_repro.artifacts.embedding import load_embedding, save_embeddings
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.load import load_backbone
 from dti_repro.config import CONF
@@ -77,7 +77,7 @@ def seal(folder: ConceptFolder) -> None:
     """Make the embedding vouch for the adapter as it lies there now, as a file from elsewhere would."""
     placeholder, vectors, header = load_embedding(folder.embedding)
     header[HEADER] = adapter_sha256(adapter_folder(folder.embedding))
-    save_embedding(folder.embedding, placeholder, vectors, {k: v for k, v in header.items() if k != "format"})
+    save_embeddings(folder.embedding, placeholder, {"": vectors}, {k: v for k, v in header.items() if k != "format"})
 
 
 def test_an_adapter_from_elsewhere_is_data(training: Training, compose: Callable[..., DictConfig]) -> None:

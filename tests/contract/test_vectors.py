@@ -13,7 +13,7 @@ import yaml
 from omegaconf import DictConfig
 from torch.nn.functional import normalize
 
-from dti_repro.artifacts.embedding import load_embedding, load_embeddings, save_embedding
+from dti_repro.artifacts.embedding import load_embedding, load_embeddings, save_embeddings
 from dti_repro.artifacts.files import read_json
 from dti_repro.artifacts.run_dir import embedding_files, read_header
 from dti_repro.backbones.base import EncoderSpec
@@ -112,12 +112,12 @@ def test_a_training_goes_on_from_a_run_or_a_file(name: str, training: Training, 
     again = train(training(*keys, f"method.init={first[1].seed_folder}", "method.vectors=null"))[0]
     assert read_json(again.metadata, "")["start"]
     theirs = tmp_path / "theirs.safetensors"
-    save_embedding(theirs, "<other>", learned, {})
+    save_embeddings(theirs, "<other>", {"": learned}, {})
     from_file = train(training(*keys, f"method.init={theirs}"))[0]
     for folder in (again, from_file):
         found = load_embedding(folder.embedding)[1]
         torch.testing.assert_close(normalize(found, dim=-1), normalize(learned, dim=-1), atol=1e-5, rtol=1e-5)
-    save_embedding(theirs, "<other>", learned + 1, {})
+    save_embeddings(theirs, "<other>", {"": learned + 1}, {})
     with pytest.raises(InputError, match=r"concept 'bob' is not the one .* \(changed: start\)"):
         train(training(*keys, f"method.init={theirs}"))
 

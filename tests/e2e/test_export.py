@@ -15,7 +15,7 @@ from PIL import Image, ImageChops
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
-from dti_repro.artifacts.embedding import load_embeddings, save_embedding, save_embeddings
+from dti_repro.artifacts.embedding import load_embeddings, save_embeddings
 from dti_repro.artifacts.run_dir import RunFolder, embedding_files
 from dti_repro.backbones.base import EncoderSpec
 from dti_repro.config import CONF, validate
@@ -235,7 +235,7 @@ def test_a_trigger_of_a1111_is_no_ordinary_word(tmp_path: Path, capsys: pytest.C
 def test_a_key_that_is_no_plain_word_is_not_written_into_a_text_that_is_run(
     key: str, words: str, target: str, one: Path, tmp_path: Path
 ) -> None:
-    save_embedding(one / "rex" / "embedding.safetensors", key, vectors(0), {})
+    save_embeddings(one / "rex" / "embedding.safetensors", key, {"": vectors(0)}, {})
     with pytest.raises(InputError, match=words) as error:
         export(config("export", f"run={one}", f"to={target}", f"out={tmp_path / 'out'}"))
     assert "\n" not in str(error.value)
@@ -245,7 +245,7 @@ def test_a_key_that_is_no_plain_word_is_not_written_into_a_text_that_is_run(
 @pytest.mark.parametrize("words", ["cat\nimport os", 'ti"); import os #', "black & white cat"])
 def test_words_of_a_header_are_comments_only(words: str, one: Path, tmp_path: Path) -> None:
     header = {"initializer": words, "method": words}
-    save_embedding(one / "rex" / "embedding.safetensors", "<rex>", vectors(0), header)
+    save_embeddings(one / "rex" / "embedding.safetensors", "<rex>", {"": vectors(0)}, header)
     *_, text = export(config("export", f"run={one}", "to=diffusers", f"out={tmp_path / 'out'}"))
     comment, *code = text.read_text().splitlines()
     assert comment.startswith(f"# <rex>: {' '.join(words.split())} on ")
@@ -257,7 +257,7 @@ def test_a_word_that_was_exported_is_not_replaced_by_another(one: Path, tmp_path
     file, _ = export(cfg)
     before = file.read_bytes()
     assert export(cfg)[0] == file  # the same word: nothing is lost
-    save_embedding(one / "rex" / "embedding.safetensors", "<rex>", vectors(5), {})
+    save_embeddings(one / "rex" / "embedding.safetensors", "<rex>", {"": vectors(5)}, {})
     with pytest.raises(InputError, match=r"rex\.safetensors holds another word of this name: move it, or give out="):
         export(cfg)
     assert file.read_bytes() == before
@@ -265,7 +265,7 @@ def test_a_word_that_was_exported_is_not_replaced_by_another(one: Path, tmp_path
 
 def test_a_base_model_that_is_not_known_is_unknown(one: Path, tmp_path: Path) -> None:
     for model in ("../templates/object", '"); import os #', "sd16"):
-        save_embedding(one / "rex" / "embedding.safetensors", "<rex>", vectors(0), {"base_model": model})
+        save_embeddings(one / "rex" / "embedding.safetensors", "<rex>", {"": vectors(0)}, {"base_model": model})
         *_, text = export(config("export", f"run={one}", "to=diffusers", f"out={tmp_path / 'out'}"))
         assert "from_pretrained('path/to/unknown')" in text.read_text()
 

@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import save, save_file
 
 from dti_repro.artifacts import embedding, files
-from dti_repro.artifacts.embedding import load_embedding, load_state, save_embedding, save_state
+from dti_repro.artifacts.embedding import load_embedding, load_state, save_embeddings, save_state
 from dti_repro.artifacts.files import read_json
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.scores import read_scores
 from dti_repro.data.concept import Folder
-from dti_repro.data.photos import check_photos
+from dti_repro.data.photos import load_photo
 from dti_repro.errors import InputError
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

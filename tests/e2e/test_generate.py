@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import save
 
-from dti_repro.artifacts.embedding import load_embedding, save_embedding
+from dti_repro.artifacts.embedding import load_embedding, save_embeddings
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.run_dir import finished_concepts
 from dti_repro.backbones.backbone import Backbone
@@ -111,10 +111,10 @@ def test_a_run_that_was_sent_is_drawn_wherever_it_lies(run: Path, compose: Compo
     shutil.copytree(run / "rex", moved)
     file = moved / "embedding.safetensors"
     _, vectors, header = load_embedding(file)
-    save_embedding(file, "<rex>", vectors, {**header, "base_model": "stable_diffusion"})
+    save_embeddings(file, "<rex>", {"": vectors}, {**header, "base_model": "stable_diffusion"})
     (folder,) = generate(compose("generate", *request(file, 'prompts=["a {}"]')))
     assert folder.is_relative_to(moved)
-    save_embedding(file, "<rex>", vectors, {**header, "base_model": "sdxl"})
+    save_embeddings(file, "<rex>", {"": vectors}, {**header, "base_model": "sdxl"})
     with pytest.raises(InputError, match="was trained on sdxl: add backbone=sdxl"):
         generate(compose("generate", *request(file, 'prompts=["a {}"]')))
 
@@ -123,7 +123,7 @@ def test_pictures_of_an_embedding_that_changed_are_drawn_again(run: Path, compos
     cfg = compose("generate", *request(run, 'prompts=["a {}"]', "concepts.names=[rex]"))
     (folder,) = generate(cfg)
     before = pixels(folder / "p000_s0.png")
-    save_embedding(run / "rex" / "embedding.safetensors", "<rex>", 20 * vectors(7), {})
+    save_embeddings(run / "rex" / "embedding.safetensors", "<rex>", {"": 20 * vectors(7)}, {})
     assert generate(cfg) == [folder]
     assert np.abs(pixels(folder / "p000_s0.png") - before).max() > 0
 
@@ -159,7 +159,7 @@ def test_two_concepts_in_one_prompt(run: Path, compose: Compose) -> None:
 
 
 def test_snapshots_can_be_drawn(run: Path, compose: Compose) -> None:
-    save_embedding(run / "rex" / "snapshots" / "step_000050.safetensors", "<rex>", vectors(9), {})
+    save_embeddings(run / "rex" / "snapshots" / "step_000050.safetensors", "<rex>", {"": vectors(9)}, {})
     ask = request(run, 'prompts=["a {}"]', "concepts.names=[rex]")
     (final,), (early,) = (
         generate(compose("generate", *ask)),
@@ -208,7 +208,7 @@ def test_a_broken_embedding_is_named_before_a_model_is_loaded(
 
 
 def test_an_embedding_of_another_width_is_refused(run: Path, compose: Compose) -> None:
-    save_embedding(run / "rex" / "embedding.safetensors", "<rex>", torch.ones(1, 8), {})
+    save_embeddings(run / "rex" / "embedding.safetensors", "<rex>", {"": torch.ones(1, 8)}, {})
     with pytest.raises(InputError, match="8 wide"):
         generate(compose("generate", *request(run, 'prompts=["a {}"]')))
     assert not list(run.rglob("manifest.json"))  # which an evaluation of the whole run would stumble over

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from torch import nn
 
-from dti_repro.artifacts.embedding import load_embedding, save_embedding
+from dti_repro.artifacts.embedding import load_embedding, save_embeddings
 from dti_repro.artifacts.run_dir import ConceptFolder, finished_concepts
 from dti_repro.backbones.load import _load, load_backbone
 from dti_repro.config import CONF, build
@@ -104,7 +104,7 @@ def test_ti_rescaled_is_tis_vector_at_the_vocabularys_norm(training: Training) -
     direction = torch.nn.functional.normalize(vectors(ti), dim=-1)
     torch.testing.assert_close(vectors(shorter), 0.1 * direction)
     torch.testing.assert_close(torch.nn.functional.normalize(vectors(derived), dim=-1), direction)
-    save_embedding(ti.embedding, "<ann>", -vectors(ti), {})  # as if it had been trained again, and otherwise
+    save_embeddings(ti.embedding, "<ann>", {"": -vectors(ti)}, {})  # as if it had been trained again, and otherwise
     again = train(training("method=ti_rescaled"))[0]
     torch.testing.assert_close(torch.nn.functional.normalize(vectors(again), dim=-1), -direction)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dti_repro.artifacts.embedding import save_embedding
+from dti_repro.artifacts.embedding import save_embeddings
 from dti_repro.artifacts.files import write_json
 from dti_repro.artifacts.run_dir import RunFolder
 from tests.tiny import DIM
@@ -25,6 +25,6 @@ def trained_run(root: Path, concepts: dict[str, torch.Tensor], *, seed: int = 42
     for name, rows in concepts.items():
         folder = run.concept(name)
         header = {"method": "ti", "concept": name, "initializer": CLASS}
-        save_embedding(folder.embedding, f"<{name}>", rows, header)
+        save_embeddings(folder.embedding, f"<{name}>", {"": rows}, header)
         write_json(folder.metadata, {"placeholder": f"<{name}>", "initializer": CLASS, "images": {}})
     return run.path

@@ -12,7 +12,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
 
-from dti_repro.artifacts.embedding import save_embedding
+from dti_repro.artifacts.embedding import save_embeddings
 from dti_repro.artifacts.run_dir import RunFolder
 from dti_repro.backbones.base import EncoderSpec, PromptGroup
 from dti_repro.backbones.checkpoint import check_words, encoder_dims, vocabulary
@@ -132,7 +132,7 @@ def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(load: Callabl
 
 def test_export_is_refused_as_no_other_program_loads_the_vectors(kind: str, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "runs", YAMLS[kind], "ti", "0123456789", 42)
-    save_embedding(run.concept("rex").embedding, "<rex>", torch.ones(1, DIM), {"base_model": YAMLS[kind]})
+    save_embeddings(run.concept("rex").embedding, "<rex>", {"": torch.ones(1, DIM)}, {"base_model": YAMLS[kind]})
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         cfg = hydra.compose("export", [quote_paths(f"run={run.path}"), "to=diffusers", f"out={tmp_path / 'out'}"])
     with pytest.raises(InputError, match="no other program"):

@@ -32,17 +32,13 @@ SDXL_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 SD_KEY = "emb_params"
 
 
-def save_embedding(path: Path, placeholder: str, vectors: Tensor, header: Mapping[str, str]) -> None:
-    """Write (vectors, dim) under its placeholder. `header` takes method, config_hash, base_model, concept, initializer
-    and, for a snapshot, step. Equal content is equal bytes."""
-    save_state(path, placeholder, {placeholder: vectors}, header)
-
-
 def save_embeddings(path: Path, placeholder: str, vectors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write text encoder -> (vectors, dim): one file for each encoder; if there are several, each names all."""
+    """Write text encoder -> (vectors, dim): one file for each encoder; if there are several, each names all. `header`
+    takes method, config_hash, base_model, concept, initializer and, for a snapshot, step."""
     encoders = {"encoders": " ".join(vectors)} if len(vectors) > 1 else {}
     for encoder, rows in vectors.items():
-        save_embedding(encoder_file(path, encoder, len(vectors)), placeholder, rows, {**header, **encoders})
+        file = encoder_file(path, encoder, len(vectors))
+        save_state(file, placeholder, {placeholder: rows}, {**header, **encoders})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
@@ -64,7 +60,7 @@ def _sort_header(data: bytes) -> bytes:
 
 def save_state(path: Path, placeholder: str, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Write the state of a method whose vectors depend on more than the concept. `header` takes the same as
-    save_embedding, and `METHOD` and `vectors`, their number."""
+    save_embeddings, and `METHOD` and `vectors`, their number."""
     write_tensors(path, state, {"format": FORMAT, "placeholder": placeholder, **header})
 
 
