@@ -48,11 +48,6 @@ class Grid:
         left = MARGIN + max(int(font.getlength(label)) for label in labels) + GAP
         width = left + across * (CELL + GAP) + MARGIN
 
-        def heading() -> Image.Image:
-            strip = Image.new("RGB", (width, LINE + 2 * GAP), "white")
-            ImageDraw.Draw(strip).text((MARGIN, 0), self.title, "black", ImageFont.load_default(LINE))
-            return strip
-
         def titles(texts: Sequence[str]) -> Image.Image:
             wrapped = [textwrap.fill(text, TITLE_WIDTH) for text in texts]
             lines = max(text.count("\n") + 1 for text in wrapped)
@@ -68,7 +63,10 @@ class Grid:
                 strip.paste(_enlarge(image), (left + i * (CELL + GAP), 0))
             return strip
 
-        strips = [heading()] if self.title else []
+        strips = []
+        if self.title:
+            strips.append(Image.new("RGB", (width, LINE + 2 * GAP), "white"))
+            ImageDraw.Draw(strips[0]).text((MARGIN, 0), self.title, "black", ImageFont.load_default(LINE))
         for start in range(0, len(self.references), across):
             strips.append(row("" if start else "references", self.references[start : start + across]))
         for start in range(0, len(self.columns), across):
