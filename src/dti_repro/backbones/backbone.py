@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -13,12 +13,15 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dti_repro.backbones.base import Conditioning, LearnedWord, TokenVectors
 from dti_repro.backbones.frozen_model import FrozenModel
-from dti_repro.backbones.prompt_embeds import concatenate_words, embeds, embeds_by_timestep
 from dti_repro.backbones.samplers import check_steps, checkpoint_scheduler, make_sampler, scheduler_class
 from dti_repro.errors import InputError
+
+Encoded = Callable[[Tensor], tuple[Conditioning, Conditioning]]
+"""t (1,) -> the conditioning of the prompts, and of the negative prompt."""
 
 
 class Backbone(FrozenModel):
@@ -61,7 +64,7 @@ class Backbone(FrozenModel):
         fixed = None if negative_learned else self._encode_negative(negative_prompt, counts, None)
 
         def encoded(t: Tensor) -> tuple[Conditioning, Conditioning]:
-            vectors = concatenate_words([word.at(t) for word in learned.values()])
+            vectors = _concatenate_words([word.at(t) for word in learned.values()])
             vectors = {name: rows.to(self.device, torch.float32) for name, rows in vectors.items()}
             conditional = self.encode_text(tokens, vectors)[index]
             unconditional = self._encode_negative(negative_prompt, counts, vectors) if fixed is None else fixed
@@ -70,9 +73,9 @@ class Backbone(FrozenModel):
         pipeline = self._pipeline(self._sampler(self.generation_scheduler, sampler, sampler_options))
         pipeline.set_progress_bar_config(disable=True)
         if any("timestep" in word.depends_on for word in learned.values()):
-            given = embeds_by_timestep(pipeline, encoded, len(prompts), steps)
+            given = _embeds_by_timestep(pipeline, encoded, len(prompts), steps)
         else:
-            given = embeds(*encoded(torch.zeros(1)), len(prompts))
+            given = _embeds(*encoded(torch.zeros(1)), len(prompts))
         pixels = self._generate_pixels(
             pipeline,
             **given,
@@ -103,7 +106,7 @@ class Backbone(FrozenModel):
         """Return the sampler of this name. scheduler: the checkpoint's. InputError for options that it does not
         take."""
         sampler = type(scheduler) if name == "default" else scheduler_class(name)
-        return make_sampler(scheduler, sampler, {**cls._sampler_options(scheduler, sampler), **options})
+        return make_sampler(scheduler, sampler, {**cls._sampler_options(scheduler, sampler, options), **options})
 
     @classmethod
     def check_generation(
@@ -134,9 +137,58 @@ class Backbone(FrozenModel):
         return self.encode_text(tokens, vectors if tokens.have_vectors else None)
 
     @classmethod
-    def _sampler_options(cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin]) -> dict[str, Any]:
+    def _sampler_options(
+        cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin], given: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return options of the sampler that the config of the checkpoint's scheduler does not give. InputError for a
-        sampler that does not fit the model."""
+        sampler that does not fit the model with the given options."""
         if not hasattr(sampler, "scale_model_input"):
             raise InputError(f"{sampler.__name__} is for flow models, and this is none: use sampler=ddim or dpmpp_2m")
         return {}
+
+
+def _concatenate_words(words: Sequence[TokenVectors]) -> TokenVectors:
+    """Return the vectors of several words, one after the other. If one word has vectors for each layer, or a bypass,
+    the others get them, too: the same vectors at all layers, and a bypass of zero."""
+    out = {}
+    for encoder in words[0] if words else ():
+        rows = [word[encoder] for word in words]
+        layers, width = (max(row.shape[axis] for row in rows) for axis in (1, 3))
+        rows = [pad(row, (0, width - row.shape[3])).expand(-1, layers, -1, -1) for row in rows]
+        out[encoder] = torch.cat(rows, dim=2)
+    return out
+
+
+def _embeds_by_timestep(pipeline: DiffusionPipeline, encoded: Encoded, prompts: int, steps: int) -> dict[str, Any]:
+    """Return arguments for prompts that are encoded anew at each of the pipeline's timesteps, after each step for the
+    next one."""
+    pipeline.scheduler.set_timesteps(steps)
+    arguments = {"prompt_embeds": "prompt_embeds", "add_text_embeds": "pooled_prompt_embeds"}
+
+    def encode_next(pipeline: DiffusionPipeline, step: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        following = pipeline.scheduler.timesteps[step + 1 : step + 2]
+        if len(following) == 0:
+            return {}
+        given = _embeds(*encoded(following), prompts)
+        for key, rows in tensors.items():  # without guidance the pipeline has no unconditional half
+            guided = torch.cat([given[f"negative_{arguments[key]}"], given[arguments[key]]])
+            tensors[key] = guided[-len(rows) :].to(rows)
+        return tensors
+
+    return {
+        **_embeds(*encoded(pipeline.scheduler.timesteps[:1]), prompts),
+        "callback_on_step_end": encode_next,
+        "callback_on_step_end_tensor_inputs": [name for name in arguments if name in pipeline._callback_tensor_inputs],
+    }
+
+
+def _embeds(conditional: Conditioning, unconditional: Conditioning, prompts: int) -> dict[str, Tensor]:
+    """Return conditionings as arguments of a pipeline; one row is broadcast to all prompts."""
+    out = {}
+    for prefix, conditioning in (("", conditional), ("negative_", unconditional)):
+        out[f"{prefix}prompt_embeds"] = conditioning.hidden.expand(prompts, -1, -1)
+        if conditioning.pooled is not None:
+            out[f"{prefix}pooled_prompt_embeds"] = conditioning.pooled.expand(prompts, -1)
+        if conditioning.mask is not None:
+            out[f"{prefix}prompt_attention_mask"] = conditioning.mask.expand(prompts, -1)
+    return out

@@ -17,7 +17,6 @@ from dti_repro.backbones.base import Conditioning, Tokens
 from dti_repro.backbones.frozen_model import FrozenSettings
 from dti_repro.backbones.samplers import scheduler_options
 from dti_repro.errors import InputError
-from dti_repro.losses.weighting import weighted_mean
 
 ENCODER = "text_encoder"
 OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
@@ -61,29 +60,22 @@ class FlowMatching(Backbone):
     def _velocity(self, noisy: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the transformer's prediction; time (batch,) is sigma x timesteps."""
 
-    def loss(
-        self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, weight: Tensor | None = None
-    ) -> Tensor:
+    def _predict(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         sigma = self.sigmas[t].view(-1, *[1] * (latents.ndim - 1))
         noisy = (1 - sigma) * latents + sigma * noise
-        predicted = self._velocity(noisy.to(self.denoiser.dtype), self.times[t], conditioning)
-        error = (predicted.float() - (noise - latents)).square()
-        return error.flatten(1).mean(dim=1) if weight is None else weighted_mean(error, weight)
+        return self._velocity(noisy.to(self.denoiser.dtype), self.times[t], conditioning), noise - latents
 
     @classmethod
-    def _sampler(cls, scheduler: SchedulerMixin, name: str, options: Mapping[str, Any]) -> SchedulerMixin:
-        other = [key for key in OTHER_SIGMAS if options.get(key)]
-        sampler = type(scheduler).__name__ if name == "default" else name
-        if other and sampler.startswith("DPMSolver"):  # which then computes with noise levels above 1
-            raise InputError(f"{sampler} does not fit a flow model with sampler.options.{other[0]}: leave it out")
-        return super()._sampler(scheduler, name, options)
-
-    @classmethod
-    def _sampler_options(cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin]) -> dict[str, Any]:
+    def _sampler_options(
+        cls, scheduler: SchedulerMixin, sampler: type[SchedulerMixin], given: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        other, name = [key for key in OTHER_SIGMAS if given.get(key)], sampler.__name__
+        if other and name.startswith("DPMSolver"):  # which then computes with noise levels above 1
+            raise InputError(f"{name} does not fit a flow model with sampler.options.{other[0]}: leave it out")
         options = scheduler_options(sampler)
         shift = scheduler.config.get("flow_shift", scheduler.config.get("shift", 1.0))
         if "use_flow_sigmas" in options:
             return {"use_flow_sigmas": True, "flow_shift": shift, "prediction_type": "flow_prediction"}
         if "shift" in options:
             return {"shift": shift}
-        raise InputError(f"{sampler.__name__} does not fit a flow model: use sampler=default, dpmpp_2m or unipc")
+        raise InputError(f"{name} does not fit a flow model: use sampler=default, dpmpp_2m or unipc")

@@ -28,6 +28,7 @@ from dti_repro.backbones.location import locate
 from dti_repro.backbones.samplers import checkpoint_scheduler
 from dti_repro.backbones.text_encoder import EncoderConfig, TextEncoder
 from dti_repro.errors import InputError
+from dti_repro.losses.weighting import weighted_mean
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -132,11 +133,17 @@ class FrozenModel(nn.Module, ABC):
         """Encode pixels (images, 3, height, width) in [-1, 1]."""
 
     @abstractmethod
+    def _predict(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """Return the denoiser's prediction (noise, v or velocity) from noisy latents, and what it should be."""
+
     def loss(
         self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, weight: Tensor | None = None
     ) -> Tensor:
-        """Return the mean squared error of the model's prediction (noise, v or velocity), in float32, one value per
-        sample: (batch,). weight: as in weighted_mean, None for the plain mean."""
+        """Return the mean squared error of the model's prediction in float32, one value per sample: (batch,). weight:
+        as in weighted_mean, None for the plain mean."""
+        predicted, target = self._predict(latents, noise, t, conditioning)
+        error = (predicted.float() - target.float()).square()
+        return error.mean(dim=tuple(range(1, error.ndim))) if weight is None else weighted_mean(error, weight)
 
     def attention_maps(self) -> AbstractContextManager[list[Tensor]]:
         """Record, while the context is open, the shares (batch, heads, queries, length) that each cross-attention layer
