@@ -22,8 +22,7 @@ from dti_repro.backbones import checkpoint as checkpoint_files
 from dti_repro.backbones.checkpoint import check_words, encoder_dims, fingerprint
 from dti_repro.backbones.hub import patterns
 from dti_repro.backbones.load import load_backbone
-from dti_repro.backbones.location import commit, locate
-from dti_repro.backbones.variant import parts_without
+from dti_repro.backbones.location import commit, locate, parts_without
 from dti_repro.errors import InputError
 from tests.tiny import build_tiny_sd
 

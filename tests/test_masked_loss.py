@@ -14,6 +14,7 @@ from PIL import Image
 from dti_repro.artifacts.embedding import load_embedding
 from dti_repro.artifacts.files import read_json
 from dti_repro.backbones.backbone import Backbone
+from dti_repro.backbones.frozen_model import weighted_mean
 from dti_repro.backbones.load import load_backbone
 from dti_repro.backbones.sana import Sana
 from dti_repro.data.concept import Toybox
@@ -22,7 +23,6 @@ from dti_repro.data.latent_cache import LatentCache
 from dti_repro.data.masks import with_masks
 from dti_repro.data.views import Framing
 from dti_repro.errors import InputError
-from dti_repro.losses.weighting import weighted_mean
 from dti_repro.training.train_missing import train
 from tests.tiny_flow import SIDE, build_tiny_sana
 

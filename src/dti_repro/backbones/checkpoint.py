@@ -91,7 +91,7 @@ def _has_weights(part: Path) -> bool:
 
 
 def _is_variant(file: Path) -> bool:
-    """Return whether this is a variant of the weights, which is read through `variant_view` only."""
+    """Return whether this is a variant of the weights, which is read through links of plain names only."""
     return ".fp16" in file.name or "non_ema" in file.name
 
 
@@ -155,6 +155,14 @@ def load_weights(kind: Any, folder: Path, part: str, dtype: Any) -> Any:
     return model
 
 
+def load_tokenizer(folder: Path, part: str) -> PreTrainedTokenizerBase:
+    """Return a tokenizer of the checkpoint, of which no code is run."""
+    from transformers import AutoTokenizer
+
+    with loading(folder, part):
+        return AutoTokenizer.from_pretrained(folder / part, local_files_only=True, trust_remote_code=False)
+
+
 def fingerprint(folder: Path) -> str:
     """Return a hex digest of the files that decide what is learned, independent of their folder.
 
@@ -213,10 +221,7 @@ def check_words(folder: Path, words: Sequence[tuple[str, str]]) -> None:
     A word is unknown if it becomes the unknown token or a token with an all-zero row: the toybox's tokenizer spells
     unknown words in letters, whose rows are zero.
     """
-    from transformers import AutoTokenizer
-
-    with loading(folder, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
+    tokenizer = load_tokenizer(folder, "tokenizer")
     vocabulary = tokenizer.get_vocab()
     with _table(folder, "text_encoder") as table:
         for initializer, placeholder in words:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,45 +27,30 @@ def product_attention() -> Iterator[None]:
     """
     fused = functional.scaled_dot_product_attention
 
-    def attention(*args: Any, **kwargs: Any) -> Tensor:
-        return (_attention if _is_faster(*args, **kwargs) else fused)(*args, **kwargs)
+    def attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        is_slow = query.dtype == torch.bfloat16 and query.device.type == "cpu" and torch.is_grad_enabled()
+        is_slow = is_slow and any(tensor.requires_grad for tensor in (query, key, value)) and key.shape[-2] <= LONGEST
+        if not is_slow or dropout_p or enable_gqa:
+            options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+            return fused(query, key, value, attn_mask, **options)
+        scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.transpose(-1, -2)
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+        return scores.softmax(dim=-1) @ value
 
     functional.scaled_dot_product_attention = attention
     try:
         yield
     finally:
         functional.scaled_dot_product_attention = fused
-
-
-def _is_faster(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> bool:
-    return (
-        torch.is_grad_enabled()
-        and query.dtype == torch.bfloat16
-        and query.device.type == "cpu"
-        and any(tensor.requires_grad for tensor in (query, key, value))
-        and key.shape[-2] <= LONGEST
-        and len(arguments) <= 1  # the mask; diffusers and transformers give the others by name
-        and not options.get("dropout_p")
-        and not options.get("enable_gqa")
-    )
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    *,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Return torch's scaled_dot_product_attention without dropout and without shared heads."""
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query * scale) @ key.transpose(-1, -2)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return scores.softmax(dim=-1) @ value

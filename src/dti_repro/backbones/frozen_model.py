@@ -28,7 +28,6 @@ from dti_repro.backbones.location import locate
 from dti_repro.backbones.samplers import checkpoint_scheduler
 from dti_repro.backbones.text_encoder import EncoderConfig, TextEncoder
 from dti_repro.errors import InputError
-from dti_repro.losses.weighting import weighted_mean
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -84,13 +83,9 @@ class FrozenModel(nn.Module, ABC):
         if resolution is not None and resolution % self.SIDE:
             raise InputError(f"backbone.resolution is {resolution}: a multiple of {self.SIDE} is needed")
         self.folder = locate(path, revision, variant)
-        check_kind(self.folder, *(base.__name__ for base in type(self).__mro__))
-        tokenizers = (config.tokenizer for config in self.ENCODERS.values())
-        require(self.folder, [*self.ENCODERS, *tokenizers, self.DENOISER, "vae"])
         frozen = DTYPES[dtype]
-        self.text_encoders = nn.ModuleDict(
-            {encoder: TextEncoder(self.folder, encoder, config, frozen) for encoder, config in self.ENCODERS.items()}
-        )
+        self.text_encoders = nn.ModuleDict(self.load_text_encoders(self.folder, frozen))
+        require(self.folder, [self.DENOISER, "vae"])
         self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", self.VAE_DTYPE or frozen)
         self.drawing_vae = self.vae  # a subclass may draw with another precision than it encodes photos with
         self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, frozen)
@@ -111,6 +106,14 @@ class FrozenModel(nn.Module, ABC):
             timesteps=self.generation_scheduler.config.num_train_timesteps,
         )
         self.training_prefix = self.generation_prefix = ""
+
+    @classmethod
+    def load_text_encoders(cls, folder: Path, dtype: torch.dtype) -> dict[str, TextEncoder]:
+        """Return the text encoders of the checkpoint in this folder, and read nothing else of it. InputError if another
+        backbone is for it."""
+        check_kind(folder, *(base.__name__ for base in cls.__mro__))
+        require(folder, [*cls.ENCODERS, *(config.tokenizer for config in cls.ENCODERS.values())])
+        return {name: TextEncoder(folder, name, config, dtype) for name, config in cls.ENCODERS.items()}
 
     @classmethod
     def prompt_prefixes(cls, **settings: Any) -> tuple[str, str]:
@@ -239,3 +242,12 @@ class FrozenModel(nn.Module, ABC):
                     found = tokenizer.truncated(list(originals), counts, before)
                     truncated |= {originals[text]: words for text, words in found.items()}
         return truncated
+
+
+def weighted_mean(error: Tensor, weight: Tensor) -> Tensor:
+    """Return sum(w e) / sum(w) for each sample of error (batch, channels, ..., height, width): (batch,).
+
+    weight: w of each place, (batch, height, width), the same in all channels.
+    """
+    w = weight.view(len(weight), *[1] * (error.ndim - 3), *weight.shape[1:]).expand_as(error)
+    return (w * error).flatten(1).sum(dim=1) / w.flatten(1).sum(dim=1)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dti_repro.artifacts.files import user_path
-from dti_repro.backbones.checkpoint import PACKAGED, check_class, check_kind, check_whole
+from dti_repro.artifacts.files import read_json, user_path
+from dti_repro.backbones.checkpoint import COPY_AGAIN, PACKAGED, WEIGHTS, check_class, check_kind, check_whole, parts
 from dti_repro.backbones.hub import cached, download, is_id, patterns
+from dti_repro.backbones.local_cache import cache_folder, create_once
 from dti_repro.backbones.single_file import convert, find_converted, is_single_file, kind_of
-from dti_repro.backbones.variant import parts_without, variant_view
 from dti_repro.errors import InputError
 
 KEYS = ("path", "revision", "variant", "config")
@@ -75,9 +77,50 @@ def find(
 
 def _whole(folder: Path, variant: str | None) -> Path:
     if variant is not None and (folder / "model_index.json").is_file():
-        folder = variant_view(folder, variant)
+        folder = _variant_view(folder, variant)
     check_whole(folder)
     return folder
+
+
+def _variant_view(folder: Path, variant: str) -> Path:
+    """Return a folder of links to a checkpoint's files, in which the variant's weights have the plain names. A part
+    without this variant keeps its plain weights, as in diffusers. InputError if no part has it."""
+    folder = folder.absolute()
+    named = {part: sorted((folder / part).iterdir()) for part in parts(folder) if (folder / part).is_dir()}
+    chosen = {part: [file for file in files if _has(file, variant)] for part, files in named.items() if part in WEIGHTS}
+    if not any(chosen.values()):
+        raise InputError(f"backbone.variant={variant}: {folder} has no such weights, unet/*.{variant}.safetensors")
+    listing = [f"{file} {file.stat().st_size}" for files in named.values() for file in files]
+    digest = hashlib.sha256("\n".join([str(folder), variant, *listing]).encode()).hexdigest()
+
+    def link(view: Path) -> None:
+        os.symlink(folder / "model_index.json", view / "model_index.json")
+        for part, files in named.items():
+            (view / part).mkdir()
+            for file in files:
+                plain = file.name.replace(f".{variant}", "")
+                if not chosen.get(part) or ".safetensors" not in file.name:
+                    os.symlink(file, view / part / file.name)
+                elif file in chosen[part] and file.suffix == ".json":
+                    index = read_json(file, COPY_AGAIN)
+                    names = {k: str(v).replace(f".{variant}", "") for k, v in index.get("weight_map", {}).items()}
+                    (view / part / plain).write_text(json.dumps({**index, "weight_map": names}))
+                elif file in chosen[part]:
+                    os.symlink(file, view / part / plain)
+
+    return create_once(cache_folder("variants", digest), link)
+
+
+def parts_without(folder: Path, variant: str) -> list[str]:
+    """Return the parts of a checkpoint that have no weights of this variant, [] if none has."""
+    named = [part for part in parts(folder) if part in WEIGHTS]
+    found = [part for part in named if any(_has(file, variant) for file in (folder / part).glob("*"))]
+    return [part for part in named if part not in found] if found else []
+
+
+def _has(file: Path, variant: str) -> bool:
+    """Return whether this is a file of the variant's weights, or their index."""
+    return ".safetensors" in file.name and any(f".{variant}{end}" in file.name for end in (".", "-"))
 
 
 def commit(folder: Path) -> str | None:

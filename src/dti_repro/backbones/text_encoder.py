@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import AddedToken
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dti_repro.backbones.base import ZERO
-from dti_repro.backbones.checkpoint import initializer_ids, load_weights, loading
+from dti_repro.backbones.checkpoint import initializer_ids, load_tokenizer, load_weights
 from dti_repro.errors import InputError
 
 
@@ -44,7 +44,11 @@ class PlaceholderTokenizer:
         """
         _check_defined(prompts, placeholders)
         names = [name for placeholder, count in placeholders.items() for name in _token_names(placeholder, count)]
-        self._add(names)
+        new = [name for name in names if name not in self.tokenizer.get_added_vocab()]
+        # SentencePiece turns spaces into letters of words; only what is found before that has spaces around it.
+        self.tokenizer.add_tokens(
+            [AddedToken(name, lstrip=True, normalized=False) if self.spaced else name for name in new]
+        )
         texts = [prefix + _expanded(prompt, placeholders) for prompt in prompts]
         ids = self.tokenizer(
             texts, padding="max_length", max_length=self._context(prefix), truncation=True, return_tensors="pt"
@@ -77,13 +81,6 @@ class PlaceholderTokenizer:
         """Return the tokens of a prompt with its prefix. As in SanaPipeline, two tokens of the prefix do not count: its
         start token, which is the prompt's, and the space at its end."""
         return self.length + (len(self.tokenizer(prefix).input_ids) - 2 if prefix else 0)
-
-    def _add(self, names: Sequence[str]) -> None:
-        new = [name for name in names if name not in self.tokenizer.get_added_vocab()]
-        # SentencePiece turns spaces into letters of words; only what is found before that has spaces around it.
-        self.tokenizer.add_tokens(
-            [AddedToken(name, lstrip=True, normalized=False) if self.spaced else name for name in new]
-        )
 
 
 def _check_defined(prompts: Sequence[str], placeholders: Mapping[str, int]) -> None:
@@ -174,11 +171,7 @@ class EncoderConfig(NamedTuple):
 
     def load_tokenizer(self, folder: Path) -> PlaceholderTokenizer:
         """Load the tokenizer of the checkpoint in this folder."""
-        with loading(folder, self.tokenizer):
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder / self.tokenizer, local_files_only=True, trust_remote_code=False
-            )
-        return PlaceholderTokenizer(tokenizer, self.length, self.spaced)
+        return PlaceholderTokenizer(load_tokenizer(folder, self.tokenizer), self.length, self.spaced)
 
 
 class TextEncoder(nn.Module):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.modeling_utils import local_torch_dtype
 
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.backbones.backbone import Backbone
@@ -42,7 +43,7 @@ def write_checkpoint(
         else:
             (folder / part / "config.json").write_text(json.dumps(config))
             (folder / part / "model.safetensors").touch()  # a checkpoint must have it; it is not read
-        index[part] = [_library(classes[part]), classes[part].__name__]
+        index[part] = [classes[part].__module__.partition(".")[0], classes[part].__name__]
     for name, encoder in kind.ENCODERS.items():
         config, pad = published["parts"][name], published.get("pad_tokens", {}).get(encoder.tokenizer)
         tokenizer = _tokenizer(config, pad) if weights else _four_letters(config.get("max_position_embeddings"))
@@ -64,18 +65,10 @@ def part_classes(backbone: Mapping[str, Any]) -> dict[str, Any]:
 
 def random_model(kind: Any, config: Mapping[str, Any]) -> Any:
     """Return an untrained model of this class of transformers or diffusers, in bfloat16."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)  # a float32 model of twice the size is never there
-    try:
+    with local_torch_dtype(torch.bfloat16):  # a float32 model of twice the size is never there
         if issubclass(kind, PreTrainedModel):
             return kind(kind.config_class(**config))
         return kind.from_config(config)
-    finally:
-        torch.set_default_dtype(default)
-
-
-def _library(kind: type) -> str:
-    return kind.__module__.partition(".")[0]
 
 
 def _tokenizer(config: Mapping[str, Any], pad_token: str | None) -> PreTrainedTokenizerBase:

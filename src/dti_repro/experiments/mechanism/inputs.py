@@ -135,25 +135,19 @@ class Inputs:
 
 
 def load_encoders(target_name: str, checkpoint: Path) -> dict[str, TextEncoder]:
-    """Return the text encoders of a checkpoint and nothing else of it. InputError if the backbone is for another kind
-    of checkpoint."""
+    """Return the text encoders of a checkpoint as `Backbone.load_text_encoders`, with attention that can be read."""
     import torch
     import transformers
 
     from dti_repro.backbones.backbone import Backbone
-    from dti_repro.backbones.checkpoint import check_kind, require
-    from dti_repro.backbones.text_encoder import TextEncoder
     from dti_repro.config import target
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    backbone = target(target_name, Backbone)
-    check_kind(checkpoint, *(base.__name__ for base in backbone.__mro__))
-    require(checkpoint, [*backbone.ENCODERS, *(config.tokenizer for config in backbone.ENCODERS.values())])
-    encoders = {}
-    for name, config in backbone.ENCODERS.items():
-        encoders[name] = TextEncoder(checkpoint, name, config, torch.float32).requires_grad_(False).eval()
-        encoders[name].model.set_attn_implementation("eager")  # the only one that returns its weights
+    encoders = target(target_name, Backbone).load_text_encoders(checkpoint, torch.float32)
+    for encoder in encoders.values():
+        encoder.requires_grad_(False).eval()
+        encoder.model.set_attn_implementation("eager")  # the only one that returns its weights
     return encoders
 
 
