@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -50,10 +50,7 @@ class PeftAdapter(Adapter, ABC):
     @contextmanager
     def attached(self, backbone: Backbone, random: Generator) -> Iterator[None]:
         what = f"adapter.targets [{', '.join(self.targets)}]"
-        with ExitStack() as stack:
-            with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator, on the CPU
-                torch.manual_seed(random.initial_seed())
-                self._model = stack.enter_context(attached(backbone.denoiser, self.config(), what))
+        with attached(backbone.denoiser, self.config(), what, random.initial_seed()) as self._model:
             self._part = backbone.DENOISER
             named = self._model.named_parameters()
             self._weights = nn.ParameterDict({n.replace(".", "/"): p for n, p in named if p.requires_grad})
