@@ -56,7 +56,7 @@ def test_attn_dreambooth_is_the_released_codes_sum(training: Training) -> None:
             mean = sample.mean(dim=(0, 1))
             expected += 0.1 * sum((mean[start + k] - mean[start + 2]) ** 2 for k in range(2)) / 2
     expected = expected / len(maps)
-    unused = {"class_tokens": None, "conditioning": None, "encode_class": None, "encode_extra": None, "attend": None}
+    unused = {"conditioning": None, "encode_class": None, "encode_extra": None, "attend": None}
     found = method.regularizer(StepContext([0], word_at(starts, 2), attention=maps, **unused))
     torch.testing.assert_close(found, expected[None], rtol=1e-5, atol=0)
 
@@ -110,7 +110,6 @@ def test_core_is_the_papers_sum_over_the_other_tokens(training: Training, checkp
     context = StepContext(
         [0],
         tokens=tokens,
-        class_tokens=class_tokens,
         conditioning=learned,
         attention=[],
         encode_class=lambda: reference,

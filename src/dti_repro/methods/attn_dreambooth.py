@@ -9,7 +9,6 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from dti_repro.backbones.base import Support
 from dti_repro.config.values import Init
 from dti_repro.errors import InputError
 from dti_repro.methods.base import StepContext
@@ -26,7 +25,6 @@ class AttnDreamBooth(TextualInversion):
     have a gradient.
     """
 
-    needs: ClassVar[frozenset[Support]] = frozenset({"attention"})
     records_attention: ClassVar[bool] = True
 
     def __init__(self, init: Init, weight: NonNegativeFloat) -> None:

@@ -28,7 +28,6 @@ class StepContext:
 
     concepts: Sequence[int]  # of the pack
     tokens: Tokens  # the prompts, (samples, length)
-    class_tokens: Tokens  # the same with the class word
     conditioning: Conditioning  # of the prompts
     attention: Sequence[Tensor]  # (samples, heads, queries, length), for a method that `records_attention`
     encode_class: Callable[[], Conditioning]  # the prompts with the class word; no gradient

@@ -48,10 +48,9 @@ class DTI(SharedVectors):
 
     def vectors_of(self, concept: int) -> dict[str, Tensor]:
         v, log_m = self.concepts[concept].values()
-        return {name: self._norm(name, log_m) * v[name] for name in v}
-
-    def _norm(self, encoder: str, log_m: nn.ParameterDict) -> Tensor | float:
-        return log_m[encoder].exp() if self.learn_magnitude else self.spec.encoders[encoder].norm(self.magnitude)
+        if self.learn_magnitude:
+            return {name: log_m[name].exp() * v[name] for name in v}
+        return {name: self.spec.encoders[name].norm(self.magnitude) * v[name] for name in v}
 
     def prior_of(self, concept: int) -> Tensor:
         rows = self.initializers[concept].rows

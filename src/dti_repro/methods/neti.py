@@ -49,7 +49,14 @@ class NeTI(TokenMethod):
         self.strength = strength
 
     def parameters_of(self, initializer: InitializerEmbedding, spec: BackboneSpec) -> nn.Module:
-        return nn.ModuleDict({name: self._mapper(initializer, name, spec.layers) for name in spec.encoders})
+        anchors = [(TIME / self.anchors * k, layer) for k in range(self.anchors) for layer in range(spec.layers)]
+        mappers = {}
+        for name, rows in initializer.rows.items():
+            random = generator(initializer.seed, initializer.concept, "neti", name)
+            frequencies = torch.randn(self.features, 2, generator=random) * torch.tensor(self.sigmas)
+            strength = self.strength if self.bypass else None
+            mappers[name] = Mapper(rows, frequencies, torch.tensor(anchors), strength, random)
+        return nn.ModuleDict(mappers)
 
     def forward(self, concept: Tensor, t: Tensor | None = None, chance: Tensor | None = None) -> TokenVectors:
         times = t.float() * TIME / self.spec.timesteps
@@ -66,13 +73,6 @@ class NeTI(TokenMethod):
         """Return how many hidden units are kept, None for all: with the chance of the dropout, any number from 0 to
         WIDTH - 1."""
         return int(chance / self.dropout * WIDTH) if chance < self.dropout else None
-
-    def _mapper(self, initializer: InitializerEmbedding, encoder: str, layers: int) -> Mapper:
-        random = generator(initializer.seed, initializer.concept, "neti", encoder)
-        rows = initializer.rows[encoder]
-        frequencies = torch.randn(self.features, 2, generator=random) * torch.tensor(self.sigmas)
-        anchors = [(TIME / self.anchors * k, layer) for k in range(self.anchors) for layer in range(layers)]
-        return Mapper(rows, frequencies, torch.tensor(anchors), self.strength if self.bypass else None, random)
 
 
 class Mapper(nn.Module):

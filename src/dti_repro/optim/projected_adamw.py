@@ -43,16 +43,14 @@ class ProjectedAdamW(SphereOptimizer, AdamW):
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
-        free = [(v, v.detach().clone()) for v in self._rows() if self._at_end]
+        free = [(v.detach(), v.detach().clone()) for v in self._rows() if self._at_end]
         try:
-            with torch.no_grad():
-                for v, rows in free:
-                    v.copy_(torch.nn.functional.normalize(rows, dim=-1))
+            for v, rows in free:
+                v.copy_(torch.nn.functional.normalize(rows, dim=-1))
             yield
         finally:
-            with torch.no_grad():
-                for v, rows in free:
-                    v.copy_(rows)
+            for v, rows in free:
+                v.copy_(rows)
 
     def _rows(self) -> list[Tensor]:
         return [v for group in self.param_groups for v in group["params"]]

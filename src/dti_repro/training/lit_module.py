@@ -158,9 +158,7 @@ class InversionModule(pl.LightningModule):
         with recorded as attention:
             loss = mean_loss(conditioning)
         objective = self.adapter.objective(loss, reference)
-        context = StepContext(
-            list(pack), tokens, class_tokens, conditioning, attention, encode_class, encode_extra, attend
-        )
+        context = StepContext(list(pack), tokens, conditioning, attention, encode_class, encode_extra, attend)
         regularizer = self.method.regularizer(context)
         return loss, objective if regularizer is None else objective + regularizer
 
