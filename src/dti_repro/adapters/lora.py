@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from peft import LoraConfig, PeftConfig
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
 
-from dti_repro.adapters.folder import DIFFUSERS_LORA
+from dti_repro.adapters.files import weights_of
+from dti_repro.adapters.folder import DIFFUSERS_LORA, adapter_folder
 from dti_repro.adapters.peft import PeftAdapter
 from dti_repro.artifacts.embedding import write_tensors
 from dti_repro.config.values import Targets
@@ -39,8 +38,11 @@ class LoRA(PeftAdapter):
             r=self.rank, lora_alpha=self.alpha, target_modules=list(self.targets), init_lora_weights="gaussian"
         )
 
-    def save_for_diffusers(self, folder: Path, weights: Mapping[str, Tensor], part: str) -> None:
+    def save(self, embedding: Path) -> dict[str, str]:
+        """Write the weights in diffusers' format, too."""
         shape = {"r": self.rank, "lora_alpha": self.alpha, "target_modules": sorted(self.targets)}
-        metadata = json.dumps({f"{part}.{key}": value for key, value in shape.items()}, sort_keys=True)
-        named = {f"{part}.{name}": rows for name, rows in weights.items()}
-        write_tensors(folder / DIFFUSERS_LORA, named, {"format": "pt", "lora_adapter_metadata": metadata})
+        metadata = json.dumps({f"{self._part}.{key}": value for key, value in shape.items()}, sort_keys=True)
+        weights = {n.replace("base_model.model", self._part, 1): w for n, w in weights_of(self._model).items()}
+        file = adapter_folder(embedding) / DIFFUSERS_LORA
+        write_tensors(file, weights, {"format": "pt", "lora_adapter_metadata": metadata})
+        return super().save(embedding)

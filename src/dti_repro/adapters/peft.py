@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from dti_repro.adapters.base import Adapter
-from dti_repro.adapters.files import attached, save_weights, weights_of
+from dti_repro.adapters.files import attached, save_weights
 from dti_repro.adapters.folder import HEADER, adapter_folder, adapter_sha256
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.config.values import Targets
@@ -36,16 +36,12 @@ class PeftAdapter(Adapter, ABC):
         self.weight_decay = weight_decay
         self._objective = objective
         self._model: PeftModel | None = None
-        self._part = ""
+        self._part = ""  # the denoiser's name in diffusers' pipeline
         self._weights = nn.ParameterDict()
 
     @abstractmethod
     def config(self) -> PeftConfig:
         """Return peft's configuration of the adapter."""
-
-    def save_for_diffusers(self, folder: Path, weights: Mapping[str, Tensor], part: str) -> None:
-        """Write what diffusers needs where it does not load this adapter through peft. weights: by the denoiser's own
-        names. part: the denoiser's name in diffusers' pipeline."""
 
     @contextmanager
     def attached(self, backbone: Backbone, random: Generator) -> Iterator[None]:
@@ -75,6 +71,4 @@ class PeftAdapter(Adapter, ABC):
     def save(self, embedding: Path) -> dict[str, str]:
         folder = adapter_folder(embedding)
         save_weights(folder, self._model)
-        weights = {name.removeprefix("base_model.model."): w for name, w in weights_of(self._model).items()}
-        self.save_for_diffusers(folder, weights, self._part)
         return {HEADER: adapter_sha256(folder)}
