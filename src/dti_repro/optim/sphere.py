@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 ANTIPODAL = 1e-4  # radians from pi below which the great circle between two directions is not defined well enough
 
@@ -28,8 +27,6 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     The two are kept apart as the DTI paper reads meaning from the direction alone. With equal norms this is the usual
     slerp. ValueError for a zero vector and for antipodal directions, between which all great circles are equally short.
     """
-    import torch
-
     omega = angle(a, b)[..., None]
     if bool((math.pi - omega < ANTIPODAL).any()):
         raise ValueError("the two directions are antipodal: there is no single shortest way between them")

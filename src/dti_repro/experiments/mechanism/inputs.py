@@ -98,10 +98,9 @@ class Inputs:
     @cached_property
     def mean_norms(self) -> dict[str, float]:
         """The mean norm of the vocabulary of each text encoder."""
-        from dti_repro.backbones.base import row_norms
+        from dti_repro.backbones.base import EncoderSpec
 
-        found = {name: row_norms(encoder.table) for name, encoder in self.encoders.items()}
-        return {name: float(norms[norms > 0].mean()) for name, norms in found.items()}
+        return {name: EncoderSpec.of(encoder.table).norm("mean") for name, encoder in self.encoders.items()}
 
     @cached_property
     def vectors(self) -> list[dict[str, Tensor]]:
