@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -126,9 +125,9 @@ class Backbone(FrozenModel):
                 raise InputError(f"{key}={side}: this backbone needs a multiple of {cls.SIDE} pixels")
         check_steps(cls._sampler(checkpoint_scheduler(folder), sampler, sampler_options), steps)
 
-    @abstractmethod
     def _generate_pixels(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
         """Call the pipeline: (images, height, width, 3) in [0, 1]."""
+        return pipeline(**arguments).images
 
     def _encode_negative(
         self, negative_prompt: str, placeholders: Mapping[str, int], vectors: TokenVectors | None

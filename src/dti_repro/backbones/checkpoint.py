@@ -99,14 +99,10 @@ def _weights(part: Path) -> list[Path]:
     return sorted(file for file in part.glob("*.safetensors") if not _is_variant(file))
 
 
-def check_kind(folder: Path, *classes: str) -> None:
+def check_kind(checkpoint: Path, *classes: str, kind: str | None = None) -> None:
     """Raise InputError if another backbone is for this checkpoint. classes: the backbone's class and its bases; a class
-    has the name of diffusers' pipeline without `Pipeline`."""
-    check_class(folder, str(model_index(folder).get("_class_name")), *classes)
-
-
-def check_class(checkpoint: Path, kind: str, *classes: str) -> None:
-    """Do as check_kind for a checkpoint of this class of pipeline."""
+    has the name of diffusers' pipeline without `Pipeline`. kind: the pipeline's class, None for that of a folder."""
+    kind = kind or str(model_index(checkpoint).get("_class_name"))
     if kind in [f"{name}Pipeline" for name in classes]:
         return
     targets = {file.stem: read_yaml(file)["_target_"] for file in sorted((CONF / "backbone").glob("*.yaml"))}

@@ -11,17 +11,18 @@ from dti_repro.errors import InputError
 CONFIGS = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model"]
 UNREAD = ["*non_ema*", "safety_checker/*", "feature_extractor/*", "vae_1_0/*", "*onnx*"]
 
+NO_WEIGHTS = {"allow_patterns": CONFIGS, "ignore_patterns": UNREAD}
+"""As of `patterns`."""
+
 
 def is_id(text: str) -> bool:
     """Return whether this may be the id of a repository."""
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
 
 
-def patterns(variant: str | None = None, weights: bool = True, plain: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Return which files of a repository are downloaded: the weights of a variant or the plain ones, or no weights.
-    plain: parts of the model that have no such variant, and of which the plain weights are taken."""
-    if not weights:
-        return {"allow_patterns": CONFIGS, "ignore_patterns": UNREAD}
+def patterns(variant: str | None = None, plain: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return which files of a repository are downloaded: the configurations, and the weights of a variant or the plain
+    ones. plain: parts of the model that have no such variant, and of which the plain weights are taken."""
     if variant is None:
         return {"allow_patterns": [*CONFIGS, "*/*.safetensors"], "ignore_patterns": ["*.fp16*", *UNREAD]}
     named = [f"*/*.{variant}{end}" for end in (".safetensors", "-*.safetensors")]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dti_repro.artifacts.files import read_json, user_path
-from dti_repro.backbones.checkpoint import COPY_AGAIN, PACKAGED, WEIGHTS, check_class, check_kind, check_whole, parts
+from dti_repro.backbones.checkpoint import COPY_AGAIN, PACKAGED, WEIGHTS, check_kind, check_whole, parts
 from dti_repro.backbones.hub import cached, download, is_id, patterns
 from dti_repro.backbones.local_cache import cache_folder, create_once
-from dti_repro.backbones.single_file import convert, find_converted, is_single_file, kind_of
+from dti_repro.backbones.single_file import converted, is_single_file, kind_of
 from dti_repro.errors import InputError
 
 KEYS = ("path", "revision", "variant", "config")
@@ -26,7 +26,7 @@ def located(backbone: Mapping[str, Any]) -> Path:
     module, _, name = backbone["_target_"].rpartition(".")
     ours = module.startswith("dti_repro.")
     if ours and is_single_file(backbone["path"]) and (file := user_path(backbone["path"])).is_file():
-        check_class(file, kind_of(file), name)
+        check_kind(file, name, kind=kind_of(file))
     folder = locate(**{key: backbone[key] for key in KEYS if key in backbone})
     if ours:
         check_kind(folder, name)
@@ -43,11 +43,11 @@ def locate(path: str | None, revision: str = "main", variant: str | None = None,
 
     path: a folder, a single file, which is converted once, or an id on the Hugging Face Hub, from where it is
     downloaded if it is not in the cache; None is the packaged toybox. revision: of an id. variant: of the weights, such
-    as fp16. config: for a single file, as in `convert`.
+    as fp16. config: for a single file, as in `converted`.
     """
     folder = find(path, revision, variant, config)
     if folder is None and is_single_file(path):
-        folder = convert(path, config)
+        folder = converted(path, config, make=True)
     elif folder is None:
         folder = download(path, revision, patterns(variant))
         if variant is not None and (plain := parts_without(folder, variant)):
@@ -65,7 +65,7 @@ def find(
     if is_single_file(path):
         if variant is not None:
             raise InputError(f"backbone.variant={variant}: a single file has one kind of weights, leave this key out")
-        return find_converted(path, config)
+        return converted(path, config, make=False)
     if path is not None and is_id(path) and not Path(path).is_dir():
         folder = cached(path, revision, patterns(variant))
         try:

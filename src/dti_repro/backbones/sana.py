@@ -38,7 +38,7 @@ class Sana(FlowMatching):
 
     SIDE: ClassVar[int] = 32
     ENCODERS: ClassVar[Mapping[str, EncoderConfig]] = {
-        ENCODER: EncoderConfig("tokenizer", Gemma2Model, length=LENGTH, spaced=True, scaled=True)
+        ENCODER: EncoderConfig("tokenizer", Gemma2Model, length=LENGTH, spaced=True)
     }
     DENOISER_CLASS: ClassVar[type[ModelMixin]] = SanaTransformer2DModel
     PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]] = SanaPipeline

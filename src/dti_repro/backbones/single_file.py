@@ -19,7 +19,7 @@ from dti_repro.backbones.checkpoint import (
     update_with_file,
     update_with_folder,
 )
-from dti_repro.backbones.hub import cached, download, is_id, patterns
+from dti_repro.backbones.hub import NO_WEIGHTS, cached, download, is_id
 from dti_repro.backbones.local_cache import cache_folder, create_once
 from dti_repro.errors import InputError, one_line
 
@@ -53,21 +53,25 @@ def kind_of(file: Path) -> str:
     return kind
 
 
-def find_converted(path: str, config: str | None) -> Path | None:
-    """Return the folder that the file was converted to; None if it was not. InputError as in convert."""
-    file = _checked(path)
-    configs = _configs(file, config, fetch=False)
-    folder = None if configs is None else _folder(file, configs)
-    return folder if folder is not None and folder.is_dir() else None
-
-
-def convert(path: str, config: str | None) -> Path:
-    """Return the folder that a single file is converted to, by diffusers. config: a folder in diffusers' format, or an
-    id on the Hub, that has the configurations and tokenizers of the same kind of model; no weights of it are read.
-    InputError for a file or a config that cannot be used."""
-    file = _checked(path)
-    kind = kind_of(file)
-    configs = _configs(file, config, fetch=True)
+def converted(path: str, config: str | None, make: bool) -> Path | None:
+    """Return the folder that a single file is converted to, by diffusers; None if it is not yet there and not to be
+    made. config: a folder in diffusers' format, or an id on the Hub, that has the configurations and tokenizers of the
+    same kind of model; no weights of it are read. InputError for a file or a config that cannot be used."""
+    file = user_path(path).absolute()
+    if not file.is_file():
+        raise InputError(f"backbone.path {file} does not exist")
+    if file.suffix != ".safetensors":
+        raise InputError(f"backbone.path {file} is a pickle or of another program: a .safetensors file is needed")
+    kind = kind_of(file) if make else None  # before anything is downloaded
+    configs = _configs(file, config, fetch=make)
+    if configs is None:
+        return None
+    digest = hashlib.sha256(f"{file.stat().st_size}\0".encode())
+    update_with_file(digest, file)
+    update_with_folder(digest, configs, CONFIGS)
+    target = cache_folder(CONVERTED, digest.hexdigest())
+    if not make:
+        return target if target.is_dir() else None
     if (other := model_index(configs).get("_class_name")) != kind:
         raise InputError(f"backbone.config {config} is for a {other}, and {file} is a {kind}")
     _check_classes(configs)
@@ -86,7 +90,6 @@ def convert(path: str, config: str | None) -> Path:
             )
             pipeline.save_pretrained(folder)
 
-    target = _folder(file, configs)
     return create_once(target, write)
 
 
@@ -102,15 +105,6 @@ def _check_classes(configs: Path) -> None:
             raise InputError(f"backbone.config {configs}: {part} is {named}, which is not loaded")
 
 
-def _checked(path: str) -> Path:
-    file = user_path(path).absolute()
-    if not file.is_file():
-        raise InputError(f"backbone.path {file} does not exist")
-    if file.suffix != ".safetensors":
-        raise InputError(f"backbone.path {file} is a pickle or of another program: a .safetensors file is needed")
-    return file
-
-
 def _configs(file: Path, config: str | None, fetch: bool) -> Path | None:
     """Return the folder of the configurations; None if it is not in the cache and not to be fetched."""
     if config is None:
@@ -123,25 +117,16 @@ def _configs(file: Path, config: str | None, fetch: bool) -> Path | None:
         return folder.absolute()
     if not is_id(config):
         raise InputError(f"backbone.config {config} does not exist")
-    files = patterns(weights=False)
-    found = cached(config, "main", files)
+    found = cached(config, "main", NO_WEIGHTS)
     if found is not None and (found / "model_index.json").is_file():
         return found
     try:
-        return download(config, "main", files) if fetch else None
+        return download(config, "main", NO_WEIGHTS) if fetch else None
     except InputError as error:
         raise InputError(
             f"backbone.config {config}, which {file.name} needs for its configurations and tokenizers: "
             + str(error).replace("backbone.path", "the folder of")
         ) from error
-
-
-def _folder(file: Path, configs: Path) -> Path:
-    """Return where the conversion lies. Its name is a digest of the file and the configurations."""
-    digest = hashlib.sha256(f"{file.stat().st_size}\0".encode())
-    update_with_file(digest, file)
-    update_with_folder(digest, configs, CONFIGS)
-    return cache_folder(CONVERTED, digest.hexdigest())
 
 
 def _dtypes(file: Path) -> dict[str, str]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Unpack
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -36,7 +35,7 @@ ENCODER = "text_encoder"
 
 class LatentDiffusion(Backbone):
     """A UNet that is trained to predict the noise or v; Stable Diffusion 1.x, 2.x and XL share it. Subclasses say how
-    prompts become conditioning. path: also a single .safetensors file, with config as in `convert`. resolution None:
+    prompts become conditioning. path: also a single .safetensors file, with config as in `converted`. resolution None:
     the size that the UNet was trained on."""
 
     DENOISER: ClassVar[str] = "unet"
@@ -125,9 +124,6 @@ class LatentDiffusion(Backbone):
     def _unet_inputs(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """Return what the UNet takes besides latents, time and hidden states."""
         return {}
-
-    def _generate_pixels(self, pipeline: DiffusionPipeline, **arguments: Any) -> np.ndarray:
-        return pipeline(**arguments).images
 
 
 class StableDiffusion(LatentDiffusion):

@@ -111,15 +111,14 @@ def _expanded(prompt: str, placeholders: Mapping[str, int]) -> str:
 class InjectedEmbedding(nn.Module):
     """An embedding module around the frozen table, which reads learned vectors at the positions of placeholders.
 
-    The vocabulary is never resized and never a parameter, so no weight decay can reach it. scaled: the table multiplies
-    its rows by its `embed_scale` when they are read (Gemma2: by the root of their width); vectors are multiplied, too.
+    The vocabulary is never resized and never a parameter, so no weight decay can reach it. A table may multiply its
+    rows by its `embed_scale` when they are read (Gemma2: by the root of their width); vectors are multiplied, too.
     """
 
-    def __init__(self, table: nn.Module, vocabulary: int, scaled: bool = False) -> None:
+    def __init__(self, table: nn.Module, vocabulary: int) -> None:
         super().__init__()
         self.table = table
         self.vocabulary = vocabulary
-        self.scaled = scaled
         self._learned: tuple[Tensor, Tensor] | None = None
 
     @contextmanager
@@ -140,7 +139,7 @@ class InjectedEmbedding(nn.Module):
             return embedded
         positions, vectors = self._learned
         learned = _at_positions(vectors.to(embedded.dtype), positions)
-        if self.scaled:
+        if hasattr(self.table, "embed_scale"):
             learned = learned * self.table.embed_scale.to(embedded.dtype)
         embedded = torch.where(positions[..., None] >= 0, learned, embedded)
         return embedded.masked_fill(positions[..., None] == ZERO, 0)
@@ -167,7 +166,6 @@ class EncoderConfig(NamedTuple):
     architecture: type[PreTrainedModel]
     length: int | None = None  # tokens of a prompt, None for the tokenizer's number
     spaced: bool = False  # as in PlaceholderTokenizer
-    scaled: bool = False  # as in InjectedEmbedding
 
     def load_tokenizer(self, folder: Path) -> PlaceholderTokenizer:
         """Load the tokenizer of the checkpoint in this folder."""
@@ -181,7 +179,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.tokenizer = config.load_tokenizer(folder)
         self.model = load_weights(config.architecture, folder, name, dtype=dtype)
-        self.embedding = InjectedEmbedding(self.model.get_input_embeddings(), self.tokenizer.vocabulary, config.scaled)
+        self.embedding = InjectedEmbedding(self.model.get_input_embeddings(), self.tokenizer.vocabulary)
         self.model.set_input_embeddings(self.embedding)
 
     @property
