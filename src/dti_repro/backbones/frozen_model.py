@@ -29,8 +29,6 @@ from dti_repro.backbones.samplers import checkpoint_scheduler
 from dti_repro.backbones.text_encoder import EncoderConfig, TextEncoder
 from dti_repro.errors import InputError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 class FrozenSettings(TypedDict, total=False):
     """Keys of `FrozenModel` that say how the frozen weights are read and run."""
@@ -83,7 +81,7 @@ class FrozenModel(nn.Module, ABC):
         if resolution is not None and resolution % self.SIDE:
             raise InputError(f"backbone.resolution is {resolution}: a multiple of {self.SIDE} is needed")
         self.folder = locate(path, revision, variant)
-        frozen = DTYPES[dtype]
+        frozen: torch.dtype = getattr(torch, dtype)
         self.text_encoders = nn.ModuleDict(self.load_text_encoders(self.folder, frozen))
         require(self.folder, [self.DENOISER, "vae"])
         self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", self.VAE_DTYPE or frozen)

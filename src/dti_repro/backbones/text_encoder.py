@@ -87,10 +87,8 @@ def _check_defined(prompts: Sequence[str], placeholders: Mapping[str, int]) -> N
     """Raise InputError for a word <name> that is none of the placeholders. The tokenizer would read it as plain text,
     or as a placeholder of an earlier call."""
     for prompt in prompts:
-        rest = prompt
-        for placeholder in placeholders:
-            rest = rest.replace(placeholder, " ")
-        if unknown := dict.fromkeys(re.findall(r"<[^<>\s]+>", rest)):
+        words = dict.fromkeys(re.findall(r"<[^<>\s]+>", prompt))
+        if unknown := [word for word in words if word not in placeholders]:
             raise InputError(
                 f"prompt {prompt!r}: no vectors are given for {', '.join(unknown)}; write a learned word as {{name}}, "
                 "and other text without < >"

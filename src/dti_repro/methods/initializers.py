@@ -43,11 +43,10 @@ def resized(initializer: InitializerEmbedding, vectors: int) -> InitializerEmbed
     def resize(by_encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: rows[torch.arange(vectors) % len(rows)] for name, rows in by_encoder.items()}
 
-    start = None if initializer.start is None else resize(initializer.start)
+    rows, states = resize(initializer.rows), resize(initializer.states)
+    start = initializer.start and resize(initializer.start)
     distinct = initializer.positions if vectors > initializer.positions else None
-    return replace(
-        initializer, rows=resize(initializer.rows), states=resize(initializer.states), start=start, distinct=distinct
-    )
+    return replace(initializer, rows=rows, states=states, start=start, distinct=distinct)
 
 
 def _copies_apart(initializer: InitializerEmbedding, rows: Tensor, *use: str) -> Tensor:

@@ -28,13 +28,8 @@ class Schedule:
         if step < self.warmup:
             return step / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        match self.kind:
-            case "constant":
-                return 1.0
-            case "linear":
-                return max(0.0, 1 - done)
-            case "cosine":
-                return max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
+        shares = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+        return max(0.0, shares[self.kind])
 
     def groups(self, groups: Sequence[Mapping[str, Any]], concepts: Sequence[nn.Module]) -> list[dict[str, Any]]:
         """Return parameter groups that each hold one parameter, and say which concept has it; the same groups if the
