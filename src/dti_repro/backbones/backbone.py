@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dti_repro.backbones.base import Conditioning, LearnedWord, TokenVectors
+from dti_repro.backbones.base import Conditioning, LearnedWord, Tokens, TokenVectors
 from dti_repro.backbones.frozen_model import FrozenModel
 from dti_repro.backbones.samplers import check_steps, checkpoint_scheduler, make_sampler, scheduler_class
 from dti_repro.errors import InputError
@@ -58,15 +58,15 @@ class Backbone(FrozenModel):
         distinct = list(dict.fromkeys(prompts))  # several seeds of a prompt share its encoding
         index = [distinct.index(prompt) for prompt in prompts]
         tokens = self.tokenize(distinct, counts, self.generation_prefix)
-        negative_learned = self.tokenize([negative_prompt], counts, "").have_vectors
+        negative = self.tokenize([negative_prompt], counts, "")
         # without a learned word it is the same at every timestep
-        fixed = None if negative_learned else self._encode_negative(negative_prompt, counts, None)
+        fixed = None if negative.have_vectors else self._encode_negative(negative_prompt, negative, None)
 
         def encoded(t: Tensor) -> tuple[Conditioning, Conditioning]:
             vectors = _concatenate_words([word.at(t) for word in learned.values()])
             vectors = {name: rows.to(self.device, torch.float32) for name, rows in vectors.items()}
             conditional = self.encode_text(tokens, vectors)[index]
-            unconditional = self._encode_negative(negative_prompt, counts, vectors) if fixed is None else fixed
+            unconditional = self._encode_negative(negative_prompt, negative, vectors) if fixed is None else fixed
             return conditional, unconditional.lengthened(conditional.hidden.shape[1])
 
         pipeline = self._pipeline(self._sampler(self.generation_scheduler, sampler, sampler_options))
@@ -129,11 +129,8 @@ class Backbone(FrozenModel):
         """Call the pipeline: (images, height, width, 3) in [0, 1]."""
         return pipeline(**arguments).images
 
-    def _encode_negative(
-        self, negative_prompt: str, placeholders: Mapping[str, int], vectors: TokenVectors | None
-    ) -> Conditioning:
-        tokens = self.tokenize([negative_prompt], placeholders, "")
-        return self.encode_text(tokens, vectors if tokens.have_vectors else None)
+    def _encode_negative(self, prompt: str, tokens: Tokens, vectors: TokenVectors | None) -> Conditioning:
+        return self.encode_text(tokens, vectors)
 
     @classmethod
     def _sampler_options(

@@ -10,9 +10,7 @@ from dti_repro.errors import InputError
 
 CONFIGS = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model"]
 UNREAD = ["*non_ema*", "safety_checker/*", "feature_extractor/*", "vae_1_0/*", "*onnx*"]
-
-NO_WEIGHTS = {"allow_patterns": CONFIGS, "ignore_patterns": UNREAD}
-"""As of `patterns`."""
+NO_WEIGHTS = {"allow_patterns": CONFIGS, "ignore_patterns": UNREAD}  # as of `patterns`
 
 
 def is_id(text: str) -> bool:

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from dti_repro.backbones.base import Conditioning, TokenVectors
+from dti_repro.backbones.base import Conditioning, Tokens, TokenVectors
 from dti_repro.backbones.checkpoint import model_index
 from dti_repro.backbones.frozen_model import FrozenSettings
 from dti_repro.backbones.stable_diffusion import LatentDiffusion
@@ -58,12 +58,10 @@ class StableDiffusionXL(LatentDiffusion):
     def _joined(self, states: TokenVectors) -> Tensor:
         return torch.cat(list(states.values()), dim=-1)
 
-    def _encode_negative(
-        self, negative_prompt: str, placeholders: Mapping[str, int], vectors: TokenVectors | None
-    ) -> Conditioning:
+    def _encode_negative(self, prompt: str, tokens: Tokens, vectors: TokenVectors | None) -> Conditioning:
         """Encode the negative prompt; an empty one is zeros if the checkpoint says so, as in diffusers' pipeline."""
-        encoded = super()._encode_negative(negative_prompt, placeholders, vectors)
-        if negative_prompt or not self._zero_when_empty:
+        encoded = super()._encode_negative(prompt, tokens, vectors)
+        if prompt or not self._zero_when_empty:
             return encoded
         return Conditioning(torch.zeros_like(encoded.hidden), torch.zeros_like(encoded.pooled))
 
