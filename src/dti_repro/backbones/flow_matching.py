@@ -63,7 +63,8 @@ class FlowMatching(Backbone):
     def _predict(self, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         sigma = self.sigmas[t].view(-1, *[1] * (latents.ndim - 1))
         noisy = (1 - sigma) * latents + sigma * noise
-        return self._velocity(noisy.to(self.denoiser.dtype), self.times[t], conditioning), noise - latents
+        velocity = self._velocity(noisy.to(self.denoiser.dtype), self.times[t], conditioning)
+        return velocity.contiguous(), noise - latents  # the loss is added up in the order of the memory
 
     @classmethod
     def _sampler_options(
