@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dti_repro.artifacts.run_dir import finished_concepts
 from dti_repro.artifacts.tracking import run_label, tracking
 from dti_repro.config import validate
-from dti_repro.data.prompts import load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.generator import draw_missing
-from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
-from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text, image_seeds
+from dti_repro.inference.image_folder import ImageFolder
+from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
 from dti_repro.launch.command import command
 
 
@@ -32,16 +31,13 @@ def _generate(cfg: DictConfig) -> tuple[list[Path], int]:
     validate("generate", cfg)
     if (cfg.run is None) == (cfg.text is None):
         raise InputError("give either run=<folder> or text=class|description")
-    folders = None if cfg.run is None else finished_concepts(cfg.run)
-    values = OmegaConf.to_container(cfg)
-    prompts, seeds, settings = load_prompts(values["prompts"]), image_seeds(values["seeds"]), GenerationConfig.of(cfg)
-    if folders is None:
-        image_folders = image_folders_of_text(cfg, prompts, seeds, settings)
+    if cfg.run is None:
+        image_folders = image_folders_of_text(cfg)
     else:
-        image_folders = image_folders_of_run(folders, cfg, prompts, seeds, settings)
-    drawn = draw_missing(image_folders, cfg, settings)
+        image_folders = image_folders_of_run(finished_concepts(cfg.run), cfg)
+    drawn = draw_missing(image_folders, cfg)
     if image_folders:
-        _track(cfg, prompts.name, image_folders)
+        _track(cfg, image_folders)
     total = sum(len(image_folder.manifest.images) for image_folder in image_folders)
     print(f"{drawn} images drawn, {total - drawn} were drawn before:")
     for image_folder in image_folders:
@@ -49,11 +45,12 @@ def _generate(cfg: DictConfig) -> tuple[list[Path], int]:
     return [image_folder.path for image_folder in image_folders], drawn
 
 
-def _track(cfg: DictConfig, prompts: str, image_folders: Sequence[ImageFolder]) -> None:
+def _track(cfg: DictConfig, image_folders: Sequence[ImageFolder]) -> None:
     """Show the images of each concept in the logger."""
     concepts = list(dict.fromkeys(image_folder.path.parents[1].name for image_folder in image_folders))
     first = image_folders[0].path  # <method>/<hash>/<seed>/<concept>/images/<id>, or text_class/<concept>/images/<id>
     of = [f"text_{cfg.text}"] if cfg.text else first.parts[-6:-4]
+    prompts = image_folders[0].manifest.generation["prompts"]
     with tracking(cfg, "generate", *of, prompts, run_label(concepts), first.name) as tracker:
         for image_folder in image_folders:
             key = "/".join(image_folder.path.parts[-4:-2])

@@ -16,7 +16,7 @@ from dti_repro.launch.command import command
 def interpolate(cfg: DictConfig) -> Path:
     """Write the embeddings of the points between two words, their images and a grid of these; return the folder."""
     points = prepare_interpolation(cfg)
-    drawn = draw_missing(points.image_folders, cfg, points.settings)
+    drawn = draw_missing(points.image_folders, cfg)
     grid = points.folder / f"grid_{points.image_folders[0].path.name}.png"
     _grid(points, cfg.mode).save(grid, wrap=cfg.steps)
     total = sum(len(image_folder.manifest.images) for image_folder in points.image_folders)

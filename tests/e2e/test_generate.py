@@ -20,11 +20,9 @@ from dti_repro.artifacts.run_dir import finished_concepts
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.location import located
-from dti_repro.data.prompts import Prompt, PromptSet
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
 from dti_repro.inference.generator import draw_missing
-from dti_repro.inference.image_folder import GenerationConfig
 from dti_repro.inference.selection import image_folders_of_run
 from tests.e2e.trained import trained_run, vectors
 
@@ -144,11 +142,10 @@ def test_other_settings_are_other_pictures(run: Path, compose: Compose, change: 
 
 def test_a_folder_that_is_asked_for_twice_is_drawn_once(run: Path, compose: Compose) -> None:
     """As by two rows of a table that are one training."""
-    cfg = compose("generate", *request(run, "prompts=x"))
-    settings = GenerationConfig.of(cfg)
-    image_folders = image_folders_of_run(finished_concepts(run), cfg, PromptSet("x", (Prompt("a {}"),)), [0], settings)
-    assert draw_missing([*image_folders, *image_folders], cfg, settings) == 2
-    assert draw_missing([*image_folders, *image_folders], cfg, settings) == 0
+    cfg = compose("generate", *request(run, "prompts=['a {}']"))
+    image_folders = image_folders_of_run(finished_concepts(run), cfg)
+    assert draw_missing([*image_folders, *image_folders], cfg) == 2
+    assert draw_missing([*image_folders, *image_folders], cfg) == 0
 
 
 def test_two_concepts_in_one_prompt(run: Path, compose: Compose) -> None:

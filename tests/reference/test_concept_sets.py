@@ -16,7 +16,7 @@ from dti_repro.config import CONF, build, validate
 from dti_repro.data.concept import Collection, ConceptSet, Folder
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
-from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
+from dti_repro.inference.image_folder import ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text, learned_subject
 from dti_repro.training.runs import check_metadata, concept_metadata, hashed, update_metadata
 from tests.e2e.trained import trained_run, vectors
@@ -101,13 +101,10 @@ def test_photos_that_are_not_there_say_where_they_come_from(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def settings(checkpoint: Path) -> Callable[..., tuple[DictConfig, GenerationConfig]]:
-    def of(*overrides: str) -> tuple[DictConfig, GenerationConfig]:
-        backbone = ["backbone=stable_diffusion", f"backbone.path={checkpoint}"]
-        cfg = compose("generate", *backbone, "prompts=simple", *overrides)
-        return cfg, GenerationConfig.of(cfg)
-
-    return of
+def drawing(checkpoint: Path) -> Callable[..., DictConfig]:
+    """A configuration of generate with these overrides."""
+    backbone = ["backbone=stable_diffusion", f"backbone.path={checkpoint}"]
+    return lambda *overrides: compose("generate", *backbone, *overrides)
 
 
 def templates(image_folder: ImageFolder) -> list[str]:
@@ -118,34 +115,31 @@ def expected(prompts: PromptSet, live: bool) -> list[str]:
     return [prompt.template for prompt in (prompts.live if live else prompts.prompts)]
 
 
-def test_living_concepts_have_other_prompts(settings: Callable, tmp_path: Path) -> None:
+def test_living_concepts_have_other_prompts(drawing: Callable, tmp_path: Path) -> None:
     """For the words of concepts, and for a run, which keeps what its concepts were."""
     simple = load_prompts("simple")
     assert expected(simple, True) != expected(simple, False)
     root = photos(tmp_path / "data", "dog", "vase")
     concepts = ["concepts=dreambooth", f"concepts.root={root}", "concepts.names=[dog,vase]"]
-    cfg, made = settings("text=class", *concepts)
-    dog, vase = image_folders_of_text(cfg, simple, [0], made)
+    dog, vase = image_folders_of_text(drawing("text=class", "prompts=simple", *concepts))
     assert templates(dog) == expected(simple, True)
     assert templates(vase) == expected(simple, False)
     assert dog.path.name != vase.path.name
     run = trained_run(tmp_path / "runs", {"dog": vectors(0), "vase": vectors(1)})
     for concept in Collection("dreambooth", str(root), ["dog", "vase"]).load():
         (run / concept.name / "concept.json").write_text(json.dumps(concept_metadata(concept)))
-    cfg, made = settings(f"run='{run}'")
-    dog, vase = image_folders_of_run(finished_concepts(run), cfg, simple, [0], made)
+    dog, vase = image_folders_of_run(finished_concepts(run), drawing(f"run='{run}'", "prompts=simple"))
     assert templates(dog) == expected(simple, True)
     assert templates(vase) == expected(simple, False)
     assert dog.manifest.images[0].prompt == simple.live[0].template.replace("{}", "<dog>")
 
 
-def test_text_scores_read_the_class_where_the_word_began_elsewhere(settings: Callable, tmp_path: Path) -> None:
+def test_text_scores_read_the_class_where_the_word_began_elsewhere(drawing: Callable, tmp_path: Path) -> None:
     root = photos(tmp_path / "data", "duck_toy")
     run = trained_run(tmp_path / "runs", {"duck_toy": vectors(0)})
     (duck,) = Collection("dreambooth", str(root), ["duck_toy"], initializer_key="sana_dti").load()
     (run / "duck_toy" / "concept.json").write_text(json.dumps(concept_metadata(duck)))
-    cfg, made = settings(f"run='{run}'")
-    (image_folder,) = image_folders_of_run(finished_concepts(run), cfg, load_prompts(["a {} at night"]), [0], made)
+    (image_folder,) = image_folders_of_run(finished_concepts(run), drawing(f"run='{run}'", "prompts=['a {} at night']"))
     assert image_folder.manifest.images[0].text == "a toy at night"
 
 
@@ -167,20 +161,19 @@ def test_what_only_prompts_need_can_be_corrected_after_training(tmp_path: Path) 
         check_metadata(cfg, folder, *Folder(str(root / "rex"), initializer="cat").load())
 
 
-def test_a_word_is_drawn_before_its_class_word_where_asked(settings: Callable, tmp_path: Path) -> None:
+def test_a_word_is_drawn_before_its_class_word_where_asked(drawing: Callable, tmp_path: Path) -> None:
     """And is then another generation; without it nothing changes."""
     run = trained_run(tmp_path / "runs", {"rex": vectors(0)})
     (run / "rex" / "concept.json").write_text('{"placeholder": "<rex>", "initializer": "dog", "class_word": "dog"}')
     made = []
     for keys in ([], ["with_class=true", "negative_prompt='a bad {}'"]):
-        cfg, config = settings(f"run='{run}'", *keys)
-        made += image_folders_of_run(finished_concepts(run), cfg, load_prompts(["a {} at night"]), [0], config)
+        cfg = drawing(f"run='{run}'", "prompts=['a {} at night']", *keys)
+        made += image_folders_of_run(finished_concepts(run), cfg)
     plain, with_class = made
     assert [folder.manifest.images[0].prompt for folder in made] == ["a <rex> at night", "a <rex> dog at night"]
     assert [folder.manifest.images[0].text for folder in made] == ["a dog at night"] * 2
-    assert with_class.negative_prompt == "a bad <rex> dog"
+    assert with_class.settings["negative_prompt"] == "a bad <rex> dog"
     assert "with_class" not in plain.manifest.generation
     assert plain.path != with_class.path
-    cfg, config = settings("text=class", "with_class=true")
     with pytest.raises(InputError, match="with_class=true needs run="):
-        image_folders_of_text(cfg, load_prompts(["a {}"]), [0], config)
+        image_folders_of_text(drawing("text=class", "with_class=true", "prompts=['a {}']"))

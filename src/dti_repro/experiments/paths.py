@@ -27,7 +27,7 @@ from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.spec import InterpolationSpec
 from dti_repro.experiments.stages import RowResult
 from dti_repro.inference.generator import draw_missing
-from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
+from dti_repro.inference.image_folder import ImageFolder
 from dti_repro.inference.interpolation import prepare_interpolation
 from dti_repro.metrics.catalogue import metric_config, metric_identity
 
@@ -98,10 +98,9 @@ def write_paths(folder: Path, run: ExperimentRun, results: Sequence[RowResult], 
     whole = all(file.is_file() for file in (folder / "paths.csv", folder / "paths_strip.png", known))
     if whole and read_json(known, "remove it, and the paths are measured again") == record:
         return
-    cfg = run.generate_config()
     images = [point for way in ways for point in way.points]
     print(f"paths: {sum(len(point.missing()) for point in images)} images", flush=True)
-    draw_missing(images, cfg, GenerationConfig.of(cfg))
+    draw_missing(images, run.generate_config())
     from pandas import DataFrame
 
     from dti_repro.experiments.tables import write_csv

@@ -124,24 +124,22 @@ def generate_rows(run: ExperimentRun, results: Sequence[RowResult]) -> int:
     image_folders = [image_folder for result in results for image_folder in result.image_folders]
     if missing := sum(len(image_folder.missing()) for image_folder in image_folders):
         print(f"generate: {missing} images", flush=True)
-    cfg = run.generate_config()
-    return draw_missing(image_folders, cfg, GenerationConfig.of(cfg))
+    return draw_missing(image_folders, run.generate_config())
 
 
 def list_image_folders(run: ExperimentRun, results: Sequence[RowResult]) -> None:
     """Fill in the image folders of trained rows and of bounds, whether their images are drawn or not."""
-    prompts, seeds, cfg = run.prompts(), run.seeds(), run.generate_config()
-    config = GenerationConfig.of(cfg)
+    cfg = run.generate_config()
     for result in results:
         row_cfg = deepcopy(cfg)
         if result.spec.bound is None:
             row_cfg.run = str(result.folders[0].seed_folder)
             row_cfg.snapshot = result.spec.snapshot
             row_cfg.with_class |= any("{class}" in template for template in result.cfgs[0].templates.prompts)
-            result.image_folders = image_folders_of_run(result.folders, row_cfg, prompts, seeds, config)
+            result.image_folders = image_folders_of_run(result.folders, row_cfg)
         elif result.spec.bound != "references":
             row_cfg.text, row_cfg.with_class = result.spec.bound, False
-            result.image_folders = image_folders_of_text(row_cfg, prompts, seeds, config)
+            result.image_folders = image_folders_of_text(row_cfg)
 
 
 def list_score_files(run: ExperimentRun, results: Sequence[RowResult]) -> list[ScoreFile]:

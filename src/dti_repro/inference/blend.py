@@ -79,9 +79,7 @@ class Blend:
             [image.prompt for image in image_folder.manifest.images],
             {self._point.word: for_encoders(vectors, self._backbone.spec, self._ends.folders[0].embedding)},
             [request.seed],
-            guidance=self._settings.guidance,
-            negative_prompt=image_folder.negative_prompt,
-            **replace(self._settings, steps=request.steps).sampling,
+            **image_folder.settings,
         )
         png = io.BytesIO()
         drawn.save(png, format="PNG")
@@ -99,6 +97,6 @@ class Blend:
         image_folder = build_image_folder(images, [self._point], prompts, [request.seed], settings, vectors=vectors)
         asked = (request.prompt, request.steps)
         if self._checked != asked:  # the check reads files; the slider changes none
-            check_drawing([image_folder], self._cfg, settings)
+            check_drawing([image_folder], self._cfg)
             self._checked = asked
         return image_folder

@@ -21,6 +21,8 @@ from dti_repro.errors import InputError
 
 PROMPT_KEYS = ("pool", "instruction")
 """Keys of backbones that change how a prompt is encoded."""
+SAMPLING = ("steps", "sampler", "sampler_options", "height", "width")
+"""What a backbone's `generate` and its `check_generation` both take."""
 
 
 def settings_of(backbone: DictConfig) -> dict[str, Any]:
@@ -65,8 +67,7 @@ class GenerationConfig:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The arguments of a backbone's `generate` that its `check_generation` takes, too."""
-        return {key: getattr(self, key) for key in ("steps", "sampler", "sampler_options", "height", "width")}
+        return {key: getattr(self, key) for key in SAMPLING}
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class ImageFolder:
     adapter: Path | None = None  # its folder, where the vectors were learned with one
 
     @property
-    def negative_prompt(self) -> str:
-        """As the model reads it."""
-        return self.manifest.generation["negative_prompt"]
+    def settings(self) -> dict[str, Any]:
+        """The arguments of a backbone's `generate` besides prompts, words and seeds."""
+        return {key: self.manifest.generation[key] for key in (*SAMPLING, "guidance", "negative_prompt")}
 
     def missing(self) -> list[ManifestImage]:
         return self.manifest.missing(self.path)

@@ -25,11 +25,11 @@ from dti_repro.artifacts.run_dir import (
     embedding_sha256,
     finished_concepts,
 )
-from dti_repro.data.prompts import PromptSet, load_prompts
+from dti_repro.data.prompts import PromptSet
 from dti_repro.errors import InputError
 from dti_repro.inference.generator import check_drawing
 from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, Subject, build_image_folder
-from dti_repro.inference.selection import image_seeds, learned_subject
+from dti_repro.inference.selection import asked_images, learned_subject
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,16 +94,13 @@ class Interpolation:
     folder: Path
     ends: tuple[str, str]  # names of the concepts
     image_folders: list[ImageFolder]  # one for each point
-    settings: GenerationConfig
 
 
 def prepare_interpolation(cfg: DictConfig) -> Interpolation:
     """Write the embeddings of the points. InputError, and nothing is written, for what cannot be interpolated or
     drawn."""
-    values = OmegaConf.to_container(cfg)
-    prompts, seeds = load_prompts(values["prompts"]), image_seeds(values["seeds"])
+    prompts, seeds, settings = asked_images(OmegaConf.merge(cfg, {"steps": cfg.sampling_steps}))
     check_single(prompts)
-    settings = GenerationConfig.of(OmegaConf.merge(cfg, {"steps": cfg.sampling_steps}))
     ends = WordPair.of(cfg, settings)
     digests = [subject.embedding_sha256 for subject in ends.subjects]
     hashed = config_hash({"embeddings": digests, "mode": cfg.mode, "steps": cfg.steps})
@@ -119,13 +116,13 @@ def prepare_interpolation(cfg: DictConfig) -> Interpolation:
         at = ends.interpolator()
         points = [at(cfg.mode, k / (cfg.steps - 1)) for k in range(cfg.steps)]
         first = images_of(folder / "images", ends.folders[0].embedding)  # points are of its shape
-        check_drawing([first], cfg, settings)
+        check_drawing([first], cfg)
         word, sources = ends.point(), dict(zip(KEYS, digests, strict=True))
         header = {"method": cfg.mode, "concept": word.name, "initializer": word.text, **sources}
         for k, (file, vectors) in enumerate(zip(files, points, strict=True)):
             save_embeddings(file, word.word, vectors, {**header, "step": f"{k}/{cfg.steps - 1}"})
     image_folders = [images_of(file.parent / "images", file) for file in files]
-    return Interpolation(folder, ends.names, image_folders, settings)
+    return Interpolation(folder, ends.names, image_folders)
 
 
 def check_single(prompts: PromptSet) -> None:

@@ -18,7 +18,7 @@ from dti_repro.artifacts.files import read_json
 from dti_repro.artifacts.run_dir import ConceptFolder, check_trained_on, embedding_files, embedding_sha256
 from dti_repro.config import build
 from dti_repro.data.concept import Concept, ConceptSet
-from dti_repro.data.prompts import Prompt, PromptSet
+from dti_repro.data.prompts import Prompt, PromptSet, load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import (
     PROMPT_KEYS,
@@ -34,14 +34,15 @@ def image_seeds(value: int | list[int]) -> list[int]:
     return value if isinstance(value, list) else [value]
 
 
-def image_folders_of_run(
-    folders: Sequence[ConceptFolder],
-    cfg: DictConfig,
-    prompts: PromptSet,
-    seeds: Sequence[int],
-    settings: GenerationConfig,
-) -> list[ImageFolder]:
+def asked_images(cfg: DictConfig) -> tuple[PromptSet, list[int], GenerationConfig]:
+    """Return the prompts, the seeds and the settings of a validated configuration."""
+    values = OmegaConf.to_container(cfg)
+    return load_prompts(values["prompts"]), image_seeds(values["seeds"]), GenerationConfig.of(cfg)
+
+
+def image_folders_of_run(folders: Sequence[ConceptFolder], cfg: DictConfig) -> list[ImageFolder]:
     """Return an image folder for each concept, and one for each set of concepts that a prompt names."""
+    prompts, seeds, settings = asked_images(cfg)
     folders = _chosen(folders, cfg)
     check_trained_on(settings.backbone, folders[0], f"run={cfg.run}")
     _warn_of_other_settings(folders, cfg.backbone, settings.weights)
@@ -90,10 +91,9 @@ def _warn_of_other_settings(folders: Sequence[ConceptFolder], backbone: DictConf
             )
 
 
-def image_folders_of_text(
-    cfg: DictConfig, prompts: PromptSet, seeds: Sequence[int], settings: GenerationConfig
-) -> list[ImageFolder]:
+def image_folders_of_text(cfg: DictConfig) -> list[ImageFolder]:
     """Return the image folders of the concepts' own words, below <runs>/<backbone>/text_<class|description>/."""
+    prompts, seeds, settings = asked_images(cfg)
     if cfg.snapshot is not None:
         raise InputError(f"snapshot={cfg.snapshot} needs run=<folder>; words have no snapshots")
     if cfg.with_class:
