@@ -79,12 +79,12 @@ def weights_file(name: str | None) -> str | None:
     for another form."""
     if name is None or not name.startswith(HUB):
         return name
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+/[\w./-]+", name.removeprefix(HUB)):
+    found = re.fullmatch(r"([\w.-]+/[\w.-]+)/([\w./-]+)", name.removeprefix(HUB))
+    if found is None:
         raise InputError(f"evaluator weights {name}: hub:<owner>/<name>/<file> is needed")
     from huggingface_hub import hf_hub_download
 
-    owner, repository, file = name.removeprefix(HUB).split("/", maxsplit=2)
-    return hf_hub_download(f"{owner}/{repository}", file)
+    return hf_hub_download(*found.groups())
 
 
 def weights_folder(checkpoint: str) -> Path | None:

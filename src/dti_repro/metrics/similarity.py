@@ -34,37 +34,33 @@ class ReferenceSimilarity(ImageMetric):
 
 
 class TextSimilarity(ImageMetric):
-    """CLIP-T: cosine of an image and its prompt, in which the class word stands for the placeholder."""
+    """CLIP-T: cosine of an image and its prompt, in which the class word stands for the placeholder; NaN where there is
+    no prompt to score: a photo has none."""
+
+    suffix = ""
 
     def __init__(self, encoder: ClipEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
-        texts = self.encoder.texts([sample.text for sample in samples])
-        return _nan_without_text(_paired_cosine(self.encoder.images(images), texts), samples)
+        texts = normalize(self.encoder.texts([sample.text + self.suffix for sample in samples]), dim=-1)
+        cosines = (normalize(self.encoder.images(images), dim=-1) * texts).sum(dim=-1)
+        without_text = torch.tensor([not sample.text for sample in samples])
+        return self.of_cosines(cosines).masked_fill(without_text, float("nan"))
+
+    def of_cosines(self, cosines: Tensor) -> Tensor:
+        return cosines
 
 
-class SigmoidTextScore(ImageMetric):
+class SigmoidTextScore(TextSimilarity):
     """The DTI paper's text score (Kim et al. 2025): SigLIP's probability that an image and its prompt belong together,
     sigmoid(scale cos + bias). The prompt has the class word, and `suffix` at its end."""
 
     def __init__(self, encoder: SiglipEncoder, suffix: str = ".") -> None:
-        super().__init__()
-        self.encoder, self.suffix = encoder, suffix
+        super().__init__(encoder)
+        self.suffix = suffix
 
-    def score(self, images: Sequence[Image.Image], samples: Sequence[Sample]) -> Tensor:
-        texts = self.encoder.texts([sample.text + self.suffix for sample in samples])
-        scale, bias = self.encoder.scale_and_bias
-        logits = scale * _paired_cosine(self.encoder.images(images), texts) + bias
-        return _nan_without_text(torch.sigmoid(logits), samples)
-
-
-def _paired_cosine(images: Tensor, texts: Tensor) -> Tensor:
-    """Return the cosine of image i and text i: (images, d), (images, d) to (images,)."""
-    return (normalize(images, dim=-1) * normalize(texts, dim=-1)).sum(dim=-1)
-
-
-def _nan_without_text(values: Tensor, samples: Sequence[Sample]) -> Tensor:
-    """Put NaN where there is no prompt to score: a photo has none."""
-    return values.masked_fill(torch.tensor([not sample.text for sample in samples]), float("nan"))
+    def of_cosines(self, cosines: Tensor) -> Tensor:
+        network = self.encoder.network
+        return torch.sigmoid(float(network.logit_scale.exp()) * cosines + float(network.logit_bias))
