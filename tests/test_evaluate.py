@@ -166,6 +166,15 @@ def test_a_row_for_each_image_and_metric_and_none_where_nothing_is_expected(worl
     assert json.loads(file.provenance.read_text())["metrics"]["image"]["versions"]["torch"] == version("torch")
 
 
+def test_a_label_that_no_metric_can_read_is_found_before_the_first_file_is_scored(
+    world: Path, file: ScoreFile, tmp_path: Path
+) -> None:
+    wrong = replace(file.items[0], expect=(("background", "moon"),))
+    with pytest.raises(InputError, match="the attribute reader has no background 'moon'"):
+        score([file, ScoreFile(tmp_path / "b.csv", (wrong,))], configs(world, "reading"))
+    assert not file.csv.exists()
+
+
 def test_only_what_is_missing_is_computed(world: Path, file: ScoreFile) -> None:
     assert score([file], configs(world, "image")) == 1
     image_rows = read_scores(file.csv)

@@ -185,3 +185,12 @@ def test_a_wrong_experiment_is_one_clear_line(world: Path, experiment: str, word
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert words in result.stderr
+
+
+def test_a_label_that_no_metric_can_read_is_found_before_a_training(world: Path) -> None:
+    prompts = world / "moon.yaml"
+    prompts.write_text('prompts: [{template: "a {} up there", expect: {background: moon}}]')
+    result = run(world, "tiny", into="_moon", overrides=(f"generate=[prompts={prompts}]",))
+    assert result.returncode == 2
+    assert result.stderr.endswith("the attribute reader has no background 'moon': correct `expect` in the prompt set\n")
+    assert not (world / "runs_moon").exists()

@@ -217,6 +217,22 @@ def test_an_attribute_that_the_reader_lacks_is_named(tmp_path: Path) -> None:
         AttributeAccuracy(f"local-dir:{save_reader(tmp_path)}", ["size"])
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no heads.json in the folder"),
+        ("{", r"heads\.json is damaged"),
+        ('{"class": "dog"}', r"heads\.json is .*: a mapping is needed"),
+        ('{"class": ["dog", "cat"]}', r"heads\.json has 2 labels, its classifier 8 outputs"),
+    ],
+)
+def test_a_damaged_list_of_labels_is_one_clear_line(content: str | None, words: str, tmp_path: Path) -> None:
+    file = save_reader(tmp_path) / "heads.json"
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(InputError, match=words):
+        AttributeAccuracy(f"local-dir:{tmp_path}", ["class"])
+
+
 def test_each_image_is_compared_to_its_own_concepts_references(vit_folder: Path) -> None:
     metric = ReferenceSimilarity(TimmEncoder.load(f"local-dir:{vit_folder}"))
     metric.set_references("a", IMAGES[:1])

@@ -21,7 +21,7 @@ from dti_repro.errors import InputError
 from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.spec import RowSpec
 from dti_repro.inference.generator import draw_missing
-from dti_repro.inference.image_folder import GenerationConfig, ImageFolder
+from dti_repro.inference.image_folder import GenerationConfig, ImageFolder, expected
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.evaluator import ScoreFile, generated, mismatched, real_references
@@ -73,7 +73,8 @@ def train_rows(run: ExperimentRun, rows: Sequence[RowSpec], scoring_on: str = "a
 
 def _check_rows(run: ExperimentRun, rows: Sequence[RowSpec], scoring_on: str) -> None:
     """Raise InputError for a row that cannot be trained, for images that cannot be drawn and for evaluators that cannot
-    be loaded, as far as this is known without the backbone. scoring_on: the accelerator of the scores."""
+    be loaded or cannot read what a prompt expects, as far as this is known without the backbone. scoring_on: the
+    accelerator of the scores."""
     from dti_repro.backbones.backbone import Backbone
     from dti_repro.backbones.load import device_of
     from dti_repro.metrics.base import ScoreMetric
@@ -92,8 +93,13 @@ def _check_rows(run: ExperimentRun, rows: Sequence[RowSpec], scoring_on: str) ->
     target(cfg.backbone._target_, Backbone).check_generation(located(cfg.backbone), **sampling)
     reader = run.experiment.paths.reader if run.experiment.paths else None
     metrics = run.metrics() | ({} if reader is None else {reader: metric_config(reader)})
+    prompts = run.prompts()
     for name, config in metrics.items():
-        build(config, ScoreMetric, f"metric {name}")
+        metric = build(config, ScoreMetric, f"metric {name}")
+        for concept in run.concepts.values():
+            for prompt in prompts.about(concept.live).prompts:
+                named = [run.concepts[other].class_word for other in prompt.names if other in run.concepts]
+                metric.check(expected(prompt, named or [concept.class_word]) or {})
 
 
 def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:

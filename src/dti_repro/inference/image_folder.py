@@ -143,7 +143,7 @@ def build_image_folder(
             text=prompt.fill({subject.name: subject.text for subject in subjects}),
             seed=seed,
             concepts=prompt.names or tuple(names),
-            expect=_expect(prompt, subjects),
+            expect=expected(prompt, [subject.text for subject in subjects]),
         )
         for number, prompt in enumerate(prompts.prompts)
         if set(prompt.names) == names or (not prompt.names and len(subjects) == 1)
@@ -168,8 +168,8 @@ def _fill_negative_prompt(template: str, subjects: Sequence[Subject], others: Se
     return Prompt(template).fill(words)
 
 
-def _expect(prompt: Prompt, subjects: Sequence[Subject]) -> dict[str, str] | None:
+def expected(prompt: Prompt, class_words: Sequence[str]) -> dict[str, str] | None:
     """Return what an attribute reader should see; of a single subject also its class."""
     if prompt.expect is None:
         return None
-    return {**({"class": subjects[0].text} if len(subjects) == 1 else {}), **prompt.expect}
+    return {**({"class": class_words[0]} if len(class_words) == 1 else {}), **prompt.expect}

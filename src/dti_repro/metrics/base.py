@@ -35,6 +35,9 @@ class ScoreMetric(nn.Module, ABC):
     def set_references(self, concept: str, images: Sequence[Image.Image]) -> None:
         """Encode a concept's references, once; metrics that read none ignore them."""
 
+    def check(self, expect: Mapping[str, str]) -> None:
+        """Raise InputError for what an image should show and this metric can never read."""
+
 
 class ImageMetric(ScoreMetric):
     """One value per image; NaN where an image has nothing that this metric reads."""

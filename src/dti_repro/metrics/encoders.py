@@ -6,7 +6,6 @@ differ by a yaml only.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
@@ -188,11 +187,6 @@ class SiglipEncoder(ImageEncoder):
         ids = self.tokenizer(list(texts))["input_ids"].to(self.device)
         return self.network.text_model(input_ids=ids).pooler_output.float().cpu()
 
-    @property
-    def scale_and_bias(self) -> tuple[float, float]:
-        """The learned temperature (already exponentiated) and bias of the sigmoid loss."""
-        return float(self.network.logit_scale.exp()), float(self.network.logit_bias)
-
 
 class DreamSimEncoder(ImageEncoder):
     """DreamSim's embedding (Fu et al. 2023), of unit norm and mean 0: its distance is 1 - cosine."""
@@ -219,12 +213,3 @@ class DreamSimEncoder(ImageEncoder):
         for extractor in self.network.extractor_list:
             extractor.device = self.device  # where the package puts its projection
         return self.network.embed(pixels)
-
-
-def reader_heads(checkpoint: str) -> dict[str, list[str]]:
-    """Return label names by attribute, in the order of the reader's logits, from `heads.json` in the folder of its
-    weights."""
-    folder = weights_folder(checkpoint)
-    if folder is None or not (folder / "heads.json").is_file():
-        raise InputError(f"attribute reader '{checkpoint}': there is no heads.json in the folder of its weights")
-    return json.loads((folder / "heads.json").read_text())

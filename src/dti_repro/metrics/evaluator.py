@@ -195,6 +195,9 @@ def _score_files(configs: Configs, masks: Path | None, accelerator: str, files: 
     device = device_of(accelerator)
     metrics = {name: build(config, ScoreMetric, f"metric {name}").to(device) for name, config in configs.items()}
     collect_as_usual()
+    for expect in {item.expect for file in files for item in file.items}:
+        for metric in metrics.values():
+            metric.check(dict(expect))
     computed = 0
     for file in files:
         refuse_links(*file.csv.parents[:2])

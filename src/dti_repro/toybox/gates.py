@@ -129,13 +129,13 @@ def sums(model: StableDiffusion, cfg: DictConfig) -> dict[str, Any]:
     from PIL import Image
 
     from dti_repro.artifacts.files import atomic_write
-    from dti_repro.metrics.attributes import read_heads
-    from dti_repro.metrics.encoders import TimmEncoder, reader_heads
+    from dti_repro.metrics.attributes import AttributeReader
     from dti_repro.toybox.looks import NAMED
     from dti_repro.toybox.scene import CLASSES
 
     rng = np.random.default_rng([cfg.seed, 20])
-    heads = reader_heads(cfg.reader)
+    reader = AttributeReader(cfg.reader)
+    heads = reader.heads
     looks = [named for named in NAMED.looks if named.centre.color in heads["color"]]
     pairs = [(str(rng.choice(CLASSES)), looks[rng.integers(len(looks))]) for _ in range(cfg.pairs)]
 
@@ -149,10 +149,9 @@ def sums(model: StableDiffusion, cfg: DictConfig) -> dict[str, Any]:
         options = {"steps": cfg.steps, "guidance": cfg.guidance}
         drawn["sum"] += model.generate([f"a photo of a {WORD}"], learned, [k], **options)
         drawn["look_word"] += model.generate([f"a photo of a {look.name} {cls}"], {}, [k], **options)
-    reader = TimmEncoder.load(cfg.reader)
     figures: dict[str, Any] = {"pairs": len(pairs)}
     for kind, images in drawn.items():
-        read = read_heads(reader.images(images), heads)
+        read = reader.read(images)
         right = []
         for (cls, look), seen in zip(pairs, read, strict=True):
             wanted = {"class": cls, "color": look.centre.color, "pattern": look.centre.pattern}

@@ -19,14 +19,13 @@ def main(cfg: DictConfig) -> None:
 
     from dti_repro.artifacts.files import atomic_write, write_json
     from dti_repro.backbones.stable_diffusion import StableDiffusion
-    from dti_repro.metrics.attributes import read_heads
-    from dti_repro.metrics.encoders import TimmEncoder, reader_heads
+    from dti_repro.metrics.attributes import AttributeReader
     from dti_repro.toybox.language import full_caption
     from dti_repro.toybox.sampling import scene_of
 
     torch.set_num_threads(cfg.threads)
     model = StableDiffusion("toybox", cfg.weights, None)
-    reader, heads = TimmEncoder.load(cfg.reader), reader_heads(cfg.reader)
+    reader = AttributeReader(cfg.reader)
     scenes = [scene_of(1, cfg.first + k) for k in range(cfg.images)]
     captions = [full_caption(scene, np.random.default_rng([cfg.seed, k])) for k, scene in enumerate(scenes)]
     drawn: list[Image.Image] = []
@@ -35,9 +34,9 @@ def main(cfg: DictConfig) -> None:
         seeds = range(k, k + len(part))
         drawn += model.generate(part, {}, list(seeds), steps=cfg.steps, guidance=cfg.guidance)
     right: dict[str, list[bool]] = defaultdict(list)
-    for scene, read in zip(scenes, read_heads(reader.images(drawn), heads), strict=True):
+    for scene, read in zip(scenes, reader.read(drawn), strict=True):
         for name, expected in scene.facts().items():
-            if expected in heads.get(name, ()):
+            if expected in reader.heads.get(name, ()):
                 right[name].append(read[name] == expected)
     colours = ("color", "accessory_color", "other_color")
     figures = {name: round(float(np.mean(values)), 4) for name, values in right.items()}
