@@ -217,6 +217,15 @@ def test_memory_says_how_many_would_fit(training: Callable[..., DictConfig]) -> 
     assert f"DOES NOT FIT into 90% of 0.01 GiB, {memory['fitting']} samples would" in estimate.report()
 
 
+def test_metrics_share_a_network_only_if_they_have_the_same_weights(training: Callable[..., DictConfig]) -> None:
+    estimate = Estimate(training("method=ti"), build(DEVICE, Device, "device"))
+    clip_i, clip_t, other = (metric_config(name) for name in ("clip_i", "clip_t", "clip_t"))
+    other["encoder"]["pretrained"] = "laion2b"
+    estimate.add_scores({"clip_i": clip_i, "clip_t": clip_t, "other": other}, images=10)
+    first, second = estimate.data["evaluators"]
+    assert estimate.data["stages"][0]["flops"] == 10 * (first["image"] + second["image"])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -13,6 +13,7 @@ from dti_repro.config import target
 from dti_repro.cost.models import BYTES, ModelCost, evaluator_cost
 from dti_repro.errors import InputError
 from dti_repro.methods.base import DerivedMethod, TokenMethod
+from dti_repro.metrics.catalogue import encoder_of
 
 GIB = 2**30
 USABLE = 0.9  # share of a device's memory that may be filled
@@ -107,12 +108,13 @@ class Estimate:
         self._add_memory("draw", "images", max(latents.peak, decoding.peak), min(cfg.batch, images))
 
     def add_scores(self, metrics: Mapping[str, Mapping[str, Any]], images: int) -> None:
-        """Add the scores of images. metrics: name -> yaml; those with the same network share its passes, in float32."""
+        """Add the scores of images. metrics: name -> yaml; those with the same weights and preprocessing share the
+        passes of one network, in float32."""
         networks = {}
         for name, config in metrics.items():
+            shared = str([encoder_of(config).get(key) for key in ("checkpoint", "pretrained", "preprocess")])
             try:
-                network = evaluator_cost(config)
-                networks[network["checkpoint"]] = network
+                networks[shared] = networks.get(shared) or evaluator_cost(config)
             except InputError as error:
                 self.data["uncounted"].append(f"{name}: {error}")
         self.data["evaluators"] = list(networks.values())

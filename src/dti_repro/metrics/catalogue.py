@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -41,23 +41,23 @@ def metric_config(name: str) -> dict[str, Any]:
     config = read_yaml(path)
     if "_target_" not in config:
         raise InputError(f"metric {path} has no _target_: name the metric's class")
-    if not isinstance(_checkpoint(config), str):
+    if not isinstance(encoder_of(config).get("checkpoint"), str):
         raise InputError(f"metric {path} has no checkpoint: name the evaluator's weights, in it or in its encoder")
     return config
 
 
 def metric_identity(config: dict[str, Any]) -> str:
     """Return what a stored score must have to be this metric's: a digest of its configuration and its weights."""
-    weights = [weights_fingerprint(_checkpoint(config))]
-    named = [config.get("encoder", config).get(key) for key in ("checkpoint", "pretrained")]
+    named = [encoder_of(config).get(key) for key in ("checkpoint", "pretrained")]
+    weights = [weights_fingerprint(named[0])]
     weights += [sha256(Path(name)) for name in named if isinstance(name, str) and Path(name).is_file()]
     return hashlib.sha256(json.dumps([config, *weights], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _checkpoint(config: dict[str, Any]) -> Any:
-    """Return the name of the weights, None if there is none."""
+def encoder_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the node of a metric's yaml that names its weights: its encoder, or all of it. {} if this is no node."""
     encoder = config.get("encoder", config)
-    return encoder.get("checkpoint") if isinstance(encoder, dict) else None
+    return encoder if isinstance(encoder, dict) else {}
 
 
 def resolve_weights(checkpoint: str) -> str:

@@ -43,7 +43,7 @@ def write_untrained_metric(metric: str, folder: Path, widths: Mapping[str, Any])
     if file.is_file():
         return file
     config = catalogue.metric_config(metric)
-    encoder = config.get("encoder", config)
+    encoder = catalogue.encoder_of(config)
     checkpoint = encoder["checkpoint"]
     weights, changes = folder / re.sub(r"\W+", "-", checkpoint), widths.get(checkpoint, {})
     network, _ = untrained_network(checkpoint, changes)
