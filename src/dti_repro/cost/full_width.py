@@ -134,12 +134,11 @@ def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
         stages = Stages(place.work / "logs")
         row: dict[str, Any] = {"backbone": cfg.backbone.name, "pixels": cfg.backbone.resolution}
         try:
-            _run_stages(cfg, overrides, place, stages, row)
-        except ProcessDiedError:
-            _write(Path(cfg.out), row, stages)
-            raise
-        else:
-            _write(Path(cfg.out), row, stages)
+            try:
+                _run_stages(cfg, overrides, place, stages, row)
+            finally:
+                if stages.failed or sys.exception() is None:
+                    _write(Path(cfg.out), row, stages)
         finally:
             if cfg.delete:
                 logs = () if stages.failed else (place.work,)

@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig
 from torch.autograd.profiler import profile
 
-from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.load import load_backbone
 
 PROCESS = Path("/proc/self")
@@ -31,27 +30,20 @@ def memory_of(node: DictConfig, template: str) -> dict[str, int]:
     pages = (PROCESS / "smaps_rollup").read_text()
     weights = int(re.search(r"^Referenced:\s+(\d+)", pages, re.MULTILINE)[1]) * 1024
     side, guidance = backbone.spec.resolution, node.generation.guidance
-    prompt, size = template.format("cat"), {"height": side, "width": side}
-    return {
-        "weights": weights,
-        "training": peak_bytes(_training(backbone, template.format(WORD))),
-        "drawing": peak_bytes(lambda: backbone.generate([prompt], {}, [0], steps=1, guidance=guidance, **size)),
-    }
-
-
-def _training(backbone: Backbone, prompt: str) -> Callable[[], None]:
-    """Return what computes the loss of a sample, and the gradients of its token vectors."""
-    side, dims = backbone.spec.resolution, {name: encoder.dim for name, encoder in backbone.spec.encoders.items()}
+    dims = {name: encoder.dim for name, encoder in backbone.spec.encoders.items()}
     vectors = {name: torch.zeros(1, 1, 1, dim, requires_grad=True) for name, dim in dims.items()}
     latents = backbone.encode_images(torch.zeros(1, 3, side, side)).mean
 
     def learn() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            conditioning = backbone.encode_text(backbone.tokenize([prompt], {WORD: 1}), vectors)
+            conditioning = backbone.encode_text(backbone.tokenize([template.format(WORD)], {WORD: 1}), vectors)
             loss = backbone.loss(latents, torch.randn_like(latents), torch.tensor([500]), conditioning)
         loss.sum().backward()
 
-    return learn
+    def draw() -> None:
+        backbone.generate([template.format("cat")], {}, [0], steps=1, guidance=guidance, height=side, width=side)
+
+    return {"weights": weights, "training": peak_bytes(learn), "drawing": peak_bytes(draw)}
 
 
 def peak_bytes(work: Callable[[], object]) -> int:

@@ -39,26 +39,29 @@ class ModelCost:
     """
 
     def __init__(self, backbone: Mapping[str, Any], precision: str | None = None) -> None:
-        folder = on_this_machine(backbone)
-        if folder is not None:
-            self.source = str(folder)
-            model = _without_weights(backbone, folder)
-            self.stored_bytes = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
-        else:
-            self.source = f"the published configuration of {backbone['name']}"
-            file = published_file(backbone["name"])
-            if file is None:
-                raise InputError(
-                    f"backbone.path {backbone['path']} is not downloaded, and backbones/published has no "
-                    f"{backbone['name']}.yaml: download it, or give a checkpoint's folder"
-                )
-            with tempfile.TemporaryDirectory() as written:
+        folder, file = on_this_machine(backbone), published_file(backbone["name"])
+        if folder is None and file is None:
+            raise InputError(
+                f"backbone.path {backbone['path']} is not downloaded, and backbones/published has no "
+                f"{backbone['name']}.yaml: download it, or give a checkpoint's folder"
+            )
+        diffusers.utils.logging.set_verbosity_error()
+        settings = {key: value for key, value in backbone.items() if key != "generation"}
+        with tempfile.TemporaryDirectory() as written, META:
+            if folder is None:
                 write_checkpoint(backbone, file, Path(written), weights=False)
-                model = _without_weights(backbone, Path(written))
-            self.stored_bytes = BYTES[read_yaml(file)["published_as"]] * sum(_parameters(model).values())
-        self._model, self._autocast = model, precision == "bf16"
+            settings |= {"path": str(folder or written), "variant": None, "compile": False}
+            self._model = model = build(settings, Backbone, "backbone").to(META)
+        parts = {**model.text_encoders, "denoiser": model.denoiser, "vae": model.vae}
+        self.parameters = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
+        if folder is None:
+            self.source = f"the published configuration of {backbone['name']}"
+            self.stored_bytes = BYTES[read_yaml(file)["published_as"]] * sum(self.parameters.values())
+        else:
+            self.source = str(folder)
+            self.stored_bytes = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
+        self._autocast = precision == "bf16"
         self._weights = [*model.parameters(), *model.buffers()]
-        self.parameters = _parameters(model)
         self.weight_bytes = sum(weight.nbytes for weight in model.parameters())
         self.generation_dtype = backbone["dtype"]
         self.training_dtype = "bfloat16" if self._autocast else self.generation_dtype
@@ -140,27 +143,12 @@ class ModelCost:
         return self._model.loss(latents, torch.empty_like(latents), t, conditioning).sum()
 
 
-def _parameters(model: Backbone) -> dict[str, int]:
-    """Return part of the checkpoint -> the number of its parameters."""
-    parts = {**model.text_encoders, "denoiser": model.denoiser, "vae": model.vae}
-    return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
-
-
-def _without_weights(backbone: Mapping[str, Any], folder: Path) -> Backbone:
-    """Build the backbone of this checkpoint on the meta device, where compiling would change nothing."""
-    diffusers.utils.logging.set_verbosity_error()
-    settings = {key: value for key, value in backbone.items() if key != "generation"}
-    settings |= {"path": str(folder), "variant": None, "compile": False}
-    with META:
-        return build(settings, Backbone, "backbone").to(META)
-
-
 def evaluator_cost(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checkpoint that a metric's yaml names, its number of parameters and its FLOPs for an image; texts cost
     less and are left out. InputError for a checkpoint whose architecture is not known here."""
     from dti_repro.metrics.networks import untrained_network  # imports open_clip and timm
 
-    encoder = config.get("encoder", config)
+    encoder = catalogue.encoder_of(config)
     checkpoint, preprocess = encoder["checkpoint"], encoder.get("preprocess")
     with catalogue.loading_weights(checkpoint), META:
         network, size = untrained_network(checkpoint)
