@@ -8,7 +8,7 @@ answers from memory: no path of a request is opened.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
 
 
-class RefusedError(Exception):
+class RefusedError(InputError):
     """A request that gets no picture and no page, with its status."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
@@ -101,29 +101,24 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "dti", ""
     timeout = 10  # seconds that a request may take to arrive
 
-    def do_GET(self) -> None:
-        self._answer(self._file)
-
-    def do_POST(self) -> None:
-        self._answer(self._picture)
-
     def log_message(self, *_: Any) -> None:
         """Print nothing for a request: the address, with its token, stays out of logs."""
 
-    def _answer(self, make: Callable[[str, bytes], Answer]) -> None:
+    def do_GET(self) -> None:
         try:
             body = self._body()
-            answer = make(self._asked(), body)
-        except RefusedError as refusal:
-            answer = Answer(refusal.status, "text/plain; charset=utf-8", str(refusal).encode())
+            answer = self._made(self._asked(), body)
         except InputError as error:
-            answer = Answer(HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", str(error).encode())
+            status = getattr(error, "status", HTTPStatus.BAD_REQUEST)
+            answer = Answer(status, "text/plain; charset=utf-8", str(error).encode())
         self.send_response(answer.status)
         headers = {"Content-Type": answer.kind, "Content-Length": str(len(answer.body)), **HEADERS, **answer.headers}
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(answer.body)
+
+    do_POST = do_GET
 
     def _body(self) -> bytes:
         """Return the body; b"" if there is none. RefusedError if it is too long, or its length is not told."""
@@ -148,13 +143,11 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.NOT_FOUND, "open the address that was printed")
         return asked
 
-    def _file(self, asked: str, body: bytes) -> Answer:
-        if asked not in self.server.files:
-            raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
-        return Answer(HTTPStatus.OK, *self.server.files[asked])
-
-    def _picture(self, asked: str, body: bytes) -> Answer:
-        if asked != "draw":
+    def _made(self, asked: str, body: bytes) -> Answer:
+        """Return a file for GET, a picture for POST."""
+        if self.command == "GET" and asked in self.server.files:
+            return Answer(HTTPStatus.OK, *self.server.files[asked])
+        if self.command == "GET" or asked != "draw":
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
         if self.headers.get_content_type() != "application/json":
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a request is application/json")
