@@ -63,10 +63,10 @@ class ConceptFolder:
         """Return the path of config.yaml: the settings from which the hash was made."""
         return self.path.parents[1] / "config.yaml"
 
-    def backbone_settings(self) -> dict[str, Any]:
-        """Return the keys of the backbone in config.yaml, {} where there are none."""
-        found = read_yaml(self.config).get("backbone") if self.config.is_file() else None
-        return found if isinstance(found, dict) else {}
+    def settings(self, key: str) -> dict[str, Any]:
+        """Return this node of config.yaml; {} where there is none, as a run may come from elsewhere."""
+        node = read_yaml(self.config).get(key) if self.config.is_file() else None
+        return node if isinstance(node, dict) else {}
 
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step_{step:06d}.safetensors"

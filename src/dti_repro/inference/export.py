@@ -66,7 +66,7 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     packaged = {path.stem: path for path in (CONF / "backbone").glob("*.yaml")}
     model = stored["base_model"] if stored.get("base_model") in packaged else "unknown"
     backbone = read_yaml(packaged[model]) if model in packaged else {}
-    trained_with = folder.backbone_settings()
+    trained_with = folder.settings("backbone")
     if not str(trained_with.get("_target_", backbone.get("_target_", BACKBONES[0]))).startswith(BACKBONES):
         raise InputError(
             f"no other program loads words learned on {model} (diffusers' pipeline for it has no loader, either): "

@@ -80,7 +80,8 @@ def _warn_of_other_settings(folders: Sequence[ConceptFolder], backbone: DictConf
     draw a word that was learned on another."""
     now = {"weights": weights, **{key: backbone[key] for key in (*PROMPT_KEYS, "as_published") if key in backbone}}
     for config, folder in {folder.config: folder for folder in folders}.items():
-        then = {"as_published": False, **node} if (node := folder.backbone_settings()) else {}
+        node = folder.settings("backbone")
+        then = {"as_published": False, **node} if node else {}
         then["weights"] = str(then.get("weights", weights))[: len(weights)]
         named = {"weights": "weights (backbone.path)"}
         other = [named.get(key, f"backbone.{key}") for key, value in now.items() if then.get(key, value) != value]

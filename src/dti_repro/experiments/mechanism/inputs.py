@@ -181,7 +181,7 @@ def _learned(sources: Sequence[str], backbone: str, checkpoint: Path) -> list[Le
         path = folder.path.resolve()
         method, config = (path.parents[k].name for k in (2, 1))
         check_trained_on(backbone, folder, f"runs: {folder.path}")
-        if folder.backbone_settings().get("weights") not in (expected, None):
+        if folder.settings("backbone").get("weights") not in (expected, None):
             raise InputError(
                 f"runs: {folder.path} was trained with other weights than {checkpoint}: name their backbone.path"
             )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import OmegaConf
 
-from dti_repro.artifacts.files import read_yaml
 from dti_repro.artifacts.run_dir import log_column
 from dti_repro.backbones.checkpoint import encoder_dims
 from dti_repro.config import CONF
@@ -46,8 +45,8 @@ def measure(inputs: Inputs) -> Measured:
         steps = min(map(len, curves))
         means = np.mean([curve[:steps] for curve in curves], axis=0).tolist()
         rows += _rows("training", group, means, len(curves))
-        optim = read_yaml(logged[0].config).get("optim") if logged[0].config.is_file() else None
-        if isinstance(optim, dict) and optim.get("_target_") == ADAMW:
+        optim = logged[0].settings("optim")
+        if optim.get("_target_") == ADAMW:
             label = f"{group}, AdamW {optim.get('lr')} on noise"
             rows += _rows("noise", label, norms_on_noise(optim, means[0], dims, steps - 1), 1)
     if not rows:
