@@ -10,7 +10,6 @@ from typing import Any
 import hydra
 import numpy as np
 import pytest
-import timm
 import torch
 import yaml
 from omegaconf import DictConfig
@@ -31,6 +30,7 @@ from dti_repro.launch.failures import choices
 from dti_repro.optim.sphere import angle
 from dti_repro.training.train_missing import train
 from tests.crash import content, stop_after
+from tests.reference.test_metrics import save_vit
 from tests.tiny_backbones import SAME_CODE, tiny_backbone
 
 WORDS = "red cat"  # two tokens of every tokenizer
@@ -62,11 +62,8 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def metric(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("metric")
-    arguments = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    torch.manual_seed(0)
-    reader = timm.create_model("vit_tiny_patch16_224", num_classes=2, **arguments)
-    timm.models.save_for_hf(reader, root / "reader", model_args=arguments, safe_serialization=True)
-    encoder = {"_target_": "dti_repro.metrics.encoders.TimmEncoder.load", "checkpoint": f"local-dir:{root / 'reader'}"}
+    weights = f"local-dir:{save_vit(root / 'vit', num_classes=2)}"
+    encoder = {"_target_": "dti_repro.metrics.encoders.TimmEncoder.load", "checkpoint": weights}
     node = {"_target_": "dti_repro.metrics.similarity.ReferenceSimilarity", "encoder": encoder}
     (root / "likeness.yaml").write_text(yaml.safe_dump(node))
     return root / "likeness.yaml"

@@ -28,7 +28,6 @@ from transformers import (
 )
 
 from dti_repro.config import build
-from dti_repro.data.masks import masked_photo
 from dti_repro.errors import InputError
 from dti_repro.metrics.attributes import AttributeAccuracy
 from dti_repro.metrics.base import ImageMetric, Sample
@@ -150,15 +149,16 @@ def test_dinov2_is_transformers_cls_token_with_its_own_processor(tmp_path: Path)
     assert torch.allclose(values(metric), expected, atol=2e-3)  # PIL's and torch's bicubic differ by rounding
 
 
+def small_siglip(vocabulary: int) -> SiglipModel:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": vocabulary, "max_position_embeddings": 64, "projection_size": 16}
+    torch.manual_seed(3)
+    return SiglipModel(SiglipConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 16}))
+
+
 @torch.inference_mode()
 def test_siglip_is_the_sigmoid_of_transformers_logits(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = SiglipConfig(
-        text_config={**sizes, "vocab_size": 40, "max_position_embeddings": 64, "projection_size": 16},
-        vision_config={**sizes, "image_size": 32, "patch_size": 16},
-    )
-    torch.manual_seed(3)
-    model = SiglipModel(config).eval()
+    model = small_siglip(40).eval()
     model.logit_scale.fill_(1.2)
     model.logit_bias.fill_(-0.7)
     model.save_pretrained(tmp_path)
@@ -241,20 +241,6 @@ def test_each_image_is_compared_to_its_own_concepts_references(vit_folder: Path)
     assert (metric.score(IMAGES[:2], [Sample("b", ""), Sample("a", "")]) < 0.9999).all()
 
 
-def test_a_mask_makes_the_background_black_and_keeps_the_subject(tmp_path: Path) -> None:
-    mask = Image.new("L", IMAGES[0].size)
-    mask.paste(255, (10, 10, 20, 20))
-    (tmp_path / "ann").mkdir()
-    mask.save(tmp_path / "ann" / "0.png")
-    IMAGES[0].save(tmp_path / "0.png")
-    masked, photo = np.array(masked_photo(tmp_path, "ann", tmp_path / "0.png")), np.array(IMAGES[0])
-    assert (masked[10:20, 10:20] == photo[10:20, 10:20]).all()
-    assert masked.sum() == photo[10:20, 10:20].sum()
-    Image.new("L", (3, 3)).save(tmp_path / "ann" / "0.png")
-    with pytest.raises(InputError, match="3 x 3 pixels"):
-        masked_photo(tmp_path, "ann", tmp_path / "0.png")
-
-
 def test_an_image_without_a_prompt_has_no_text_score(clip_folder: Path) -> None:
     metric = metric_of("clip_t", checkpoint=f"local-dir:{clip_folder}", pretrained=None, preprocess=None)
     assert metric.score(IMAGES[:2], [Sample("dog", ""), Sample("dog", "a dog")]).isnan().tolist() == [True, False]
@@ -265,12 +251,7 @@ def test_siglip_reads_texts_with_its_own_kind_of_tokenizer(tmp_path: Path) -> No
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS * 20))
     made = {"model_prefix": str(tmp_path / "spiece"), "vocab_size": 20, "pad_id": 1, "eos_id": 2, "bos_id": -1}
     SentencePieceTrainer.train(input=str(tmp_path / "texts.txt"), minloglevel=2, **made)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = SiglipConfig(
-        text_config={**sizes, "vocab_size": 20, "max_position_embeddings": 64, "projection_size": 16},
-        vision_config={**sizes, "image_size": 32, "patch_size": 16},
-    )
-    SiglipModel(config).save_pretrained(tmp_path / "model")
+    small_siglip(20).save_pretrained(tmp_path / "model")
     SiglipTokenizer(str(tmp_path / "spiece.model")).save_pretrained(tmp_path / "model")
     metric = metric_of("siglip", checkpoint=f"local-dir:{tmp_path / 'model'}", preprocess={"resize": [32, 32]})
     assert metric.encoder.texts(TEXTS).shape == (3, 16)

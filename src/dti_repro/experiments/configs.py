@@ -22,8 +22,7 @@ from dti_repro.data.masks import check_masks
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
 from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
-from dti_repro.inference.image_folder import GenerationConfig
-from dti_repro.inference.selection import image_seeds
+from dti_repro.inference.selection import asked_images, image_seeds
 from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import explain
 from dti_repro.metrics.catalogue import metric_config
@@ -89,7 +88,7 @@ class ExperimentRun:
             return [cfg.backbone.get(key) for cfg in (*trainings(run), run.generate_config()) for key in KEYS]
 
         def content(run: ExperimentRun) -> list[Any]:
-            drawn = [GenerationConfig.of(run.generate_config()), run.prompts(), run.seeds()]
+            drawn = asked_images(run.generate_config())
             return [list(run.concepts), [run_folder(cfg).path for cfg in trainings(run)], *drawn]
 
         try:
@@ -106,9 +105,7 @@ class ExperimentRun:
             if row.bound is None:
                 for cfg in self.train_configs(row):
                     check_pack(cfg, len(self.concepts))
-        self.prompts()
-        self.seeds()
-        GenerationConfig.of(self.generate_config())
+        asked_images(self.generate_config())
         self.check_masks(masks)
 
     def check_masks(self, masks: Path | None) -> None:

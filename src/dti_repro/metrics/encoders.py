@@ -112,10 +112,8 @@ class TimmEncoder(ImageEncoder):
 
         with loading_weights(checkpoint):
             network = timm.create_model(resolve_weights(checkpoint), pretrained=True)
-        if preprocess is not None:
-            return cls(network, preprocessing(preprocess))
         default = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
-        return cls(network, default)
+        return cls(network, default if preprocess is None else preprocessing(preprocess))
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.network(pixels)

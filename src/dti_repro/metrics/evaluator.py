@@ -132,7 +132,7 @@ def generated(manifest: Path, concepts: Mapping[str, Concept]) -> ScoreFile:
 def mismatched(scores: ScoreFile) -> ScoreFile:
     """Return the same images, each with the text of the next template: what an image that ignores its prompt scores."""
     of_template = {item.template: item for item in scores.items}
-    templates = list(dict.fromkeys(item.template for item in scores.items))
+    templates = list(of_template)
     following = dict(zip(templates, [*templates[1:], templates[0]], strict=True))
     items = []
     for item in scores.items:
