@@ -47,21 +47,19 @@ def write_untrained_metric(metric: str, folder: Path, widths: Mapping[str, Any])
     checkpoint = encoder["checkpoint"]
     weights, changes = folder / re.sub(r"\W+", "-", checkpoint), widths.get(checkpoint, {})
     network, _ = untrained_network(checkpoint, changes)
+    encoder["checkpoint"] = f"{catalogue.LOCAL}{weights}"
     if isinstance(network, PreTrainedModel):
         network.save_pretrained(weights)
         if isinstance(network, SiglipModel):
             t5_tokenizer(network.config.text_config.vocab_size).save_pretrained(weights)
-        encoder["checkpoint"] = str(weights)
+    elif isinstance(network, open_clip.CLIP):
+        encoder["pretrained"] = None
+        weights.mkdir(parents=True, exist_ok=True)
+        both = {"model_cfg": _merged(_clip_config(checkpoint), changes), "preprocess_cfg": {}}
+        (weights / "open_clip_config.json").write_text(json.dumps(both))
+        save_file(network.state_dict(), weights / "open_clip_model.safetensors")
     else:
-        encoder |= {"checkpoint": f"{catalogue.LOCAL}{weights}"}
-        if isinstance(network, open_clip.CLIP):
-            encoder["pretrained"] = None
-            weights.mkdir(parents=True, exist_ok=True)
-            both = {"model_cfg": _merged(_clip_config(checkpoint), changes), "preprocess_cfg": {}}
-            (weights / "open_clip_config.json").write_text(json.dumps(both))
-            save_file(network.state_dict(), weights / "open_clip_model.safetensors")
-        else:
-            timm.models.save_for_hf(network, weights, model_args=dict(changes), safe_serialization=True)
+        timm.models.save_for_hf(network, weights, model_args=dict(changes), safe_serialization=True)
     write_file(file, yaml.safe_dump(config))
     return file
 
