@@ -8,15 +8,13 @@ answers from memory: no path of a request is opened.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from sys import exception
 from threading import Lock
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -37,13 +35,6 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-class Answer(NamedTuple):
-    status: HTTPStatus
-    kind: str  # MIME type
-    body: bytes
-    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class RefusedError(InputError):
@@ -105,18 +96,18 @@ class Handler(BaseHTTPRequestHandler):
         """Print nothing for a request: the address, with its token, stays out of logs."""
 
     def do_GET(self) -> None:
+        status = HTTPStatus.OK
         try:
             body = self._body()
-            answer = self._made(self._asked(), body)
+            kind, answer, more = self._made(self._asked(), body)
         except InputError as error:
-            status = getattr(error, "status", HTTPStatus.BAD_REQUEST)
-            answer = Answer(status, "text/plain; charset=utf-8", str(error).encode())
-        self.send_response(answer.status)
-        headers = {"Content-Type": answer.kind, "Content-Length": str(len(answer.body)), **HEADERS, **answer.headers}
-        for name, value in headers.items():
+            status = error.status if isinstance(error, RefusedError) else HTTPStatus.BAD_REQUEST
+            kind, answer, more = "text/plain; charset=utf-8", str(error).encode(), {}
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(answer)), **HEADERS, **more}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body)
+        self.wfile.write(answer)
 
     do_POST = do_GET
 
@@ -143,10 +134,10 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.NOT_FOUND, "open the address that was printed")
         return asked
 
-    def _made(self, asked: str, body: bytes) -> Answer:
-        """Return a file for GET, a picture for POST."""
+    def _made(self, asked: str, body: bytes) -> tuple[str, bytes, dict[str, str]]:
+        """Return a file for GET, a picture for POST: its MIME type, its bytes and further headers."""
         if self.command == "GET" and asked in self.server.files:
-            return Answer(HTTPStatus.OK, *self.server.files[asked])
+            return *self.server.files[asked], {}
         if self.command == "GET" or asked != "draw":
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
         if self.headers.get_content_type() != "application/json":
@@ -154,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
         request = Request.parse(body)
         with self.server.drawing:
             png, norm = self.server.blend.draw(request)
-        return Answer(HTTPStatus.OK, "image/png", png, {"X-Norm": f"{norm:.3g}"})
+        return "image/png", png, {"X-Norm": f"{norm:.3g}"}
 
 
 def _page(names: tuple[str, str], cfg: DictConfig) -> str:
