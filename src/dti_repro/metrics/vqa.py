@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from PIL import Image
@@ -53,7 +53,13 @@ class VqaScore(ImageMetric):
         return torch.tensor([self._probability(i, s.text) if s.text else float("nan") for i, s in pairs])
 
     def _probability(self, image: Image.Image, text: str) -> float:
-        inputs = self._inputs(image, self.question.replace("{}", text))
+        text = self.question.replace("{}", text)
+        if getattr(self.processor, "chat_template", None):
+            content = [{"type": "image"}, {"type": "text", "text": text}]
+            chat = [{"role": "user", "content": content}]
+            text = self.processor.apply_chat_template(chat, add_generation_prompt=True)
+        inputs = self.processor(images=[image], text=[text], return_tensors="pt")
+        inputs = inputs.to(self.network.device, self.network.dtype)
         answer = torch.tensor(self.answer, device=self.network.device)
         if self.has_decoder:
             logits = self.network(**inputs, labels=answer[None]).logits[0]
@@ -61,13 +67,3 @@ class VqaScore(ImageMetric):
             answer, logits = answer[:1], self.network(**inputs).logits[0, -1:]
         of_answer = logits.float().log_softmax(dim=-1).gather(1, answer[:, None])
         return of_answer.mean().exp().item()
-
-    def _inputs(self, image: Image.Image, question: str) -> Any:
-        """Return what the network takes for one image and question, as a chat where the model has a chat template."""
-        text = question
-        if getattr(self.processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": question}]
-            chat = [{"role": "user", "content": content}]
-            text = self.processor.apply_chat_template(chat, add_generation_prompt=True)
-        inputs = self.processor(images=[image], text=[text], return_tensors="pt")
-        return inputs.to(self.network.device, self.network.dtype)
