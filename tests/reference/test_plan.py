@@ -24,6 +24,7 @@ from dti_repro.cost.models import ModelCost, evaluator_cost
 from dti_repro.errors import InputError
 from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.launch.command_line import compose
 from dti_repro.launch.failures import choices
 from dti_repro.metrics.catalogue import metric_config
 from dti_repro.plan import estimate_run
@@ -56,9 +57,7 @@ def nothing_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def node(conf: str, **changes: Any) -> dict[str, Any]:
-    settings = yaml.safe_load((CONF / "backbone" / f"{conf}.yaml").read_text())
-    settings.pop("defaults", None)
-    return {**settings, **changes}
+    return {**OmegaConf.to_container(compose("train", [f"backbone={conf}"]).backbone), **changes}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
