@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -36,23 +36,14 @@ SEEDS = (0, 1)
 
 
 @dataclass
-class Seconds:
-    """CPU seconds of a method, one of each a round."""
-
-    step: list[float] = field(default_factory=list)
-    image: list[float] = field(default_factory=list)
-
-
 class Case:
     """One backbone at one size of image."""
 
-    def __init__(self, setup: Sequence[str], size: int | None, steps: int, runs: Path, cfg: DictConfig) -> None:
-        """setup: overrides of a training. size: pixels, None for the model's own. steps: of the sampler."""
-        self._setup = setup
-        self._size = size
-        self._steps = steps
-        self._runs = runs
-        self._cfg = cfg
+    setup: Sequence[str]  # overrides of a training
+    size: int | None  # pixels, None for the model's own
+    steps: int  # of the sampler
+    runs: Path
+    cfg: DictConfig
 
     def train(self, method: str) -> tuple[ConceptFolder, float]:
         """Train one concept in a new folder and return the CPU seconds of a step, the median of all but the first."""
@@ -66,9 +57,9 @@ class Case:
             seconds.append(time.process_time() - began)
 
         keys = [f"method={method}", "concepts=toybox", "concepts.names=[bird]", "templates=toybox"]
-        keys += ["trainer.accelerator=cpu", "trainer.progress=false", f"trainer.threads={self._cfg.threads}"]
-        keys += [f"trainer.batch={self._cfg.batch}", f"trainer.steps={self._cfg.steps + 1}"]
-        composed = compose("train", [*self._setup, *keys, f'runs="{tempfile.mkdtemp(dir=self._runs)}"'])
+        keys += ["trainer.accelerator=cpu", "trainer.progress=false", f"trainer.threads={self.cfg.threads}"]
+        keys += [f"trainer.batch={self.cfg.batch}", f"trainer.steps={self.cfg.steps + 1}"]
+        composed = compose("train", [*self.setup, *keys, f'runs="{tempfile.mkdtemp(dir=self.runs)}"'])
         self._backbone = load_backbone(composed.backbone, "cpu")
         with patch.object(InversionModule, "training_step", timed):
             (folder,) = train(composed)
@@ -82,34 +73,33 @@ class Case:
             [PROMPT.format(folder.name)] * len(SEEDS),
             {f"<{folder.name}>": word},
             SEEDS,
-            steps=self._steps,
+            steps=self.steps,
             guidance=5.0,
-            height=self._size,
-            width=self._size,
+            height=self.size,
+            width=self.size,
         )
         return (time.process_time() - began) / len(SEEDS)
 
 
-def measure(case: Case, methods: Sequence[str], rounds: int) -> dict[str, Seconds]:
-    """Return the seconds of each method."""
-    found = {method: Seconds() for method in methods}
+def measure(case: Case, methods: Sequence[str], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Return method -> CPU seconds of a step and of an image, one pair a round."""
+    found: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
     case.draw(case.train(BASE)[0])  # whatever only a first time costs
     for number in range(rounds):
         for method in methods if number % 2 == 0 else reversed(methods):
             folder, step = case.train(method)
-            found[method].step.append(step)
-            found[method].image.append(case.draw(folder))
+            found[method].append((step, case.draw(folder)))
         print(f"round {number + 1} of {rounds}", flush=True)
     return found
 
 
-def rows_of(name: str, found: dict[str, Seconds]) -> list[list[str]]:
+def rows_of(name: str, found: dict[str, list[tuple[float, float]]]) -> list[list[str]]:
     """Return a row for each method: medians of the seconds, and of the ratios to TI's in the same round with least and
     most."""
     rows = []
-    for method, seconds in found.items():
+    for method, rounds in found.items():
         row = [name, method]
-        for turns, base in ((seconds.step, found[BASE].step), (seconds.image, found[BASE].image)):
+        for turns, base in zip(zip(*rounds, strict=True), zip(*found[BASE], strict=True), strict=True):
             ratios = [turn / other for turn, other in zip(turns, base, strict=True)]
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
             row += [f"{statistics.median(turns):.3f}", f"{statistics.median(ratios):.2f}", spread]

@@ -21,28 +21,18 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 
-def start(name: str, arguments: Sequence[str], runs: Path) -> subprocess.Popen[bytes]:
+def run(name: str, arguments: Sequence[str], runs: Path, seconds: float | None = None) -> bool:
+    """Run a command, and return whether it came to its end: after so many seconds it is killed."""
     trained = next(runs.glob("*/*/*/config.yaml"), runs / "none").parent  # the first command's; there is no other yet
     filled = [argument.replace("{runs}", str(runs)).replace("{run}", str(trained)) for argument in arguments]
     command = [sys.executable, "-m", f"dti_repro.{name}", *filled]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def finish(name: str, process: subprocess.Popen[bytes]) -> None:
-    _, errors = process.communicate()
-    if process.returncode != 0:
-        sys.exit(f"{name} failed by itself:\n{errors.decode()}")
-
-
-def killed(process: subprocess.Popen[bytes], after: float) -> bool:
-    """Whether it was still there to be killed."""
     try:
-        process.wait(timeout=after)
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return True
-    return False
+        return False
+    if done.returncode != 0:
+        sys.exit(f"{name} failed by itself:\n{done.stderr.decode()}")
+    return True
 
 
 def content(runs: Path, leave_out: Sequence[str]) -> dict[str, bytes]:
@@ -58,7 +48,7 @@ def main(cfg: DictConfig) -> None:
     seconds = {}
     for name, arguments in commands.items():
         began = time.monotonic()
-        finish(name, start(name, arguments, alone))
+        run(name, arguments, alone)
         seconds[name] = time.monotonic() - began
     expected = content(alone, cfg.not_compared)
     print(f"left alone: {', '.join(f'{n} {s:.1f} s' for n, s in seconds.items())}, {len(expected)} files", flush=True)
@@ -68,14 +58,13 @@ def main(cfg: DictConfig) -> None:
     while kills.total() < cfg.kills:
         for name, arguments in commands.items():
             for attempt in range(min(cfg.kills_each, cfg.kills - kills.total())):
-                begun, process = time.monotonic(), start(name, arguments, runs)
-                if not killed(process, moments.uniform(0, seconds[name])):
-                    finish(name, process)
+                begun = time.monotonic()
+                if run(name, arguments, runs, moments.uniform(0, seconds[name])):
                     if attempt == 0:  # from nothing to its end: the machine has become faster
                         seconds[name] = time.monotonic() - begun
                     break
                 kills[name] += 1
-            finish(name, start(name, arguments, runs))
+            run(name, arguments, runs)
         found = content(runs, cfg.not_compared)
         if wrong := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
             sys.exit(f"after {kills.total()} kills these differ from what was left alone: {', '.join(wrong)} ({root})")
