@@ -146,6 +146,36 @@ def test_dti_lists_the_commands_without_torch() -> None:
     assert result.stdout.endswith("\nFalse\n")
 
 
+def test_without_plugins_nothing_in_the_current_folder_is_imported(tmp_path: Path) -> None:
+    """A file there may be named like a module of the program, of a library, or of a target."""
+    folder, program = tmp_path / "downloads", tmp_path / "dti"
+    code = "import pathlib; pathlib.Path('ran').touch(); raise SystemExit(7)\n"
+    for name in (
+        "yaml",
+        "json",
+        "torch",
+        "hydra_plugins",
+        "sitecustomize",
+        "dti_repro",
+        "dti_foo",
+        "omegaconf/__init__",
+    ):
+        file = folder / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code)
+    program.write_text(f"#!{sys.executable}\nfrom dti_repro.__main__ import main\nmain()\n")  # as pip installs it
+    for arguments, said in (
+        (["train", "--help"], "concepts.per_job"),
+        (["train", "method._target_=dti_foo.Method"], "_target_ 'dti_foo.Method' is refused"),
+        (["table", "runs=none"], "none"),
+        (["trian"], "did you mean 'train'?"),
+        (["import_embedding", "files=none", "backbone=toybox", "initializer=dog"], "none"),
+    ):
+        result = subprocess.run([sys.executable, program, *arguments], cwd=folder, capture_output=True, text=True)
+        assert said in result.stdout + result.stderr
+        assert not (folder / "ran").exists(), arguments
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
