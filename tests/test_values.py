@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from dti_repro.config import validate
+from dti_repro.config import CONF, validate
+from dti_repro.config.schema import COMMANDS
 from dti_repro.errors import InputError
 from dti_repro.launch.command_line import compose
 
@@ -48,6 +49,16 @@ BAD = {
         "metrics=[[a]]": "metrics is [['a']]: a metric's name, a list of names or a set is needed",
         "run=3": "run is 3: the path of a folder is needed",
     },
+    "toybox_gates": {
+        "norms=[]": "norms is []: a list of numbers above 0 is needed",
+        "pairs=many": "pairs is many: a whole number above 0 is needed",
+        "guidance=-1": "guidance is -1: a number of at least 0 is needed",
+    },
+    "toybox_pretrain": {
+        "threads=0": "threads is 0: a whole number above 0 and at most 1024 is needed",
+        "bf16=1": "bf16 is 1: true or false is needed",
+    },
+    "toybox_probe": {"factors=[0]": "factors is [0]: a list of numbers above 0 is needed"},
 }
 GOOD = {
     "train": [
@@ -57,6 +68,9 @@ GOOD = {
     "benchmark": ["subjects=null"],
     "plan": ["metrics=dti_paper", "subjects=2", "train=['trainer.steps=1']"],
     "evaluate": ["metrics=[a,b]", "masks=a"],
+    "toybox_gates": ["weights=a", "norms=[1]"],
+    "toybox_pretrain": ["stage=unet", "start_from=a"],
+    "toybox_probe": ["factors=[2.5]"],
 }
 
 
@@ -69,6 +83,13 @@ def test_a_value_of_another_type_or_range_is_named(command: str) -> None:
             validate(command, cfg)
         assert str(error.value) == words
     validate(command, compose(command, [*group, *GOOD[command]]))
+
+
+@pytest.mark.parametrize("command", [file.stem for file in sorted(CONF.glob("toybox_*.yaml"))])
+def test_every_key_of_the_toybox_s_commands_has_a_type(command: str) -> None:
+    cfg = compose(command, ["results=a"] if command == "toybox_recovered" else [])
+    validate(command, cfg)
+    assert set(COMMANDS[command]) == set(cfg) - {"hydra", "stage"}
 
 
 def test_every_key_of_a_command_is_described_before_torch_is_imported() -> None:

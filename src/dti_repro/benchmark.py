@@ -30,7 +30,23 @@ from dti_repro.launch.sweep import as_choices
 from dti_repro.metrics.evaluator import score
 
 
-def benchmark(cfg: DictConfig) -> int:
+def stages(line: CommandLine) -> list[CommandLine]:
+    """Return the commands that a command with a launcher but without -m stands for: sweeps over the rows, then the
+    table in this process. InputError for a wrong experiment, before the first job is sent."""
+    if line.multirun or line.value("hydra/launcher") is None or line.flags:
+        return [line]
+    table = line.without("hydra/launcher", "hydra.launcher", "hydra.sweep.dir")
+    cfg = table.compose()
+    validate("benchmark", cfg)
+    run = load_run(cfg, cfg.hydra.runtime.choices["experiment"], cfg.subjects)
+    run.check()
+    sweeps = group_into_sweeps(run, choose_rows(run.experiment, cfg.rows))
+    jobs = replace(line.without("rows"), multirun=True)
+    return [*(jobs.adding(f"rows={as_choices(sweep)}") for sweep in sweeps), table]
+
+
+@command("benchmark", stages)
+def main(cfg: DictConfig) -> int:
     """Run an experiment and write its table; with `rows`, compute only these and write no table.
 
     Return how many trainings, images and columns of scores were missing. InputError before anything runs, where
@@ -101,26 +117,6 @@ def _track(cfg: DictConfig, experiment: Experiment, results: Sequence[RowResult]
         text = (folder / "table.md").read_text(encoding="utf-8")
         tracker.table("table", ["row", *experiment.metrics.values()], rows, text)
         tracker.images("pictures", {path.stem: path for path in sorted(folder.glob("*.png"))})
-
-
-def stages(line: CommandLine) -> list[CommandLine]:
-    """Return the commands that a command with a launcher but without -m stands for: sweeps over the rows, then the
-    table in this process. InputError for a wrong experiment, before the first job is sent."""
-    if line.multirun or line.value("hydra/launcher") is None or line.flags:
-        return [line]
-    table = line.without("hydra/launcher", "hydra.launcher", "hydra.sweep.dir")
-    cfg = table.compose()
-    validate("benchmark", cfg)
-    run = load_run(cfg, cfg.hydra.runtime.choices["experiment"], cfg.subjects)
-    run.check()
-    sweeps = group_into_sweeps(run, choose_rows(run.experiment, cfg.rows))
-    jobs = replace(line.without("rows"), multirun=True)
-    return [*(jobs.adding(f"rows={as_choices(sweep)}") for sweep in sweeps), table]
-
-
-@command("benchmark", stages)
-def main(cfg: DictConfig) -> int:
-    return benchmark(cfg)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dti_repro.launch.command import command
@@ -19,7 +18,7 @@ def main(cfg: DictConfig) -> None:
         case "load":
             load(cfg)
         case _:
-            full_width(cfg, typed_overrides(HydraConfig.get()))
+            full_width(cfg, typed_overrides())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dti_repro.experiments.mechanism.inputs import Inputs
@@ -22,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     inputs = Inputs.of(cfg)  # which refuses bad input before anything heavy is imported
     from dti_repro.experiments.mechanism.study import study
 
-    page = study(inputs, shlex.join(["dti", "mechanism", *typed_overrides(HydraConfig.get())]))
+    page = study(inputs, shlex.join(["dti", "mechanism", *typed_overrides()]))
     print(f"page: {page}")
 
 

@@ -6,7 +6,7 @@ The count is made at the real widths on the meta device: nothing is computed, al
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,17 @@ SHARED = {"backbone", "concepts", "templates"}  # groups that train and generate
 TRAIN = {*SHARED, "optim", "method", "adapter", "trainer", "seed"}  # keys of plan.yaml that train has, too
 
 
-def plan(cfg: DictConfig, overrides: Sequence[str], name: str | None) -> str:
-    """Return the report, and write it as json where `out` names a file. overrides: as typed; name: of the experiment,
-    None for a single run. InputError for anything that train, generate or the plan itself does not take."""
+@command("plan")
+def main(cfg: DictConfig) -> None:
+    """Print the report, and write it as json where `out` names a file. InputError for anything that train, generate or
+    the plan itself does not take."""
+    name = HydraConfig.get().runtime.choices["experiment"]
     if name is None:
         experiment = _single(cfg)
     else:
         content = OmegaConf.to_container(cfg.experiment, resolve=True)
         experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
-    typed = [(re.split(r"[.@=/]", override.lstrip("+~"), maxsplit=1)[0], override) for override in overrides]
+    typed = [(re.split(r"[.@=/]", override.lstrip("+~"), maxsplit=1)[0], override) for override in typed_overrides()]
     setup = [override for key, override in typed if key in SHARED]
     train = [override for key, override in typed if key not in SHARED | ({*cfg, "experiment", "hydra"} - TRAIN)]
     run = ExperimentRun(experiment, "runs", (*cfg.setup, *setup), (*cfg.train, *train), tuple(cfg.generate))
@@ -43,7 +45,7 @@ def plan(cfg: DictConfig, overrides: Sequence[str], name: str | None) -> str:
     if cfg.out is not None:
         assumed = {"device": OmegaConf.to_container(cfg.device), "png_bytes_per_pixel": cfg.png_bytes_per_pixel}
         write_json(Path(cfg.out), {"title": experiment.title, "assumed": assumed, **data})
-    return f"{experiment.title}\n\n{report}"
+    print(f"{experiment.title}\n\n{report}")
 
 
 def estimate_run(
@@ -86,12 +88,6 @@ def _single(cfg: DictConfig) -> Experiment:
     choices = HydraConfig.get().runtime.choices
     title = f"{choices['method']} on {choices['backbone']}"
     return Experiment("plan", title, (), dict(zip(metrics, metrics, strict=True)), "", (), (RowSpec("run", title),))
-
-
-@command("plan")
-def main(cfg: DictConfig) -> None:
-    hydra = HydraConfig.get()
-    print(plan(cfg, typed_overrides(hydra), hydra.runtime.choices["experiment"]))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import reduce
-from importlib import import_module
 from operator import or_
+from pkgutil import resolve_name
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -94,9 +94,10 @@ def target(name: Any, base: type | UnionType) -> Callable[..., Any]:
     packages = (*PACKAGES, *(f"{package}." for package in plugins()))
     if not is_dotted(name) or not (name.startswith(packages) or name in LOGGERS):
         raise refused
+    module = name.removesuffix(f".{LOADER}").rpartition(".")[0]
     try:
-        found = _find(name)
-    except (ImportError, AttributeError) as error:
+        found = resolve_name(f"{module}:{name.removeprefix(f'{module}.')}")
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"_target_ '{name}' cannot be found: {error}") from error
     loads = name.endswith(f".{LOADER}") and inspect.ismethod(found)
     kind = found.__self__ if loads else found
@@ -111,18 +112,6 @@ def target(name: Any, base: type | UnionType) -> Callable[..., Any]:
 def is_dotted(name: Any) -> bool:
     """Return whether this may be the name of a class: public identifiers between dots."""
     return isinstance(name, str) and "." in name and all(p.isidentifier() and p[0] != "_" for p in name.split("."))
-
-
-def _find(name: str) -> Any:
-    """Return what lies at a dotted path: the longest prefix that is a module, then attributes."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}.") or "." not in module:  # it misses a package that it imports
-            raise
-        found = _find(module)
-    return getattr(found, attribute)
 
 
 def _signature(make: Callable[..., Any]) -> inspect.Signature:

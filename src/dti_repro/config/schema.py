@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dti_repro.config.build import is_dotted
-from dti_repro.config.secrets import SECRETS_STAY_OUT, secret_in
 from dti_repro.config.signatures import component_types
 from dti_repro.config.values import (
     Accelerator,
@@ -21,6 +20,7 @@ from dti_repro.config.values import (
     Property,
     check_parameter,
     check_value,
+    refuse_secrets,
     walk,
     words,
 )
@@ -35,6 +35,8 @@ Side = Annotated[int, Field(ge=8, le=4096, multiple_of=8, description="a multipl
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Word = Annotated[str | float, Field(description="text")]
 Texts = Annotated[list[str], Field(min_length=1)]
+Seeds = Annotated[list[Seed], Field(min_length=1)]
+Numbers = Annotated[list[PositiveFloat], Field(min_length=1)]
 Overrides = Annotated[list[str], Field(description="a list of overrides such as [seed=1]")]
 PROMPTS = Annotated[str | list[Any], Field(description="the name of a set, a list of templates or a file")]
 Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="a text with one {} for the word,")]
@@ -103,7 +105,7 @@ PICTURE = {
 DRAW = {
     **PICTURE,
     "prompts": PROMPTS,
-    "seeds": Seed | Annotated[list[Seed], Field(min_length=1)],
+    "seeds": Seed | Seeds,
     "batch": PositiveInt,
     "devices": PositiveInt,
     "runs": FolderPath,
@@ -112,6 +114,8 @@ DRAW = {
 EXPERIMENT = {"runs": FolderPath, "setup": Overrides, "train": Overrides, "generate": Overrides}
 SUBSET = {"searched": FolderPath | None, "subjects": PositiveInt | None}
 SCORE = {"masks": FolderPath | None, "accelerator": Accelerator, "devices": PositiveInt}
+TOYBOX = {"weights": FolderPath | None, "seed": Seed, "threads": Processes}
+TOYBOX_DRAW = {**TOYBOX, "steps": PositiveInt, "guidance": NonNegativeFloat, "out": FolderPath}
 MechanismPart = Literal[
     *("vocabulary_norms", "positions", "residual_updates", "neighbours"),
     *("attention", "norm_by_step", "text_score_by_norm"),
@@ -184,8 +188,8 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "runs": list[str],
         "words": list[str],
         "parts": list[MechanismPart],
-        "norms": Annotated[list[PositiveFloat], Field(min_length=1)],
-        "seeds": Annotated[list[Seed], Field(min_length=1)],
+        "norms": Numbers,
+        "seeds": Seeds,
         "factors": list[PositiveFloat],
         "prompt": Template,
         "attention_prompt": Template,
@@ -195,7 +199,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "picture.norms": list[PositiveFloat],
         "picture.metrics": Texts,
         "picture.prompts": PROMPTS,
-        "picture.seeds": Annotated[list[Seed], Field(min_length=1)],
+        "picture.seeds": Seeds,
         "picture.steps": PositiveInt,
         "picture.guidance": NonNegativeFloat,
         "picture.batch": PositiveInt,
@@ -223,6 +227,39 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "delete": bool,
         "out": FolderPath,
     },
+    "toybox_pretrain": {
+        **dict.fromkeys(("folder", "cache", "save_to"), FolderPath),
+        **dict.fromkeys(("autoencoder", "start_from"), FolderPath | None),
+        "threads": Processes,
+        "bf16": bool,
+        "compile": bool,
+        "device": str,
+    },
+    "toybox_quality": {
+        **TOYBOX_DRAW,
+        "reader": str,
+        "images": PositiveInt,
+        "first": NonNegativeInt,
+        "batch": PositiveInt,
+    },
+    "toybox_probe": {
+        **TOYBOX_DRAW,
+        "factors": Numbers,
+        "norms": Numbers,
+        "prompts": PROMPTS,
+        "image_seeds": Seeds,
+        "metrics": Texts,
+    },
+    "toybox_gates": {
+        **TOYBOX_DRAW,
+        "parts": Texts,
+        "subjects": FolderPath | None,
+        "reader": str,
+        "pairs": PositiveInt,
+        "noise": PositiveInt,
+        "norms": Numbers,
+    },
+    "toybox_recovered": {**TOYBOX, "results": FolderPath, "class_word": str},
 }
 
 
@@ -234,9 +271,8 @@ def validate(command: str, cfg: DictConfig) -> None:
     """
     keys = [key for key in cfg if key != "hydra"]  # which Hydra resolves later
     content = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
-    if secret := secret_in(content):
-        raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
     values = dict(walk(content))
+    refuse_secrets(values)
     for key, name in values.items():
         if key.endswith("_target_") and not is_dotted(name):
             raise InputError(f"{key} '{name}' is refused: the dotted name of a class is needed")

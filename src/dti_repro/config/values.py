@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -35,6 +36,7 @@ Targets = Annotated[
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null", Any: "a value"}
+SECRET = re.compile(r"(api_?key|password|passwd|secret|(access|auth)_?token)$", re.IGNORECASE)
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
 
 
@@ -44,6 +46,14 @@ def walk(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in children:
         yield f"{prefix}{key}", value
         yield from walk(value, f"{prefix}{key}.")
+
+
+def refuse_secrets(keys: Iterable[str]) -> None:
+    """Raise InputError that names the first of these keys that takes a password or a key of a service."""
+    if secret := next(filter(SECRET.search, keys), None):
+        raise InputError(
+            f"{secret}: configurations are written to files: no secret belongs in them; W&B reads WANDB_API_KEY"
+        )
 
 
 def check_value(value: Any, hint: Any, key: str) -> Any:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.artifacts.tracking import check_logger
 from dti_repro.config import CONF, validate
 from dti_repro.config.plugins import set_plugins
-from dti_repro.config.secrets import SECRETS_STAY_OUT, is_secret
+from dti_repro.config.values import refuse_secrets
 from dti_repro.errors import InputError
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import LAUNCHERS, failure_of
@@ -57,7 +57,7 @@ def command(
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         def job(cfg: DictConfig) -> None:
             config = HydraConfig.get()
-            failing = partial(failure_of, config_name=config_name, arguments=typed_overrides(config))
+            failing = partial(failure_of, config_name=config_name, arguments=typed_overrides())
 
             def work() -> Any:
                 if any(source.provider == "command-line" for source in config.runtime.config_sources):
@@ -136,8 +136,7 @@ def _read(config_name: str, arguments: Sequence[str]) -> CommandLine:
         raise InputError(f"torchrun started several of this command, which starts its own: give {key}=<n> without it")
     # The keys of overrides and those inside their values: train=[logger.api_key=...], +logger={api_key: ...}.
     keys = re.findall(r"[\w.+~/@-]+(?==)|(?<=[{,])\s*[\w-]+(?=\s*:)", " ".join(line.overrides))
-    if secret := next(filter(is_secret, map(str.strip, keys)), None):
-        raise InputError(f"{secret}: {SECRETS_STAY_OUT}")
+    refuse_secrets(map(str.strip, keys))
     if line.folder is not None:
         check_untrusted(line.folder)
     return line

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from pydantic.dataclasses import dataclass
 
 from dti_repro.artifacts.files import read_json, write_file, write_json, writing
@@ -56,7 +56,7 @@ def record_job(work: Callable[[], Any], failure_of: Callable[[Exception], Failur
     file = Path(config.sweep.dir) / "jobs" / f"{config.job.num:04d}.json"
     before = _read_record(file) if file.is_file() else JobRecord([])
     starts = before.starts + 1 if before.outcome == "unfinished" else 1
-    record = JobRecord(typed_overrides(config), owner.host, owner.job, starts)
+    record = JobRecord(typed_overrides(), owner.host, owner.job, starts)
     write_json(file, asdict(record))
     began = time.monotonic()
     try:
@@ -75,9 +75,9 @@ def record_job(work: Callable[[], Any], failure_of: Callable[[Exception], Failur
         write_json(file, asdict(record))
 
 
-def typed_overrides(hydra: DictConfig) -> list[str]:
-    """Return the overrides as they were typed; their interpolations belong to another node."""
-    return OmegaConf.to_container(hydra.overrides.task, resolve=False)
+def typed_overrides() -> list[str]:
+    """Return the overrides of the running command as they were typed; their interpolations belong to another node."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
 
 
 def _read_record(file: Path) -> JobRecord:
@@ -114,8 +114,8 @@ def set_sweep_folders(commands: Sequence[CommandLine]) -> tuple[list[CommandLine
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-            for file in _job_files(folder):
-                if _read_record(file).outcome != "unfinished":  # of an earlier command in the same folder
+            for file, record in _records(folder).items():
+                if record.outcome != "unfinished":  # of an earlier command in the same folder
                     file.unlink()
     placed = []
     for number, command in enumerate(commands, start=1):
@@ -140,18 +140,11 @@ def first_failure(folder: Path) -> Failure | None:
     return next((Failure(record.error, record.code) for record in _records(folder).values() if record.code), None)
 
 
-def _records(folder: Path) -> dict[str, JobRecord]:
-    """Return the records of all jobs that began, by number: `0`, or `2/0` in the second of several sweeps."""
-    return {
-        "/".join([*file.relative_to(folder).parts[:-2], file.stem.lstrip("0") or "0"]): _read_record(file)
-        for file in _job_files(folder)
-    }
-
-
-def _job_files(folder: Path) -> list[Path]:
-    """Return where the jobs of a sweep, or of several numbered sweeps, have their records: other files are not ours."""
+def _records(folder: Path) -> dict[Path, JobRecord]:
+    """Return file -> record of the jobs that began, of a sweep or of several numbered sweeps: other files are not
+    ours."""
     files = (*folder.glob("jobs/*.json"), *folder.glob("[0-9]*/jobs/*.json"))
-    return sorted(file for file in files if re.fullmatch(r"\d{4,}", file.stem))
+    return {file: _read_record(file) for file in sorted(files) if re.fullmatch(r"\d{4,}", file.stem)}
 
 
 def summarise(folder: Path) -> str:
@@ -162,7 +155,8 @@ def summarise(folder: Path) -> str:
         return ""
     counts = Counter(record.outcome for record in records.values())
     lines = [f"{len(records)} jobs: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}"]
-    for number, r in records.items():
+    for file, r in records.items():
+        number = "/".join([*file.relative_to(folder).parts[:-2], str(int(file.stem))])  # 0; 2/0 in the second sweep
         host = f"{r.host}{f' job {r.slurm}' if r.slurm else ''}{f' start {r.starts}' if r.starts > 1 else ''}"
         line = f"#{number} {r.outcome:10} {r.seconds:8.1f} s  {host}  {' '.join(r.overrides)}"
         lines.append(f"{line}: {r.error}" if r.error else line)
