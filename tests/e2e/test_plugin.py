@@ -14,8 +14,7 @@ import yaml
 from omegaconf import DictConfig
 
 from dti_repro.config import plugins as plugins_module
-from dti_repro.config.plugins import conf_folders, plugins
-from dti_repro.metrics.catalogue import metric_names
+from dti_repro.config.plugins import choices, conf_folders, plugins
 from dti_repro.training.train_missing import train
 
 Training = Callable[..., DictConfig]
@@ -183,7 +182,7 @@ def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_an_installed_package_is_found_by_its_entry_point(installed: Path) -> None:
     assert plugins() == ["my_package"]
     assert conf_folders()[1:] == [installed / "my_package" / "conf"]
-    assert "brightness" in metric_names()
+    assert "brightness" in choices("metric")
 
 
 def test_a_norm_control_and_a_regularizer_of_a_plugin_act_on_the_steps(installed: Path, training: Training) -> None:

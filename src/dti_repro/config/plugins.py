@@ -43,3 +43,8 @@ def conf_folders() -> list[Path]:
     specs = [spec for spec in map(find_spec, plugins()) if spec is not None]
     places = [Path(place) / "conf" for spec in specs for place in spec.submodule_search_locations or ()]
     return [CONF, *(place for place in places if place.is_dir())]
+
+
+def choices(group: str) -> list[str]:
+    """Return the names of the yaml files of a group, those of plugins included, sorted."""
+    return sorted({path.stem for folder in conf_folders() for path in (folder / group).glob("*.yaml")})

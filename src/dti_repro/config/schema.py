@@ -276,7 +276,7 @@ def validate(command: str, cfg: DictConfig) -> None:
     for key, name in values.items():
         if key.endswith("_target_") and not is_dotted(name):
             raise InputError(f"{key} '{name}' is refused: the dotted name of a class is needed")
-    for types, check in ((COMMANDS.get(command, {}), check_value), (component_types(content), check_parameter)):
+    for types, check in ((COMMANDS[command], check_value), (component_types(content), check_parameter)):
         for key, hint in types.items():
             if values.get(key, MISSING) != MISSING:
                 check(values[key], hint, key)
@@ -284,13 +284,11 @@ def validate(command: str, cfg: DictConfig) -> None:
         raise InputError(broken)
 
 
-def describe(command: str, cfg: DictConfig | None = None) -> dict[str, str]:
-    """Return dotted key -> its type and range in words, such as `a whole number above 0`.
-
-    The keys are those of the command and, given its configuration, of the components that are chosen in it.
-    """
-    components = {} if cfg is None else component_types(OmegaConf.to_container(cfg))
-    return {key: words(hint) for key, hint in {**COMMANDS.get(command, {}), **components}.items()}
+def describe(command: str, cfg: DictConfig) -> dict[str, str]:
+    """Return dotted key -> its type and range in words, such as `a whole number above 0`, of the keys of the command
+    and of the components that are chosen in its configuration."""
+    types = {**COMMANDS[command], **component_types(OmegaConf.to_container(cfg))}
+    return {key: words(hint) for key, hint in types.items()}
 
 
 def _broken_rules(values: Mapping[str, Any]) -> Iterator[str]:

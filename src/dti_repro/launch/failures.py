@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from dti_repro.config import CONF
-from dti_repro.config.plugins import conf_folders
+from dti_repro.config.plugins import choices
 from dti_repro.errors import (
     DivergedError,
     InputError,
@@ -108,11 +108,6 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return ": did you mean 'x'?" with the word that is most alike, or an empty string."""
     alike = difflib.get_close_matches(word, list(words), n=1, cutoff=0.75)
     return f": did you mean '{alike[0]}'?" if alike else ""
-
-
-def choices(group: str) -> list[str]:
-    """Return the names of the yaml files of a group, those of plugins included."""
-    return sorted({path.stem for root in conf_folders() for path in (root / group).glob("*.yaml")})
 
 
 def _missing(key: str, config_name: str) -> str:

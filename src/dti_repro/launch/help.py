@@ -9,9 +9,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from dti_repro.config import CONF, describe
-from dti_repro.config.plugins import conf_folders
+from dti_repro.config.plugins import choices, conf_folders
 from dti_repro.launch.command_line import CommandLine
-from dti_repro.launch.failures import choices, leaves
+from dti_repro.launch.failures import leaves
 
 OPTIONS = """\
   -m                                 run every combination of values: method=ti,dti seed=1,2

@@ -16,18 +16,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 from dti_repro.artifacts.files import read_yaml, sha256
-from dti_repro.config.plugins import conf_folders
+from dti_repro.config.plugins import choices, conf_folders
 from dti_repro.errors import InputError
 
 LOCAL = "local-dir:"
 TOYBOX = "toybox:"
 HUB = "hub:"
 TOYBOX_WEIGHTS = Path(__file__).parents[1] / "toybox" / "weights"
-
-
-def metric_names() -> list[str]:
-    """Return the names of conf/metric, those of plugins included, sorted."""
-    return sorted({path.stem for folder in conf_folders() for path in (folder / "metric").glob("*.yaml")})
 
 
 def metric_config(name: str) -> dict[str, Any]:
@@ -37,7 +32,7 @@ def metric_config(name: str) -> dict[str, Any]:
     places = [Path(name)] if name.endswith(".yaml") else named
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise InputError(f"metric '{name}' is unknown; there are {', '.join(metric_names())}")
+        raise InputError(f"metric '{name}' is unknown; there are {', '.join(choices('metric'))}")
     config = read_yaml(path)
     if "_target_" not in config:
         raise InputError(f"metric {path} has no _target_: name the metric's class")
