@@ -26,6 +26,11 @@ Answer = Callable[..., tuple[int, str]]
 METHODS = ", ".join(choices("method"))
 
 
+@pytest.fixture(autouse=True)
+def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # which dti sets
+
+
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Capture) -> Answer:
     """answer(main, "key=value", ...) -> the exit code, and what stderr has; in an empty folder."""
@@ -146,34 +151,46 @@ def test_dti_lists_the_commands_without_torch() -> None:
     assert result.stdout.endswith("\nFalse\n")
 
 
-def test_without_plugins_nothing_in_the_current_folder_is_imported(tmp_path: Path) -> None:
-    """A file there may be named like a module of the program, of a library, or of a target."""
-    folder, program = tmp_path / "downloads", tmp_path / "dti"
-    code = "import pathlib; pathlib.Path('ran').touch(); raise SystemExit(7)\n"
-    for name in (
+@pytest.fixture
+def dti_among_downloads(tmp_path: Path) -> Callable[..., str]:
+    """dti_among_downloads("train", ...) -> what it prints, in a folder with files named like modules of the program, of
+    libraries and of a target. None of them may run."""
+    folder, program, ran = tmp_path / "downloads", tmp_path / "dti", tmp_path / "ran"
+    code = f"import pathlib; pathlib.Path({str(ran)!r}).touch(); raise SystemExit(7)\n"
+    modules = (
         "yaml",
         "json",
         "torch",
         "hydra_plugins",
-        "sitecustomize",
+        "multiprocessing",
         "dti_repro",
         "dti_foo",
         "omegaconf/__init__",
-    ):
-        file = folder / f"{name}.py"
+    )
+    for file in (folder / f"{module}.py" for module in modules):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(code)
     program.write_text(f"#!{sys.executable}\nfrom dti_repro.__main__ import main\nmain()\n")  # as pip installs it
-    for arguments, said in (
-        (["train", "--help"], "concepts.per_job"),
-        (["train", "method._target_=dti_foo.Method"], "_target_ 'dti_foo.Method' is refused"),
-        (["table", "runs=none"], "none"),
-        (["trian"], "did you mean 'train'?"),
-        (["import_embedding", "files=none", "backbone=toybox", "initializer=dog"], "none"),
-    ):
+
+    def call(*arguments: str) -> str:
         result = subprocess.run([sys.executable, program, *arguments], cwd=folder, capture_output=True, text=True)
-        assert said in result.stdout + result.stderr
-        assert not (folder / "ran").exists(), arguments
+        assert not ran.exists()
+        return result.stdout + result.stderr
+
+    return call
+
+
+def test_without_plugins_nothing_in_the_current_folder_is_imported(dti_among_downloads: Callable[..., str]) -> None:
+    assert "concepts.per_job" in dti_among_downloads("train", "--help")
+    assert "'dti_foo.Method' is refused" in dti_among_downloads("train", "method._target_=dti_foo.Method")
+    assert "there is no folder none" in dti_among_downloads("table", "runs=none")
+    assert "did you mean 'train'?" in dti_among_downloads("trian")
+
+
+def test_nor_is_it_by_the_processes_of_a_sweep(dti_among_downloads: Callable[..., str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    jobs = ("seed=1,2", "method._target_=dti_foo.Method")
+    assert "2 jobs: 2 failed" in dti_among_downloads("train", "-m", "hydra/launcher=local", *jobs)
 
 
 @pytest.mark.parametrize(

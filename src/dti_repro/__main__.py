@@ -30,7 +30,9 @@ def main() -> None:
         print(f"error: unknown command '{name}'{did_you_mean(name, COMMANDS)} (dti --help lists them)", file=sys.stderr)
         sys.exit(2)
     if any(argument.startswith("plugins=") for argument in sys.argv[1:]):
-        sys.path.append(os.getcwd())  # where a plugin may lie. `dti` without plugins imports nothing from there.
+        sys.path.append(os.getcwd())  # where a plugin may lie. `dti` without plugins imports nothing from there,
+    else:
+        os.environ["PYTHONSAFEPATH"] = "1"  # nor do the processes that it starts
     import_module(f"dti_repro.{name}").main()
 
 
