@@ -35,7 +35,7 @@ from dti_repro.training.train_missing import train
 from measured import write_result
 from narrow import narrow_sdxl
 from others import Drawing, Scoring, Training
-from turns import Clock, Pair, Seconds, measure, rows_of, seconds
+from turns import Pair, Seconds, measure, rows_of, seconds
 
 PROMPTS = ("a {} on the grass", "a {} on the beach", "a red {}", "two {}")
 METRICS = ("dinov2", "siglip")
@@ -68,19 +68,17 @@ class Ours:
 
     def sample(self, names: Sequence[str], *more: str) -> Seconds:
         """Return what a training sample takes: from the end of the first step to the end of the last."""
-        clocks: list[Clock] = []
+        stamps: list[Seconds] = []
         step = InversionModule.training_step
 
         @wraps(step)
         def noted(*arguments: Any) -> None:
             step(*arguments)
-            clocks.append(Clock())
+            stamps.append(Seconds.now())
 
         with patch.object(InversionModule, "training_step", noted):
             self.train(names, *more)
-        first, last = clocks[0], clocks[-1]
-        samples = (len(clocks) - 1) * self.cfg.batch * len(names)
-        return Seconds(last.cpu - first.cpu, last.wall - first.wall) / samples
+        return (stamps[-1] - stamps[0]) / ((len(stamps) - 1) * self.cfg.batch * len(names))
 
     def draw(self, run: Path, seeds: int, *more: str) -> None:
         shown = [f"prompts=[{','.join(map(repr, PROMPTS))}]", f"seeds={list(range(seeds))}".replace(" ", "")]

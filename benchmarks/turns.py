@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -15,19 +15,16 @@ class Seconds:
     cpu: float
     wall: float
 
+    @classmethod
+    def now(cls) -> Seconds:
+        """Return what both clocks show."""
+        return cls(time.process_time(), time.perf_counter())
+
+    def __sub__(self, before: Seconds) -> Seconds:
+        return Seconds(self.cpu - before.cpu, self.wall - before.wall)
+
     def __truediv__(self, units: int) -> Seconds:
         return Seconds(self.cpu / units, self.wall / units)
-
-
-@dataclass
-class Clock:
-    """The time since it was made."""
-
-    cpu: float = field(default_factory=time.process_time)
-    wall: float = field(default_factory=time.perf_counter)
-
-    def read(self) -> Seconds:
-        return Seconds(time.process_time() - self.cpu, time.perf_counter() - self.wall)
 
 
 @dataclass(frozen=True)
@@ -59,9 +56,9 @@ def measure(what: str, first: Measure, second: Measure, repeats: int) -> Pair:
 
 def seconds(action: Callable[[], object], units: int = 1) -> Seconds:
     """Return what a unit of this many takes."""
-    clock = Clock()
+    began = Seconds.now()
     action()
-    return clock.read() / units
+    return (Seconds.now() - began) / units
 
 
 def rows_of(pairs: Sequence[Pair]) -> list[list[str]]:
