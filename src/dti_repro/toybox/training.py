@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dti_repro.artifacts.files import atomic_write
+from dti_repro.artifacts.files import atomic_write, write_file
 from dti_repro.errors import InputError
 
 
@@ -51,14 +51,6 @@ class Stage(ABC):
         """Read what :meth:`save` wrote, to train on with fresh optimizer state."""
 
 
-def learning_rate(step: int, *, peak: float, warmup: int, steps: int, decay: int) -> float:
-    """Return the learning rate: linear warm-up, constant, linear decay over the last ``decay`` steps.
-
-    ``steps`` can be raised until the decay begins.
-    """
-    return peak * min(1.0, (step + 1) / max(1, warmup), max(0.0, (steps - step) / max(1, decay)))
-
-
 def fit(
     stage: Stage,
     folder: Path,
@@ -77,6 +69,8 @@ def fit(
 ) -> dict[str, float]:
     """Train ``stage.model`` to ``steps``, from ``folder/last.pt`` where that exists.
 
+    The learning rate warms up linearly, stays at ``lr``, and falls linearly over the last ``decay`` steps; until then
+    ``steps`` can be raised.
     Under torchrun each process takes a batch of its own and the gradients are averaged; the first process writes.
     Leave the averaged weights in the model and return the last batch's figures.
     Raise InputError for a checkpoint that does not fit the stage and for a gradient that is not finite.
@@ -95,12 +89,16 @@ def fit(
     log_file = folder / "log.csv" if rank == 0 else Path(os.devnull)
     if rank == 0:
         _cut_log(log_file, start)
-    with _progress(folder.name, start, steps, rank == 0) as advance, log_file.open("a", newline="") as log:
+    columns = (TextColumn(folder.name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # A bar on a terminal; rich prints its final state only where there is none.
+    bar = Progress(*columns, TextColumn("{task.fields[loss]}"), disable=rank > 0)
+    with bar, log_file.open("a", newline="") as log:
+        shown = bar.add_task(folder.name, total=steps, completed=start, loss="")
         writer = csv.writer(log)
         since, seen, total = time.monotonic(), start, 0.0
         for step in range(start, steps):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, peak=lr, warmup=warmup, steps=steps, decay=decay)
+                group["lr"] = lr * min(1.0, (step + 1) / max(1, warmup), (steps - step) / max(1, decay))
             optimizer.zero_grad(set_to_none=True)
             # On short sequences the CPU's fused attention is several times slower backward in bf16 than the plain one.
             with sdpa_kernel(SDPBackend.MATH) if bf16 else nullcontext():
@@ -129,7 +127,7 @@ def fit(
                 }
                 with atomic_write(checkpoint) as temporary:
                     torch.save(state, temporary)
-            advance(step + 1, loss)
+            bar.update(shown, completed=step + 1, loss=f"loss {loss.item():.4f}")
     model.load_state_dict(average.module.state_dict())
     model.eval()
     return figures
@@ -139,8 +137,7 @@ def _cut_log(path: Path, step: int) -> None:
     """Drop what a killed run logged after its last checkpoint: these steps are done and logged again."""
     if path.exists():
         kept = [line for line in path.read_text().splitlines(keepends=True) if int(line.split(",")[0]) <= step]
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(kept))
+        write_file(path, "".join(kept))
 
 
 def _average_gradients(trained: list[nn.Parameter], processes: int) -> None:
@@ -166,28 +163,3 @@ def _resume(checkpoint: Path, model: nn.Module, average: nn.Module, optimizer: t
             f"{checkpoint} is damaged or does not fit this configuration; move it away or restore the old one"
         ) from error
     return int(state["step"])
-
-
-class _progress:
-    """A bar on a terminal; rich prints its final state only where there is none."""
-
-    def __init__(self, name: str, start: int, steps: int, shown: bool):
-        columns = (
-            TextColumn(name),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-        )
-        self._bar = Progress(*columns, disable=not shown)
-        self._task = self._bar.add_task(name, total=steps, completed=start, loss="")
-
-    def __enter__(self):
-        self._bar.start()
-        return self._advance
-
-    def _advance(self, step: int, loss: Tensor) -> None:
-        self._bar.update(self._task, completed=step, loss=f"loss {loss.item():.4f}")
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
