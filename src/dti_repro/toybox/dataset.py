@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,23 +26,28 @@ class RenderedScenes:
     def __init__(self, stream: int, count: int, cache: str | Path, processes: int = 2):
         self.stream, self.count = stream, count
         path = Path(cache) / f"world{WORLD}-stream{stream}-{count}.npy"
-        if not path.exists():
-            _render_all(path, stream, count, processes)
-        self.images = np.load(path, mmap_mode="r")
+        self.images = kept(path, lambda: _render_all(path.name, stream, count, processes))
 
     def scene(self, index: int) -> Scene:
         return scene_of(self.stream, index)
 
 
-def _render_all(path: Path, stream: int, count: int, processes: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the array in a file, mapped into memory; it is made and written first where there is no file."""
+    if not path.exists():
+        made = make()
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.save(file, made)
+    return np.load(path, mmap_mode="r")
+
+
+def _render_all(name: str, stream: int, count: int, processes: int) -> np.ndarray:
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         rendered = pool.imap(partial(_rendered, stream), range(count), chunksize=256)
-        for index, image in track(enumerate(rendered), f"rendering {path.name}", total=count):
+        for index, image in track(enumerate(rendered), f"rendering {name}", total=count):
             images[index] = image
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, images)
+    return images
 
 
 def _rendered(stream: int, index: int) -> np.ndarray:

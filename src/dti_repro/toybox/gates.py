@@ -187,7 +187,7 @@ def naming_lowers_the_loss(model: StableDiffusion, cfg: DictConfig) -> dict[str,
     concepts = Toybox(names="all", split="validation", root=cfg.subjects).load()
     for concept in concepts:
         photos = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in concept.images])
-        latents = model.encode_images(as_pixels(photos, np.arange(len(photos)))).mean
+        latents = model.encode_images(as_pixels(photos)).mean
         generator = torch.Generator().manual_seed(cfg.seed)
         t = ((torch.arange(cfg.noise) + 0.5) / cfg.noise * model.spec.timesteps).long()
         chosen = latents[torch.arange(cfg.noise) % len(latents)]
@@ -196,16 +196,9 @@ def naming_lowers_the_loss(model: StableDiffusion, cfg: DictConfig) -> dict[str,
         for words in (concept.initializer, concept.description):
             with torch.no_grad():
                 condition = model.encode_text(model.tokenize([f"a photo of a {words}"], {}))
-                parts = [
-                    model.loss(
-                        chosen[k : k + 50],
-                        noise[k : k + 50],
-                        t[k : k + 50],
-                        type(condition)(condition.hidden.expand(len(chosen[k : k + 50]), -1, -1)),
-                    )
-                    for k in range(0, cfg.noise, 50)
-                ]
-            losses[words] = torch.cat(parts)
+                parts = zip(chosen.split(50), noise.split(50), t.split(50), strict=True)
+                found = [model.loss(latent, n, time, condition[[0] * len(n)]) for latent, n, time in parts]
+            losses[words] = torch.cat(found)
         lowered = losses[concept.initializer] - losses[concept.description]
         figures[concept.name] = {
             "description": concept.description,

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dti_repro.backbones.stable_diffusion import StableDiffusion
-    from dti_repro.data.concept import Concept
 
 METRIC = "toybox_image"
 
@@ -82,32 +81,30 @@ def shares(images: pd.DataFrame, start: str, seed: int) -> pd.DataFrame:
 
 def decoded_references(model: StableDiffusion, names: list[str]) -> list[float]:
     """Return for each subject the mean cosine of its decoded photos to its other photos."""
-    from dti_repro.config import build
-    from dti_repro.data.concept import Toybox
-    from dti_repro.metrics.catalogue import metric_config
-    from dti_repro.metrics.similarity import ReferenceSimilarity
-
-    encoder = build(metric_config(METRIC), ReferenceSimilarity).encoder
-    return [_decoded(model, encoder, concept) for concept in Toybox(names=names).load()]
-
-
-def _decoded(model: StableDiffusion, encoder, concept: Concept) -> float:
     import numpy as np
     import torch
     from diffusers.image_processor import VaeImageProcessor
     from PIL import Image
     from torch.nn.functional import normalize
 
+    from dti_repro.config import build
+    from dti_repro.data.concept import Toybox
+    from dti_repro.metrics.catalogue import metric_config
+    from dti_repro.metrics.similarity import ReferenceSimilarity
     from dti_repro.toybox.vae import as_pixels
 
-    photos = [Image.open(path).convert("RGB") for path in concept.images]
-    pixels = as_pixels(np.stack([np.asarray(photo) for photo in photos]), np.arange(len(photos)))
-    with torch.no_grad():
-        drawn = model.vae.decode(model.vae.encode(pixels).latent_dist.mean).sample
-    decoded = VaeImageProcessor().postprocess(drawn)
-    similar = normalize(encoder.images(decoded), dim=-1) @ normalize(encoder.images(photos), dim=-1).T
-    others = ~torch.eye(len(photos), dtype=torch.bool)
-    return float(similar[others].mean())
+    encoder = build(metric_config(METRIC), ReferenceSimilarity).encoder
+    means = []
+    for concept in Toybox(names=names).load():
+        photos = [Image.open(path).convert("RGB") for path in concept.images]
+        pixels = as_pixels(np.stack([np.asarray(photo) for photo in photos]))
+        with torch.no_grad():
+            drawn = model.vae.decode(model.vae.encode(pixels).latent_dist.mean).sample
+        decoded = VaeImageProcessor().postprocess(drawn)
+        similar = normalize(encoder.images(decoded), dim=-1) @ normalize(encoder.images(photos), dim=-1).T
+        others = ~torch.eye(len(photos), dtype=torch.bool)
+        means.append(float(similar[others].mean()))
+    return means
 
 
 if __name__ == "__main__":

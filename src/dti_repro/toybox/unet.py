@@ -12,9 +12,9 @@ from rich.progress import track
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dti_repro.artifacts.files import atomic_write, sha256
+from dti_repro.artifacts.files import sha256
 from dti_repro.errors import InputError
-from dti_repro.toybox.dataset import RenderedScenes
+from dti_repro.toybox.dataset import RenderedScenes, kept
 from dti_repro.toybox.drawing import SIZE
 from dti_repro.toybox.language import caption
 from dti_repro.toybox.sampling import WORLD
@@ -122,9 +122,11 @@ class Denoiser(Stage):
     def evaluate(self) -> dict[str, float]:
         return {"loss": float(np.mean([self._held_out_loss(k) for k in range(8)]))}
 
-    def pipeline(self) -> StableDiffusionPipeline:
-        """Return the whole model, ready to draw."""
-        return StableDiffusionPipeline(
+    def save(self, folder: Path) -> None:
+        model = UNet2DConditionModel.from_config(self.model.config)
+        model.load_state_dict(self.model.state_dict())
+        model.to(torch.float16).save_pretrained(folder / "unet", max_shard_size="14MB")
+        pipeline = StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
@@ -134,12 +136,6 @@ class Denoiser(Stage):
             feature_extractor=None,
             requires_safety_checker=False,
         )
-
-    def save(self, folder: Path) -> None:
-        model = UNet2DConditionModel.from_config(self.model.config)
-        model.load_state_dict(self.model.state_dict())
-        model.to(torch.float16).save_pretrained(folder / "unet", max_shard_size="14MB")
-        pipeline = self.pipeline()
         pipeline.scheduler.save_pretrained(folder / "scheduler")
         pipeline.register_to_config(unet=("diffusers", "UNet2DConditionModel"))
         pipeline.save_config(folder)
@@ -186,17 +182,16 @@ class Denoiser(Stage):
     def _latents(self, cache: Path) -> Tensor:
         encoder = sha256(self.parts / "vae" / "diffusion_pytorch_model.safetensors")[:10]
         path = cache / f"latents-{encoder}-world{WORLD}-{self.data.stream}-{self.data.count}.npy"
-        if not path.exists():
-            parts = [
-                self._encode_images(self.data, np.arange(k, min(k + 250, self.data.count)))
-                for k in track(range(0, self.data.count, 250), "encoding latents")
-            ]
-            with atomic_write(path) as temporary, temporary.open("wb") as file:
-                np.save(file, torch.cat(parts).numpy())
-        return torch.from_numpy(np.load(path))
+
+        def encoded() -> np.ndarray:
+            parts = np.split(np.arange(self.data.count), range(250, self.data.count, 250))
+            latents = [self._encode_images(self.data, part) for part in track(parts, "encoding latents")]
+            return torch.cat(latents).numpy()
+
+        return torch.tensor(kept(path, encoded))
 
     @torch.no_grad()
     def _encode_images(self, scenes: RenderedScenes, index: np.ndarray) -> Tensor:
-        pixels = as_pixels(scenes.images, index).to(memory_format=torch.channels_last)
+        pixels = as_pixels(scenes.images[index]).to(memory_format=torch.channels_last)
         mean = self.vae.encode(pixels).latent_dist.mean
         return (mean * self.vae.config.scaling_factor).to(torch.float16)

@@ -54,7 +54,7 @@ class Autoencoder(Stage):
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.seed, step])
         index = np.sort(rng.integers(self.data.count, size=self.batch))
-        pixels = as_pixels(self.data.images, index).to(self.device)
+        pixels = as_pixels(self.data.images[index]).to(self.device)
         if rng.uniform() < 0.5:
             pixels = pixels.flip(3)
         posterior = self.model.encode(pixels).latent_dist
@@ -69,7 +69,7 @@ class Autoencoder(Stage):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         psnr = []
-        for part in as_pixels(self.held_out.images, np.arange(512)).to(self.device).split(64):
+        for part in as_pixels(self.held_out.images[:512]).to(self.device).split(64):
             mse = (self.model.decode(self.model.encode(part).latent_dist.mean).sample - part).square().mean((1, 2, 3))
             psnr.append(10 * torch.log10(4 / mse))
         return {"psnr_db": float(torch.cat(psnr).mean())}
@@ -82,7 +82,7 @@ class Autoencoder(Stage):
         denoiser never saw would be added to every reference photo. With ``keep_axes`` latents stay where they are, so
         that a denoiser of the weights that this training began with can be trained on.
         """
-        pixels = as_pixels(self.held_out.images, np.arange(256))
+        pixels = as_pixels(self.held_out.images[:256])
         model = self.model.cpu()
         model = without_spread(model) if self.keep_axes else in_pixel_axes(model, pixels)
         model.register_to_config(scaling_factor=round(1 / float(model.encode(pixels).latent_dist.mean.std()), 4))
@@ -95,6 +95,6 @@ class Autoencoder(Stage):
             self.model.quant_conv.bias[self.model.config.latent_channels :] = -6
 
 
-def as_pixels(images: np.ndarray, indices: np.ndarray) -> Tensor:
-    """Return rows of a uint8 (n, 48, 48, 3) array as (len, 3, 48, 48) floats in [-1, 1], channels last in memory."""
-    return torch.from_numpy(images[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1
+def as_pixels(images: np.ndarray) -> Tensor:
+    """Return uint8 (n, 48, 48, 3) as (n, 3, 48, 48) floats in [-1, 1], channels last in memory."""
+    return torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -9,15 +9,18 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from rich.progress import track
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from dti_repro.artifacts.files import atomic_write, sha256
+from dti_repro.toybox.dataset import kept
 from dti_repro.toybox.drawing import SIZE, render
 from dti_repro.toybox.looks import sample_free
 from dti_repro.toybox.sampling import WORLD, sample_scene
 from dti_repro.toybox.scene import ATTRIBUTES, Individual, Scene
 
 STREAMS = {"training": 7003, "heldout": 7004}
+WIDTHS = [len(labels) for labels in ATTRIBUTES.values()]  # of the heads, in the order of their outputs
 ABSENT = -1  # the colour of no hat, in labels
 MEAN = STD = 0.5  # of the evaluators' pixels, which are fed in [-1, 1]
 
@@ -41,13 +44,11 @@ class EvaluatorScenes:
         self.stream, self.individuals, self.views = stream, individuals, views
         self.count = individuals * views
         self._path = Path(cache) / f"evaluators-world{WORLD}-{stream}-{individuals}x{views}.npy"
-        if not self._path.exists():
-            scenes = (self.scene(i) for i in track(range(self.count), f"rendering {self._path.name}"))
-            _save(self._path, np.stack([render(scene) for scene in scenes]))
-        self.images = np.load(self._path, mmap_mode="r")
+        self.images = kept(self._path, self._rendered)
         if autoencoder is not None:
-            decoded = _decoded(self._path, Path(autoencoder))
-            self.images = np.load(decoded, mmap_mode="r")
+            weights = sha256(Path(autoencoder) / "diffusion_pytorch_model.safetensors")[:10]
+            path = self._path.with_name(f"{self._path.stem}-decoded-{weights}.npy")
+            self.images = kept(path, lambda: _decoded(self.images, autoencoder))
 
     def individual(self, number: int) -> Individual:
         return sample_free(np.random.default_rng([STREAMS[self.stream], WORLD, number]))
@@ -60,39 +61,58 @@ class EvaluatorScenes:
 
     def labels(self) -> Tensor:
         """Return (count, attributes) int64 indices into ATTRIBUTES; ABSENT where the scene lacks the attribute."""
-        path = self._path.with_suffix(".labels.npy")
-        if not path.exists():
-            labels = np.full((self.count, len(ATTRIBUTES)), ABSENT)
-            for index in range(self.count):
-                shown = self.scene(index).attributes()
-                for k, (name, values) in enumerate(ATTRIBUTES.items()):
-                    if name in shown:
-                        labels[index, k] = values.index(shown[name])
-            _save(path, labels)
-        return torch.from_numpy(np.load(path))
+        return torch.tensor(kept(self._path.with_suffix(".labels.npy"), self._labels))
+
+    def batch(self, size: int, step: int, seed: int) -> np.ndarray:
+        """Return the sorted (size,) numbers of a step's scenes: epoch by epoch, so that each is seen equally often."""
+        epoch, at = divmod(step * size, self.count - self.count % size)
+        order = np.random.default_rng([seed, epoch]).permutation(self.count)
+        return np.sort(order[at : at + size])
+
+    def _rendered(self) -> np.ndarray:
+        return np.stack([render(self.scene(i)) for i in track(range(self.count), f"rendering {self._path.name}")])
+
+    def _labels(self) -> np.ndarray:
+        labels = np.full((self.count, len(ATTRIBUTES)), ABSENT)
+        for index in range(self.count):
+            shown = self.scene(index).attributes()
+            for k, (name, values) in enumerate(ATTRIBUTES.items()):
+                if name in shown:
+                    labels[index, k] = values.index(shown[name])
+        return labels
 
 
 @torch.no_grad()
-def _decoded(renders: Path, autoencoder: Path) -> Path:
-    """Return the file of the renders in which every second one is decoded from its latents; it is made if missing."""
-    weights = sha256(autoencoder / "diffusion_pytorch_model.safetensors")[:10]
-    path = renders.with_name(f"{renders.stem}-decoded-{weights}.npy")
-    if not path.exists():
-        model = AutoencoderKL.from_pretrained(autoencoder, torch_dtype=torch.float32).eval()
-        images = np.load(renders)
-        for part in track(
-            np.array_split(np.arange(1, len(images), 2), len(images) // 256 + 1), f"decoding {path.name}"
-        ):
-            pixels = normalise(to_pixels(images[part])).to(memory_format=torch.channels_last)
-            drawn = model.decode(model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-            images[part] = ((drawn + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
-        _save(path, images)
-    return path
+def _decoded(renders: np.ndarray, autoencoder: str) -> np.ndarray:
+    """Return the renders, every second one decoded from its latents."""
+    model = AutoencoderKL.from_pretrained(autoencoder, torch_dtype=torch.float32).eval()
+    images = np.array(renders)
+    for part in track(np.array_split(np.arange(1, len(images), 2), len(images) // 256 + 1), "decoding"):
+        pixels = normalise(to_pixels(images[part])).to(memory_format=torch.channels_last)
+        drawn = model.decode(model.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        images[part] = ((drawn + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    return images
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
+def attribute_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (attributes,): the cross entropy of each attribute over the scenes that have it, divided by the number of
+    all. logits: (n, sum of WIDTHS), labels: (n, attributes)."""
+    heads = logits.split(WIDTHS, dim=1)
+    losses = [
+        F.cross_entropy(head, labels[:, k], ignore_index=ABSENT, reduction="sum") / len(labels)
+        for k, head in enumerate(heads)
+    ]
+    return torch.stack(losses)
+
+
+def save_halves(network: nn.Module, path: Path) -> None:
+    """Write the weights of a network as fp16."""
+    halves = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    with atomic_write(path) as temporary:
+        save_file(halves, temporary, metadata={"format": "pt"})
 
 
 def to_pixels(images: np.ndarray) -> Tensor:

@@ -10,23 +10,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip import CLIP
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from dti_repro.artifacts.files import atomic_write, write_json
+from dti_repro.artifacts.files import write_json
 from dti_repro.toybox.evaluators.data import (
-    ABSENT,
     MEAN,
     STD,
+    WIDTHS,
     EvaluatorScenes,
+    attribute_losses,
     augment,
     normalise,
+    save_halves,
     soften,
     to_pixels,
 )
 from dti_repro.toybox.language import WORDS, caption, full_caption, swapped
-from dti_repro.toybox.scene import ATTRIBUTES
 from dti_repro.toybox.tokenizer import CONTEXT, build_tokenizer, save_tokenizer
 from dti_repro.toybox.training import Stage
 
@@ -62,20 +63,17 @@ class Scorer(Stage):
         """``vision`` and ``text`` are open_clip's vision_cfg and text_cfg, vocabulary and context left to us."""
         self.data, self.held_out, self.batch, self.seed = data, held_out, batch, seed
         self.attribute_weight = attribute_weight
-        self.widths = [len(labels) for labels in ATTRIBUTES.values()]
         self.tokenizer = build_tokenizer(WORDS)
         self.size = vision["image_size"]
         named = {"context_length": CONTEXT, "vocab_size": len(self.tokenizer), "hf_tokenizer_name": "."}
         self.config = {"embed_dim": embed_dim, "vision_cfg": dict(vision), "text_cfg": {**text, **named}}
         torch.manual_seed(seed)
-        self.model = Towers(CLIP(**copy.deepcopy(self.config)), embed_dim, sum(self.widths))
+        self.model = Towers(CLIP(**copy.deepcopy(self.config)), embed_dim, sum(WIDTHS))
         self.model.clip.visual.to(memory_format=torch.channels_last)
         self._labels = data.labels()
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        epoch, at = divmod(step * self.batch, self.data.count - self.data.count % self.batch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.data.count)
-        indices = np.sort(order[at : at + self.batch])
+        indices = self.data.batch(self.batch, step, self.seed)
         rng = np.random.default_rng([self.seed, 1, step])
         captions, wrong, complete = [], [], []
         for index in indices:
@@ -105,13 +103,7 @@ class Scorer(Stage):
 
     def _attribute_loss(self, embedding: Tensor, labels: Tensor) -> Tensor:
         # Unit vectors are too short for a linear reader to be sure of anything; CLIP's own usual scale serves.
-        heads = self.model.attributes(16 * embedding).split(self.widths, dim=1)
-        return torch.stack(
-            [
-                F.cross_entropy(head, labels[:, k], ignore_index=ABSENT, reduction="sum") / len(labels)
-                for k, head in enumerate(heads)
-            ]
-        ).sum()
+        return attribute_losses(self.model.attributes(16 * embedding), labels).sum()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -142,12 +134,7 @@ class Scorer(Stage):
     def save(self, folder: Path) -> None:
         folder = folder / "scorer"
         save_tokenizer(self.tokenizer, folder)
-        halves = {
-            name: (value.half() if value.is_floating_point() else value).contiguous()
-            for name, value in self.model.clip.state_dict().items()
-        }
-        with atomic_write(folder / "open_clip_model.safetensors") as temporary:
-            save_file(halves, temporary, metadata={"format": "pt"})
+        save_halves(self.model.clip, folder / "open_clip_model.safetensors")
         preprocessing = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
         write_json(folder / "open_clip_config.json", {"model_cfg": self.config, "preprocess_cfg": preprocessing})
 

@@ -68,13 +68,12 @@ class SubjectEncoder(TimmStage):
         self.model.eval()
         individuals = min(1000, self.held_out.individuals)
         first = np.arange(individuals) * self.held_out.views
+        clean, other = (to_pixels(self.held_out.images[first + view]) for view in range(2))
         figures = {}
-        for suffix, change in (("", None), ("_softened", soften)):
-            pixels = [to_pixels(self.held_out.images[first + view]) for view in range(2)]
-            query = change(pixels[0]) if change else pixels[0]
+        for suffix, query in (("", clean), ("_softened", soften(clean))):
             one, two = (
-                F.normalize(torch.cat([self._outputs(part).cpu() for part in p.split(250)]), dim=1)
-                for p in (query, pixels[1])
+                F.normalize(torch.cat([self._outputs(part).cpu() for part in pixels.split(250)]), dim=1)
+                for pixels in (query, other)
             )
             similar = one @ two.T
             found = similar.argmax(1) == torch.arange(len(similar))
