@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     import torch
     from rich.progress import track
 
-    from dti_repro.artifacts.files import atomic_write, write_json
+    from dti_repro.artifacts.files import write_file, write_json
     from dti_repro.backbones.stable_diffusion import StableDiffusion
     from dti_repro.toybox.scene import CLASSES
 
@@ -45,9 +45,9 @@ def main(cfg: DictConfig) -> None:
         out / "probe.json",
         {"class_word_norm": norm, "position_accuracy": positions, "residual_updates": updates, "pictures": scores},
     )
-    with atomic_write(out / "probe.md") as temporary:
-        temporary.write_text(_markdown(norm, positions, updates, scores), encoding="utf-8")
-    print((out / "probe.md").read_text(encoding="utf-8"))
+    text = _markdown(norm, positions, updates, scores)
+    write_file(out / "probe.md", text)
+    print(text)
 
 
 def position_accuracy(encoder: TextEncoder, norms: list[float], seed: int) -> dict[str, dict[str, float]]:

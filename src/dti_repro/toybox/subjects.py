@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from dti_repro.artifacts.files import atomic_write
+from dti_repro.artifacts.files import atomic_write, write_file
 from dti_repro.toybox.drawing import render
 from dti_repro.toybox.language import describe, template
 from dti_repro.toybox.looks import held_out_subject
@@ -98,8 +98,7 @@ def _cycle(rng: np.random.Generator, choices: tuple[str, ...], count: int) -> li
 
 
 def _write_yaml(path: Path, content: dict, comment: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(f"# {comment}\n" + yaml.safe_dump(content, sort_keys=False, width=120))
+    write_file(path, f"# {comment}\n" + yaml.safe_dump(content, sort_keys=False, width=120))
 
 
 if __name__ == "__main__":

@@ -51,8 +51,7 @@ class _Towers(nn.Module):
         self.scene = SceneTower(facts, numbers, config.hidden_size)
         self.facts = nn.ModuleList(nn.Linear(config.hidden_size, len(values) + 1) for values in facts.values())
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        if numbers:
-            self.look = nn.Linear(config.hidden_size, numbers)
+        self.look = nn.Linear(config.hidden_size, numbers)
 
 
 class TextEncoder(Stage):

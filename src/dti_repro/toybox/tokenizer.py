@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from dti_repro.artifacts.files import atomic_write
+from dti_repro.artifacts.files import write_file
 
 CONTEXT = 32
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -46,8 +46,7 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")
+    write_file(file, json.dumps(content, separators=(",", ":"), ensure_ascii=False))
 
 
 def word_ids(tokenizer: CLIPTokenizer, words: Sequence[str]) -> list[int]:
