@@ -58,18 +58,16 @@ class Result:
         if "scores_sha256" in about and scores.is_file() and sha256(scores) != about["scores_sha256"]:
             raise InputError(f"{file} is about other scores than scores.csv: make this result again with `benchmark`")
         self.experiment: Mapping[str, Any] = about.get("experiment", {})
-        runs = about.get("runs", {})  # row -> seed folders, in old results a single one
-        self.runs = {row: [paths] if isinstance(paths, str) else paths for row, paths in runs.items()}
+        self.runs: Mapping[str, Sequence[str]] = about.get("runs", {})  # row -> seed folders
 
     def seeds(self, rows: Collection[str]) -> list[int]:
         """Return the training seeds that all of these rows have; without a trained row, those of the whole result."""
-        asked = [row for row in rows if row in self.runs]
-        found = [self._seeds(row) for row in asked or self.runs]
+        asked = [self.runs[row] for row in rows if row in self.runs]
+        found = [
+            {int(match[1]) for path in paths if (match := re.search(r"seed_(\d+)$", path))}
+            for paths in asked or self.runs.values()
+        ]
         return sorted((set.intersection if asked else set.union)(*found)) if found else []
-
-    def _seeds(self, row: str) -> set[int]:
-        matches = (re.search(r"seed[_=](\d+)$", path) for path in self.runs[row])
-        return {int(match[1]) for match in matches if match}
 
     def trainings(self, row: str) -> set[str]:
         """Return the folder of the configuration, whose name covers weights and settings, of a row."""

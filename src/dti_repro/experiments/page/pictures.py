@@ -147,6 +147,11 @@ def _encoded(path: Path, side: int) -> str:
     """Return an image of at most `side` px as WebP in base64."""
     image = load_photo(path)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return webp(image, 90 if max(image.size) < SMALL else 80)
+
+
+def webp(image: Image.Image, quality: int = 80) -> str:
+    """Return an image as WebP in base64."""
     buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=90 if max(image.size) < SMALL else 80, method=4)
+    image.save(buffer, format="WEBP", quality=quality)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

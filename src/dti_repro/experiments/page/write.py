@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from pandas import DataFrame
-from PIL import Image
 
 from dti_repro.artifacts.files import read_json, read_yaml, sha256, write_file
+from dti_repro.data.photos import load_photo
 from dti_repro.experiments.configs import ExperimentRun
-from dti_repro.experiments.page.pictures import gallery
+from dti_repro.experiments.page.pictures import gallery, webp
 from dti_repro.experiments.page.training import curves, settings
 from dti_repro.experiments.report import Report
 from dti_repro.experiments.stages import RowResult
@@ -59,7 +58,7 @@ def write_page(folder: Path, report: Report, run: ExperimentRun, results: Sequen
         compared=[(section, _cells(section.table)) for section in report.compared],
         settings=_cells(settings(report, results)),
         pictures=pictures,
-        grid=None if pictures["pictures"] or not grid.is_file() else _webp(grid),
+        grid=None if pictures["pictures"] or not grid.is_file() else webp(load_photo(grid)),
         facts=_facts(folder),
         libraries=_libraries(),
         policy=policy,
@@ -160,10 +159,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {part}" for key, part in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _webp(path: Path) -> str:
-    buffer = io.BytesIO()
-    with Image.open(path, formats=["PNG"]) as image:
-        image.convert("RGB").save(buffer, format="WEBP", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
