@@ -16,7 +16,7 @@ from dti_repro.backbones.text_encoder import TextEncoder
 from dti_repro.experiments.mechanism.attention import shares
 from dti_repro.experiments.mechanism.inputs import load_encoders
 from dti_repro.experiments.mechanism.neighbours import nearest
-from dti_repro.experiments.mechanism.position_probe import PositionProbe, adds_positions
+from dti_repro.experiments.mechanism.position_probe import PositionProbe, added_positions
 from dti_repro.experiments.mechanism.states import WORD, Reading, layers_of, read_word
 from dti_repro.experiments.training_columns import norms_on_noise
 from tests.tiny import build_tiny_sdxl
@@ -116,10 +116,8 @@ def test_the_probe_reads_positions_of_short_tokens_and_none_of_endless_ones(chec
 
 
 def test_only_clip_adds_positions_to_tokens(encoders: dict[str, TextEncoder]) -> None:
-    assert {name for name, encoder in encoders.items() if adds_positions(encoder)} == {
-        "sdxl text_encoder",
-        "sdxl text_encoder_2",
-    }
+    found = {name for name, encoder in encoders.items() if added_positions(encoder.model) is not None}
+    assert found == {"sdxl text_encoder", "sdxl text_encoder_2"}
 
 
 @pytest.mark.parametrize("length", [0.1, 1.0, 30.0])

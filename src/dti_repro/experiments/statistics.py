@@ -28,6 +28,13 @@ class Interval:
     def half_width(self) -> float:
         return (self.high - self.low) / 2
 
+    @property
+    def text(self) -> str:
+        """The mean ± half of the interval as tables print it, "" of 0 subjects."""
+        if self.n == 0:
+            return ""
+        return f"{self.mean:.3f}" + (f" ± {self.half_width:.3f}" if self.n > 1 else "")
+
 
 @dataclass(frozen=True)
 class Paired:

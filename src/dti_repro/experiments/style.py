@@ -87,11 +87,6 @@ def ticks(axes: Axes, places: Sequence[float]) -> None:
     axes.minorticks_off()
 
 
-def layer_ticks(layers: Sequence[int]) -> list[int]:
-    """Return at most nine of the layers, for the marks of an axis."""
-    return list(layers)[:: max(1, len(layers) // 8)]
-
-
 FORMATS = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}  # without the metadata that change by themselves
 
 

@@ -47,7 +47,7 @@ def means_table(rows: Sequence[Row], metrics: Mapping[str, str], extras: Sequenc
     metrics: metric -> column head. extras: column heads.
     """
     lines = [
-        [row.label, *(_mean(row.interval(metric)) for metric in metrics), *(row.extras.get(key, "") for key in extras)]
+        [row.label, *(row.interval(metric).text for metric in metrics), *(row.extras.get(key, "") for key in extras)]
         for row in rows
     ]
     return DataFrame(lines, columns=["row", *metrics.values(), *extras])
@@ -134,12 +134,6 @@ def latex(table: DataFrame, columns: str, made_by: str) -> str:
 def write_csv(path: Path, table: DataFrame, float_format: str | None = None) -> None:
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, float_format=float_format, encoding="utf-8", lineterminator="\n")
-
-
-def _mean(interval: Interval) -> str:
-    if interval.n == 0:
-        return ""
-    return f"{interval.mean:.3f}" + (f" ± {interval.half_width:.3f}" if interval.n > 1 else "")
 
 
 def _bounds(low: float, high: float) -> str:

@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import (
-    OF_WORD,
-    Measured,
-    Part,
-    Row,
-    interval_text,
-    published,
-    published_label,
-)
-from dti_repro.experiments.mechanism.scaled import plot_by_layer, scaled_words
+from dti_repro.experiments.mechanism.by_layer import COLUMNS, measured_by_layer, plot_by_layer
+from dti_repro.experiments.mechanism.part import Measured, Part, interval_text, published
 from dti_repro.experiments.style import GREY, legend, panels
 
 if TYPE_CHECKING:
@@ -35,23 +27,14 @@ TITLES = {
 
 def measure(inputs: Inputs) -> Measured:
     """Return the shares of attention of each word in each layer, in the prompt `attention_prompt`."""
-    from dti_repro.experiments.mechanism.states import read_word
-
-    rows: list[Row] = []
+    rows = measured_by_layer(inputs, inputs.cfg.attention_prompt, shares, attention=True)
     notes = []
     for name, encoder in inputs.encoders.items():
-        for norm, words, vectors in scaled_words(inputs, name):
-            reading = read_word(encoder, inputs.cfg.attention_prompt, vectors, attention=True)
-            found = {key: values.tolist() for key, values in shares(reading).items()}
-            for k, word in enumerate(words):
-                about = {"encoder": name, "group": word.group, "word": word.name, "norm": norm}
-                for layer in range(reading.attention.shape[1]):
-                    rows.append({**about, "layer": layer, **{key: values[k][layer] for key, values in found.items()}})
-        for place, token in ((reading.start, "start"), (reading.end, "end")):
-            if place is None:
-                kind = encoder.model.config.model_type
-                notes.append(f"{name}: the tokenizer of {kind} adds no {token} token to a prompt here: empty columns")
-    return Measured(rows, notes)
+        known = next(row for row in rows if row["encoder"] == name)
+        for token in (token for token, key in (("start", "start"), ("end", "from_end")) if key not in known):
+            kind = encoder.model.config.model_type
+            notes.append(f"{name}: the tokenizer of {kind} adds no {token} token to a prompt here: empty columns")
+    return rows, notes
 
 
 def shares(reading: Reading) -> dict[str, Tensor]:
@@ -80,7 +63,7 @@ def draw(table: DataFrame) -> Figure:
             for name, methods in published()["layer0_attention"].items():
                 for (method, values), mark in zip(methods.items(), ("1", "2"), strict=True):
                     if kind in values:
-                        label = f"published, {method}, {published_label(name)}"
+                        label = f"published, {method}, {name}"
                         axes.plot([0], [values[kind]], mark, color=GREY, markersize=10, label=label)
         line[0].set_ylabel(encoder)
     legend(figure)
@@ -100,7 +83,7 @@ def section(table: DataFrame) -> str:
         for name, methods in published()["layer0_attention"].items():
             for method, values in methods.items():
                 cells = [f"{values[kind]:.3f}" if kind in values else "" for kind in kinds]
-                lines.append([f"published, {method}, {published_label(name)}", "own", "1", *cells])
+                lines.append([f"published, {method}, {name}", "own", "1", *cells])
         text += f"\n{markdown(lines)}"
     return text
 
@@ -113,7 +96,7 @@ def _measured(table: DataFrame) -> list[str]:
 PART = Part(
     name="attention",
     title="Attention of and to the placeholder",
-    columns={**OF_WORD, "layer": int, **dict.fromkeys(TITLES, float)},
+    columns={**COLUMNS, **dict.fromkeys(TITLES, float)},
     keys=("words", "factors", "attention_prompt"),
     measure=measure,
     draw=draw,

@@ -82,13 +82,13 @@ class Inputs:
         content |= {key: OmegaConf.to_container(self.cfg)[key] for key in part.keys} | {"more": part.depends(self)}
         content["learned"] = [[word.group, word.name, *map(sha256, word.files)] for word in self.learned]
         if part.logs:
-            content["logs"] = [sha256(run.log) for run in self.logged]
+            content["logs"] = [sha256(run.log) for _, run in self.logged]
         return config_hash(content)
 
     @property
-    def logged(self) -> list[ConceptFolder]:
-        """The runs of the learned words that have a log."""
-        return [word.run for word in self.learned if word.run is not None and word.run.log.is_file()]
+    def logged(self) -> list[tuple[str, ConceptFolder]]:
+        """Group and run of the learned words that have a log."""
+        return [(w.group, w.run) for w in self.learned if w.run is not None and w.run.log.is_file()]
 
     @cached_property
     def encoders(self) -> dict[str, TextEncoder]:
@@ -157,7 +157,7 @@ def encoder_facts(checkpoint: Path) -> list[str]:
         config = read_json(checkpoint / name / "config.json", COPY_AGAIN)
         layers = config.get("num_hidden_layers", config.get("num_layers"))
         found = {"model_type": config.get("model_type"), "width": width, "layers": layers}
-        same = [known["label"] for known in published()["encoders"].values() if found.items() <= known.items()]
+        same = [label for label, known in published()["encoders"].items() if found.items() <= known.items()]
         size = f"the size of {same[0]}" if same else "no published figure is about its size"
         facts.append(f"{name}: {found['model_type']}, {width} wide, {layers} layers; {size}")
     return facts

@@ -7,15 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import (
-    OWN,
-    VOCABULARY,
-    Measured,
-    Part,
-    Row,
-    published,
-    published_label,
-)
+from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Part, Row, published
 from dti_repro.experiments.style import encoder_panels, legend, line_style
 
 if TYPE_CHECKING:
@@ -36,9 +28,7 @@ def measure(inputs: Inputs) -> Measured:
     rows: list[Row] = []
     for name, encoder in inputs.encoders.items():
         table = encoder.table.detach().float()
-        tokens = encoder.tokenizer.tokenizer.convert_ids_to_tokens(
-            list(range(min(len(table), encoder.tokenizer.vocabulary)))
-        )
+        tokens = encoder.tokenizer.tokenizer.convert_ids_to_tokens(range(min(len(table), encoder.tokenizer.vocabulary)))
         norms = [(OWN, None), *((f"x{f:g}", f * inputs.mean_norms[name]) for f in inputs.cfg.factors)]
         for word in inputs.words(name):
             asked = [("cosine", OWN, word.vector)]
@@ -50,7 +40,7 @@ def measure(inputs: Inputs) -> Measured:
                 about = {"encoder": name, "group": word.group, "word": word.name, "measure": kind, "norm": norm}
                 for rank, (token, value) in enumerate(found, 1):
                     rows.append({**about, "rank": rank, "neighbour": _readable(tokens[token]), "value": value})
-    return Measured(rows)
+    return rows, []
 
 
 def nearest(table: Tensor, vector: Tensor, kind: str, count: int, own: int | None = None) -> list[tuple[int, float]]:
@@ -109,7 +99,7 @@ def section(table: DataFrame) -> str:
     for name, words in published()["neighbours"].items():
         for word, found in words.items():
             listed = ", ".join(f"{neighbour} {value:.3f}" for neighbour, value in found.items())
-            text += f"\nPublished, {published_label(name)}, by cosine to {word}: {listed}.\n"
+            text += f"\nPublished, {name}, by cosine to {word}: {listed}.\n"
     return text
 
 

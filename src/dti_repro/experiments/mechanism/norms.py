@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Part, Row, published, published_label
+from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Part, Row, published
 from dti_repro.experiments.style import COLORS, encoder_panels, legend, line_style, log_scale
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def measure(inputs: Inputs) -> Measured:
             if word.group != VOCABULARY:
                 value = float(word.vector.norm())
                 rows.append({"encoder": name, "kind": word.group, "name": word.name, "value": value})
-    return Measured(rows)
+    return rows, []
 
 
 def draw(table: DataFrame) -> Figure:
@@ -70,12 +70,12 @@ def section(table: DataFrame) -> str:
             cells = (values.mean(), values.min(), values.max())
             learned.append([f"{group}, {encoder}", str(len(values)), *(f"{value:.3f}" for value in cells)])
     for name, values in published()["vocabulary_norms"].items():
-        lines.append([f"published, {published_label(name)}", *_numbers(values)])
+        lines.append([f"published, {name}", *_numbers(values)])
     text = f"Rows that are not all zero; spread is the standard deviation.\n\n{markdown(lines)}"
     if len(learned) == 1:
         return text
     for name, norms in published()["learned_norms"].items():
-        learned += [[f"published, {m}, {published_label(name)}", "1", f"{v:.3f}", "", ""] for m, v in norms.items()]
+        learned += [[f"published, {m}, {name}", "1", f"{v:.3f}", "", ""] for m, v in norms.items()]
     return f"{text}\n{markdown(learned)}"
 
 

@@ -5,8 +5,8 @@ A figure and a section are made of what the CSV says, never of what was just com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,20 +21,12 @@ if TYPE_CHECKING:
     from dti_repro.experiments.mechanism.inputs import Inputs
 
 Row = dict[str, Any]
+Measured = tuple[list[Row], list[str]]
+"""The rows of a CSV, and a line for everything that does not apply to a text encoder."""
 VOCABULARY = "vocabulary"
 """The group of the vocabulary's own words; learned words are grouped by method."""
 OWN = "own"
 """The norm that a word has; other norms are labels such as x10, ten times the mean of the vocabulary."""
-OF_WORD = {"encoder": str, "group": str, "word": str, "norm": str}
-"""The columns that say which word at which norm a row is about."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The rows of a CSV, and a line for everything that does not apply to a text encoder."""
-
-    rows: list[Row]
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -51,14 +43,6 @@ class Part:
     section: Callable[[DataFrame], str]
     logs: bool = False
     depends: Callable[[Inputs], Any] = lambda inputs: None
-
-    def write(self, path: Path, rows: Sequence[Row]) -> None:
-        """Write the CSV, with six digits a number; a missing number is empty."""
-        from pandas import DataFrame
-
-        from dti_repro.experiments.tables import write_csv
-
-        write_csv(path, DataFrame(rows, columns=list(self.columns)), float_format="%.6g")
 
     def read(self, path: Path) -> DataFrame:
         """Return the CSV. InputError that names the file if it is damaged."""
@@ -77,18 +61,9 @@ def published() -> dict[str, Any]:
     return read_yaml(Path(__file__).with_name("published.yaml"))
 
 
-def published_label(name: str) -> str:
-    """Return what a text encoder of the published figures is called on the page."""
-    return published()["encoders"][name]["label"]
-
-
 def interval_text(values: Series) -> str:
     """Return the mean, with half of its 95% t interval where there are two numbers or more; "" for none."""
     from dti_repro.experiments.statistics import t_interval
 
     values = values.dropna()
-    if values.empty:
-        return ""
-    interval = t_interval(values)
-    half = f" ± {interval.half_width:.3f}" if len(values) > 1 else ""
-    return f"{interval.mean:.3f}{half}"
+    return t_interval(values).text if len(values) else ""

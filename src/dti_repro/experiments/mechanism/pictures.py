@@ -35,7 +35,7 @@ def measure(inputs: Inputs) -> Measured:
 
     settings = _settings(inputs)
     if not settings["norms"]:
-        return Measured([], ["Nothing was drawn: `picture.norms=[1,5,20]` draws, and scores the text"])
+        return [], ["Nothing was drawn: `picture.norms=[1,5,20]` draws, and scores the text"]
     prompts = load_prompts(settings["prompts"])
     words = _words(inputs)
     rows: list[Row] = []
@@ -54,7 +54,7 @@ def measure(inputs: Inputs) -> Measured:
                 about = {"group": group, "word": name, "norm": norm, "metric": metric, "images": len(finite)}
                 length = sum(float(v.norm(dim=-1).mean()) for v in scaled.values()) / len(scaled)
                 rows.append({**about, "length": length, "score": float(finite.mean())} if len(finite) else about)
-    return Measured(rows)
+    return rows, []
 
 
 def depends(inputs: Inputs) -> Any:

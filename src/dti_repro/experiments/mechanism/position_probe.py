@@ -25,10 +25,7 @@ class PositionProbe:
     """
 
     def __init__(self, encoder: TextEncoder, seed: int) -> None:
-        parts = _parts(encoder.model)
-        if parts is None:
-            raise ValueError("this text encoder adds no positions to its tokens")
-        self.places, self.normalise = parts
+        self.places, self.normalise = added_positions(encoder.model)
         table = encoder.table.detach().float()
         table = table[table.any(dim=-1)]
         generator = torch.Generator().manual_seed(seed)
@@ -65,13 +62,9 @@ class PositionProbe:
             optimizer.step()
 
 
-def adds_positions(encoder: TextEncoder) -> bool:
-    """Return whether the text encoder adds a vector for each position to its tokens, as CLIP's does."""
-    return _parts(encoder.model) is not None
-
-
-def _parts(model: nn.Module) -> tuple[Tensor, nn.Module] | None:
-    """Return the positions' vectors (positions, dim) and the first layer's first LayerNorm; None if one is missing."""
+def added_positions(model: nn.Module) -> tuple[Tensor, nn.Module] | None:
+    """Return the vectors (positions, dim) that a text encoder adds to its tokens, as CLIP's does, and the first layer's
+    first LayerNorm; None if one is missing."""
     places = next((part for name, part in model.named_modules() if name.endswith("position_embedding")), None)
     normalise = getattr(layers_of(model)[0], "layer_norm1", None)
     return None if places is None or normalise is None else (places.weight.detach().float(), normalise)

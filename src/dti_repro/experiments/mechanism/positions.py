@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Part, Row, published, published_label
+from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Part, Row, published
 from dti_repro.experiments.style import GREY, encoder_panels, legend, line_style, ticks
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ def measure(inputs: Inputs) -> Measured:
     import torch
     import torch.nn.functional as F
 
-    from dti_repro.experiments.mechanism.position_probe import PositionProbe, adds_positions
+    from dti_repro.experiments.mechanism.position_probe import PositionProbe, added_positions
 
     rows: list[Row] = []
     notes = []
     for name, encoder in inputs.encoders.items():
-        if not adds_positions(encoder):
+        if added_positions(encoder.model) is None:
             notes.append(
                 f"{name}: {encoder.model.config.model_type} adds no vector for a position to its tokens (positions "
                 "enter its attention), so there is nothing to read"
@@ -47,7 +47,7 @@ def measure(inputs: Inputs) -> Measured:
                 about = {"encoder": name, "tokens": group, "norm": float(tokens.norm(dim=-1).mean()), "n": len(tokens)}
                 for place, share in zip(PLACES, (shares[0], shares.mean()), strict=True):
                     rows.append({**about, "seed": seed, "place": place, "accuracy": float(share)})
-    return Measured(rows, notes)
+    return rows, notes
 
 
 def draw(table: DataFrame) -> Figure:
@@ -63,7 +63,7 @@ def draw(table: DataFrame) -> Figure:
             axes.plot([point["norm"]], [point["accuracy"]], **style, label=f"{group}, {PLACES[0]}")
         for dashes, (name, shares) in zip(("--", ":"), published()["positional_attenuation"].items(), strict=True):
             points = {float(norm): share for norm, share in shares.items() if _is_norm(norm)}
-            label = f"published, {published_label(name)}, {PLACES[0]}"
+            label = f"published, {name}, {PLACES[0]}"
             axes.plot(list(points), list(points.values()), color=GREY, linestyle=dashes, linewidth=1.2, label=label)
         axes.set(xlabel="norm of the token", ylabel="share of positions read", xscale="log", ylim=(-0.03, 1.03))
         ticks(axes, curve["norm"])
@@ -81,7 +81,7 @@ def section(table: DataFrame) -> str:
             lines.append([f"{encoder}, {place}", *cells])
     for name, shares in published()["positional_attenuation"].items():
         cells = [f"{shares[head]:.3f}" if head in shares else "" for head in heads]
-        lines.append([f"published, {published_label(name)}, {PLACES[0]}", *cells])
+        lines.append([f"published, {name}, {PLACES[0]}", *cells])
     words = table.groupby("tokens")["n"].first()
     learned = "".join(f", {words[group]} words of {group}" for group in _groups(table))
     return (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dti_repro.backbones.text_encoder import PlaceholderTokenizer, TextEncoder
+from dti_repro.backbones.text_encoder import TextEncoder
 
 WORD = "<word>"
 
@@ -39,8 +39,11 @@ class Reading:
 def read_word(encoder: TextEncoder, template: str, vectors: Tensor, attention: bool = False) -> Reading:
     """Read `template` with a placeholder at {} that has each of the vectors (batch, dim). attention: return it, which
     needs a model with eager attention."""
+    tokenizer = encoder.tokenizer.tokenizer
     ids, positions = encoder.tokenizer([template.format(WORD)], {WORD: 1})
-    tokens = _length(encoder.tokenizer, ids)
+    tokens = int(encoder.tokenizer.mask(ids).sum())
+    if tokens < ids.shape[1] and int(ids[0, tokens]) == tokenizer.eos_token_id:  # which CLIP's tokenizer also pads with
+        tokens += 1
     ids, positions = ids[:, :tokens].expand(len(vectors), -1), positions[:, :tokens].expand(len(vectors), -1)
     place = int((positions[0] >= 0).nonzero()[0])
     layers, last = layers_of(encoder.model), []
@@ -51,7 +54,6 @@ def read_word(encoder: TextEncoder, template: str, vectors: Tensor, attention: b
         handle.remove()
     final = last[0][0] if isinstance(last[0], tuple) else last[0]  # some models list it after their last norm only
     states = torch.stack([*output.hidden_states[: len(layers)], final], dim=1)
-    tokenizer = encoder.tokenizer.tokenizer
     return Reading(
         place,
         0 if tokenizer.bos_token_id is not None and int(ids[0, 0]) == tokenizer.bos_token_id else None,
@@ -65,10 +67,3 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     """Return the layers of a model of transformers: the outermost list with as many modules as its config says."""
     count = model.config.num_hidden_layers
     return next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
-
-
-def _length(tokenizer: PlaceholderTokenizer, ids: Tensor) -> int:
-    """Return the number of tokens up to the end token, which CLIP's tokenizer also pads with, or to the last one."""
-    length = int(tokenizer.mask(ids).sum())
-    ends = length < ids.shape[1] and int(ids[0, length]) == tokenizer.tokenizer.eos_token_id
-    return length + ends

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from pandas import DataFrame
+
 from dti_repro.artifacts.files import read_json, write_file, write_json
 from dti_repro.experiments import style
 from dti_repro.experiments.mechanism import (
@@ -18,6 +20,7 @@ from dti_repro.experiments.mechanism import (
 )
 from dti_repro.experiments.mechanism.inputs import Inputs, encoder_facts
 from dti_repro.experiments.mechanism.part import VOCABULARY, Part
+from dti_repro.experiments.tables import write_csv
 
 PARTS: dict[str, Part] = {
     module.PART.name: module.PART
@@ -47,11 +50,11 @@ def study(inputs: Inputs, command: str) -> Path:
             import torch
 
             torch.set_num_threads(cfg.threads)
-            measured = part.measure(inputs)
-            part.write(path, measured.rows)
-            record[part.name] = {"digest": digest, "notes": measured.notes}
+            rows, notes = part.measure(inputs)
+            write_csv(path, DataFrame(rows, columns=list(part.columns)), float_format="%.6g")
+            record[part.name] = {"digest": digest, "notes": notes}
             write_json(out / RECORD, record)
-            print(f"{part.name}: {len(measured.rows)} rows measured")
+            print(f"{part.name}: {len(rows)} rows measured")
         table = part.read(path)
         sections += [f"## {part.title}\n", *(f"{note}.\n" for note in record[part.name].get("notes", []))]
         if table.empty:

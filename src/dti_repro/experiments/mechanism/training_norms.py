@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from dti_repro.experiments.mechanism.inputs import Inputs, Learned
+    from dti_repro.experiments.mechanism.inputs import Inputs
 
 EVERY = 5  # steps between two rows of the CSV
 ADAMW = "torch.optim.AdamW"
@@ -33,11 +33,8 @@ def measure(inputs: Inputs) -> Measured:
     dims = list(encoder_dims(inputs.checkpoint).values())
     rows: list[Row] = []
     notes = []
-    groups: dict[str, list[Learned]] = {}
-    for word in inputs.learned:
-        groups.setdefault(word.group, []).append(word)
-    for group, words in groups.items():
-        logged = [word.run for word in words if word.run is not None and word.run.log.is_file()]
+    for group in dict.fromkeys(word.group for word in inputs.learned):
+        logged = [run for of, run in inputs.logged if of == group]
         if not logged:
             notes.append(f"{group}: there is no log of a training")
             continue
@@ -55,7 +52,7 @@ def measure(inputs: Inputs) -> Measured:
         for rate in inputs.cfg.rates:
             curve = norms_on_noise({**adamw, "lr": rate}, start, dims, inputs.cfg.steps)
             rows += _rows("noise", f"AdamW {rate:g} on noise", curve[1:], 1)
-    return Measured(rows, notes)
+    return rows, notes
 
 
 def _rows(kind: str, label: str, norms: Sequence[float], n: int) -> list[Row]:

@@ -6,35 +6,29 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import OF_WORD, Measured, Part, Row, interval_text
-from dti_repro.experiments.mechanism.scaled import plot_by_layer, scaled_words
+from dti_repro.experiments.mechanism.by_layer import COLUMNS, measured_by_layer, plot_by_layer
+from dti_repro.experiments.mechanism.part import Measured, Part, interval_text
 from dti_repro.experiments.style import encoder_panels, legend, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+    from torch import Tensor
 
     from dti_repro.experiments.mechanism.inputs import Inputs
+    from dti_repro.experiments.mechanism.states import Reading
 
 DEPTHS = 6  # layers in a line of the page; the CSV has all
 
 
 def measure(inputs: Inputs) -> Measured:
     """Return the relative update of each word in each layer, counted from 0, in the prompt `prompt`."""
-    from dti_repro.experiments.mechanism.states import read_word
+    return measured_by_layer(inputs, inputs.cfg.prompt, numbers), []
 
-    rows: list[Row] = []
-    for name, encoder in inputs.encoders.items():
-        for norm, words, vectors in scaled_words(inputs, name):
-            reading = read_word(encoder, inputs.cfg.prompt, vectors)
-            lengths = reading.states.norm(dim=-1)[:, :-1].tolist()
-            for word, updates, states in zip(words, reading.relative_updates().tolist(), lengths, strict=True):
-                about = {"encoder": name, "group": word.group, "word": word.name, "norm": norm}
-                rows += [
-                    {**about, "layer": k, "state": state, "update": update}
-                    for k, (state, update) in enumerate(zip(states, updates, strict=True))
-                ]
-    return Measured(rows)
+
+def numbers(reading: Reading) -> dict[str, Tensor]:
+    """Return (batch, layers): the length of the state before each layer, and the layer's relative update."""
+    return {"state": reading.states[:, :-1].norm(dim=-1), "update": reading.relative_updates()}
 
 
 def draw(table: DataFrame) -> Figure:
@@ -72,7 +66,7 @@ def _chosen(layers: Sequence[int]) -> list[int]:
 PART = Part(
     name="residual_updates",
     title="Residual updates of the token, layer by layer",
-    columns={**OF_WORD, "layer": int, "state": float, "update": float},
+    columns={**COLUMNS, "state": float, "update": float},
     keys=("words", "factors", "prompt"),
     measure=measure,
     draw=draw,
