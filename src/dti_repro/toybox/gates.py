@@ -9,26 +9,33 @@ be learned, is ``experiment=capacity``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
+from PIL import Image
 
+from dti_repro.artifacts.files import atomic_write, write_json
+from dti_repro.backbones.base import row_norms
+from dti_repro.backbones.stable_diffusion import StableDiffusion
+from dti_repro.data.concept import Toybox
 from dti_repro.errors import InputError
+from dti_repro.experiments.mechanism.states import read_word
 from dti_repro.launch.command import command
-
-if TYPE_CHECKING:
-    from dti_repro.backbones.stable_diffusion import StableDiffusion
+from dti_repro.metrics.attributes import AttributeReader
+from dti_repro.toybox.language import WORDS, describe
+from dti_repro.toybox.looks import NAMED
+from dti_repro.toybox.probe import ENCODER, PROMPT, position_accuracy, residual_updates
+from dti_repro.toybox.scene import CLASSES
+from dti_repro.toybox.vae import as_pixels
 
 WORD = "<word>"
 
 
 @command("toybox_gates")
 def main(cfg: DictConfig) -> None:
-    import torch
-
-    from dti_repro.artifacts.files import write_json
-    from dti_repro.backbones.stable_diffusion import StableDiffusion
-
     torch.set_num_threads(cfg.threads)
     model = StableDiffusion("toybox", cfg.weights, None)
     measured = {
@@ -47,13 +54,6 @@ def main(cfg: DictConfig) -> None:
 
 def scale(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, Any]:
     """Return the norms of the rows, what each layer adds to a token's state, and where its position can be read."""
-    import torch
-
-    from dti_repro.backbones.base import row_norms
-    from dti_repro.experiments.mechanism.states import read_word
-    from dti_repro.toybox.probe import ENCODER, PROMPT, position_accuracy, residual_updates
-    from dti_repro.toybox.scene import CLASSES
-
     encoder = model.text_encoders[ENCODER]
     norms_of_rows = row_norms(encoder.table)
     norms_of_rows = norms_of_rows[norms_of_rows > 0]
@@ -76,12 +76,6 @@ def word_space(model: StableDiffusion) -> dict[str, Any]:
     A word is of the look if its own look has the same main colour and pattern, or if it is the plain word for one of
     the colours or for the pattern.
     """
-    import torch
-    import torch.nn.functional as F
-
-    from dti_repro.toybox.language import WORDS
-    from dti_repro.toybox.looks import NAMED
-
     encoder = model.text_encoders["text_encoder"]
     vocabulary = encoder.tokenizer.tokenizer.get_vocab()
     rows = F.normalize(encoder.table[[vocabulary[f"{word}</w>"] for word in WORDS]].float(), dim=-1)
@@ -109,9 +103,6 @@ def word_space(model: StableDiffusion) -> dict[str, Any]:
 
 
 def _meaning(word: str) -> str:
-    from dti_repro.toybox.language import describe
-    from dti_repro.toybox.looks import NAMED
-
     named = NAMED.by_name.get(word)
     if named is None:
         return word
@@ -124,15 +115,6 @@ def sums(model: StableDiffusion, cfg: DictConfig) -> dict[str, Any]:
     A pair counts for the colour and the pattern only where the reader knows them. "look_word" is the same for the two
     words written one after the other.
     """
-    import numpy as np
-    import torch.nn.functional as F
-    from PIL import Image
-
-    from dti_repro.artifacts.files import atomic_write
-    from dti_repro.metrics.attributes import AttributeReader
-    from dti_repro.toybox.looks import NAMED
-    from dti_repro.toybox.scene import CLASSES
-
     rng = np.random.default_rng([cfg.seed, 20])
     reader = AttributeReader(cfg.reader)
     heads = reader.heads
@@ -176,13 +158,6 @@ def naming_lowers_the_loss(model: StableDiffusion, cfg: DictConfig) -> dict[str,
 
     Pairs share photo, time and noise. A subject's t is the mean difference in units of its standard error.
     """
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from dti_repro.data.concept import Toybox
-    from dti_repro.toybox.vae import as_pixels
-
     figures: dict[str, Any] = {}
     concepts = Toybox(names="all", split="validation", root=cfg.subjects).load()
     for concept in concepts:

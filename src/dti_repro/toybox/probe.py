@@ -7,17 +7,22 @@ position can still be read after the first LayerNorm, and how much each layer st
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
+from rich.progress import track
+from torch import Tensor
 
+from dti_repro.artifacts.files import write_file, write_json
+from dti_repro.backbones.stable_diffusion import StableDiffusion
+from dti_repro.backbones.text_encoder import TextEncoder
+from dti_repro.data.prompts import load_prompts
+from dti_repro.experiments.mechanism.pictures import word_scores
+from dti_repro.experiments.mechanism.position_probe import PositionProbe
+from dti_repro.experiments.mechanism.states import read_word
 from dti_repro.launch.command import command
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dti_repro.backbones.stable_diffusion import StableDiffusion
-    from dti_repro.backbones.text_encoder import TextEncoder
+from dti_repro.toybox.scene import CLASSES
 
 ENCODER = "text_encoder"
 PROMPT = "a photo of a {} on the beach"
@@ -25,13 +30,6 @@ PROMPT = "a photo of a {} on the beach"
 
 @command("toybox_probe")
 def main(cfg: DictConfig) -> None:
-    import torch
-    from rich.progress import track
-
-    from dti_repro.artifacts.files import write_file, write_json
-    from dti_repro.backbones.stable_diffusion import StableDiffusion
-    from dti_repro.toybox.scene import CLASSES
-
     torch.set_num_threads(cfg.threads)
     model = StableDiffusion("toybox", cfg.weights, None)
     encoder = model.text_encoders[ENCODER]
@@ -53,10 +51,6 @@ def main(cfg: DictConfig) -> None:
 def position_accuracy(encoder: TextEncoder, norms: list[float], seed: int) -> dict[str, dict[str, float]]:
     """Return the share of positions that the probe reads, by the token's norm: over "all positions", and at "position
     0", the only one that the published probe reads. "vocabulary": held-out words at their own norms."""
-    import torch.nn.functional as F
-
-    from dti_repro.experiments.mechanism.position_probe import PositionProbe
-
     probe = PositionProbe(encoder, seed)
     scaled = {f"{norm:g}": F.normalize(probe.held_out, dim=-1) * norm for norm in norms}
     result: dict[str, dict[str, float]] = {"all positions": {}, "position 0": {}}
@@ -69,21 +63,12 @@ def position_accuracy(encoder: TextEncoder, norms: list[float], seed: int) -> di
 
 def residual_updates(encoder: TextEncoder, rows: dict[str, Tensor], factor: float) -> list[float]:
     """Return how much each layer changes the scaled word's state, relative to it: a mean over words a layer."""
-    import torch
-
-    from dti_repro.experiments.mechanism.states import read_word
-
     reading = read_word(encoder, PROMPT, factor * torch.cat(list(rows.values())))
     return [round(float(value), 4) for value in reading.relative_updates().mean(dim=0)]
 
 
 def _pictures(model: StableDiffusion, rows: dict[str, Tensor], factor: float, cfg: DictConfig) -> dict[str, float]:
     """Mean scores of the pictures drawn with the scaled words, for the validation prompts."""
-    import torch
-
-    from dti_repro.data.prompts import load_prompts
-    from dti_repro.experiments.mechanism.pictures import word_scores
-
     prompts, seeds = load_prompts(cfg.prompts), cfg.image_seeds
     settings = {"seeds": seeds, "steps": cfg.steps, "guidance": cfg.guidance, "metrics": cfg.metrics}
     settings["batch"] = len(prompts.prompts) * len(seeds)

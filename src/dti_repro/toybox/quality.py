@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+import torch
 from omegaconf import DictConfig
+from PIL import Image
+from rich.progress import track
 
+from dti_repro.artifacts.files import atomic_write, write_json
+from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.launch.command import command
+from dti_repro.metrics.attributes import AttributeReader
+from dti_repro.toybox.language import full_caption
+from dti_repro.toybox.sampling import scene_of
 
 
 @command("toybox_quality")
 def main(cfg: DictConfig) -> None:
-    import numpy as np
-    import torch
-    from PIL import Image
-    from rich.progress import track
-
-    from dti_repro.artifacts.files import atomic_write, write_json
-    from dti_repro.backbones.stable_diffusion import StableDiffusion
-    from dti_repro.metrics.attributes import AttributeReader
-    from dti_repro.toybox.language import full_caption
-    from dti_repro.toybox.sampling import scene_of
-
     torch.set_num_threads(cfg.threads)
     model = StableDiffusion("toybox", cfg.weights, None)
     reader = AttributeReader(cfg.reader)

@@ -8,27 +8,31 @@ model draws can be closer. Each is compared with the other photos of its subject
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
+import torch
+from diffusers.image_processor import VaeImageProcessor
 from omegaconf import DictConfig
+from PIL import Image
+from scipy import stats
+from torch.nn.functional import normalize
 
+from dti_repro.artifacts.files import atomic_write
+from dti_repro.backbones.stable_diffusion import StableDiffusion
+from dti_repro.config import build
+from dti_repro.data.concept import Toybox
+from dti_repro.errors import InputError
 from dti_repro.launch.command import command
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from dti_repro.backbones.stable_diffusion import StableDiffusion
+from dti_repro.metrics.catalogue import metric_config
+from dti_repro.metrics.similarity import ReferenceSimilarity
+from dti_repro.toybox.vae import as_pixels
 
 METRIC = "toybox_image"
 
 
 @command("toybox_recovered")
 def main(cfg: DictConfig) -> None:
-    import torch
-
-    from dti_repro.artifacts.files import atomic_write
-    from dti_repro.backbones.stable_diffusion import StableDiffusion
-
     images = image_scores(Path(cfg.results) / "scores.csv", cfg.class_word)
     torch.set_num_threads(cfg.threads)
     images["decoded references"] = decoded_references(StableDiffusion("toybox", cfg.weights, None), list(images.index))
@@ -40,10 +44,6 @@ def main(cfg: DictConfig) -> None:
 
 def image_scores(file: Path, start: str) -> pd.DataFrame:
     """Return the image scores, (subjects, rows). InputError without the file, or without row ``start`` in it."""
-    import pandas as pd
-
-    from dti_repro.errors import InputError
-
     if not file.is_file():
         raise InputError(f"{file} does not exist: results=<out>/<experiment> of `python -m dti_repro.benchmark`")
     scores = pd.read_csv(file)
@@ -58,9 +58,6 @@ def shares(images: pd.DataFrame, start: str, seed: int) -> pd.DataFrame:
 
     images: (subjects, rows), among them ``start`` and "decoded references".
     """
-    import numpy as np
-    import pandas as pd
-    from scipy import stats
 
     def ratio(gained, there, axis):
         return gained.sum(axis=axis) / there.sum(axis=axis)
@@ -81,18 +78,6 @@ def shares(images: pd.DataFrame, start: str, seed: int) -> pd.DataFrame:
 
 def decoded_references(model: StableDiffusion, names: list[str]) -> list[float]:
     """Return for each subject the mean cosine of its decoded photos to its other photos."""
-    import numpy as np
-    import torch
-    from diffusers.image_processor import VaeImageProcessor
-    from PIL import Image
-    from torch.nn.functional import normalize
-
-    from dti_repro.config import build
-    from dti_repro.data.concept import Toybox
-    from dti_repro.metrics.catalogue import metric_config
-    from dti_repro.metrics.similarity import ReferenceSimilarity
-    from dti_repro.toybox.vae import as_pixels
-
     encoder = build(metric_config(METRIC), ReferenceSimilarity).encoder
     means = []
     for concept in Toybox(names=names).load():
