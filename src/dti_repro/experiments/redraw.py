@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dti_repro.errors import InputError
 from dti_repro.experiments import front_figure, path_figure, trajectories
+from dti_repro.experiments.mechanism.part import read_part
 from dti_repro.experiments.mechanism.study import PARTS, RECORD
 from dti_repro.experiments.style import save
 
@@ -25,7 +26,7 @@ def redraw(folder: Path) -> list[Path]:
     if (folder / RECORD).is_file():
         for name, part in PARTS.items():
             path = folder / f"{name}.csv"
-            table = part.read(path) if path.is_file() else ()
+            table = read_part(part, path) if path.is_file() else ()
             if len(table):
                 save(part.draw(table), folder / name)
                 drawn.append(folder / name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.by_layer import COLUMNS, measured_by_layer, plot_by_layer
-from dti_repro.experiments.mechanism.part import Measured, Part, interval_text, published
+from dti_repro.experiments.mechanism.by_layer import OF_LAYER, measured_by_layer, plot_by_layer
+from dti_repro.experiments.mechanism.part import Measured, interval_text, published
 from dti_repro.experiments.style import GREY, legend, panels
 
 if TYPE_CHECKING:
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from dti_repro.experiments.mechanism.inputs import Inputs
     from dti_repro.experiments.mechanism.states import Reading
 
-TITLES = {
+NAME = "attention"
+TITLE = "Attention of and to the placeholder"
+LABELS = {
     "itself": "of the placeholder to itself",
     "start": "of the placeholder to the start token",
     "entropy": "entropy of the placeholder's attention (nats)",
     "from_end": "of the end token to the placeholder",
 }
+COLUMNS = {**OF_LAYER, **dict.fromkeys(LABELS, float)}
+KEYS = ("words", "factors", "attention_prompt")
 
 
 def measure(inputs: Inputs) -> Measured:
@@ -38,7 +42,7 @@ def measure(inputs: Inputs) -> Measured:
 
 
 def shares(reading: Reading) -> dict[str, Tensor]:
-    """Return (batch, layers) for each key of TITLES that the prompt has tokens for. Heads are averaged first; the
+    """Return (batch, layers) for each key of LABELS that the prompt has tokens for. Heads are averaged first; the
     entropy is that of the mean, in nats."""
     mean = reading.attention.mean(dim=2)
     of_word = mean[:, :, reading.place]
@@ -56,7 +60,7 @@ def shares(reading: Reading) -> dict[str, Tensor]:
 def draw(table: DataFrame) -> Figure:
     kinds = _measured(table)
     encoders = table.groupby("encoder", sort=False)
-    figure, grid = panels([TITLES[kind] for kind in kinds], len(encoders), PART.title, width=3.6)
+    figure, grid = panels([LABELS[kind] for kind in kinds], len(encoders), TITLE, width=3.6)
     for (encoder, rows), line in zip(encoders, grid, strict=True):
         for kind, axes in zip(kinds, line, strict=True):
             plot_by_layer(axes, rows, kind)
@@ -77,7 +81,7 @@ def section(table: DataFrame) -> str:
     )
     for encoder, first in table[table["layer"] == 0].groupby("encoder", sort=False):
         kinds = _measured(first)
-        lines = [[f"{encoder}, words", "norm", "n", *(TITLES[kind] for kind in kinds)]]
+        lines = [[f"{encoder}, words", "norm", "n", *(LABELS[kind] for kind in kinds)]]
         for (group, norm), rows in first.groupby(["group", "norm"], sort=False):
             lines.append([group, norm, str(len(rows)), *(interval_text(rows[kind]) for kind in kinds)])
         for name, methods in published()["layer0_attention"].items():
@@ -89,16 +93,5 @@ def section(table: DataFrame) -> str:
 
 
 def _measured(table: DataFrame) -> list[str]:
-    """Return the keys of TITLES that have numbers."""
-    return [kind for kind in TITLES if table[kind].notna().any()]
-
-
-PART = Part(
-    name="attention",
-    title="Attention of and to the placeholder",
-    columns={**COLUMNS, **dict.fromkeys(TITLES, float)},
-    keys=("words", "factors", "attention_prompt"),
-    measure=measure,
-    draw=draw,
-    section=section,
-)
+    """Return the keys of LABELS that have numbers."""
+    return [kind for kind in LABELS if table[kind].notna().any()]

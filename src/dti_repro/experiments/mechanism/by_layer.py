@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from dti_repro.experiments.mechanism.inputs import Inputs
     from dti_repro.experiments.mechanism.states import Reading
 
-COLUMNS = {"encoder": str, "group": str, "word": str, "norm": str, "layer": int}
+OF_LAYER = {"encoder": str, "group": str, "word": str, "norm": str, "layer": int}
+"""The columns that say which word, norm and layer a row is about."""
 
 
 def measured_by_layer(

@@ -78,11 +78,11 @@ class Inputs:
 
     def digest(self, part: Part) -> str:
         """Return a digest of all that the numbers of a part depend on."""
-        content: dict[str, Any] = {"format": FORMAT, "part": part.name, "checkpoint": self.fingerprint}
-        content |= {key: OmegaConf.to_container(self.cfg)[key] for key in part.keys} | {"more": part.depends(self)}
+        content: dict[str, Any] = {"format": FORMAT, "part": part.NAME, "checkpoint": self.fingerprint, "more": None}
+        content |= {key: OmegaConf.to_container(self.cfg)[key] for key in part.KEYS}
         content["learned"] = [[word.group, word.name, *map(sha256, word.files)] for word in self.learned]
-        if part.logs:
-            content["logs"] = [sha256(run.log) for _, run in self.logged]
+        if hasattr(part, "depends"):
+            content |= part.depends(self)
         return config_hash(content)
 
     @property

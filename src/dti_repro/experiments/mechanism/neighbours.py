@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Part, Row, published
+from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Row, published
 from dti_repro.experiments.style import encoder_panels, legend, line_style
 
 if TYPE_CHECKING:
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
     from dti_repro.experiments.mechanism.inputs import Inputs
 
+NAME = "neighbours"
+TITLE = "Nearest words by cosine and by distance"
+COLUMNS = {
+    **dict.fromkeys(("encoder", "group", "word", "measure", "norm"), str),
+    "rank": int,
+    "neighbour": str,
+    "value": float,
+}
+KEYS = ("words", "factors", "neighbours")
 SHOWN = 8  # words of a group on the page; the CSV has all
 
 
@@ -63,7 +72,7 @@ def nearest(table: Tensor, vector: Tensor, kind: str, count: int, own: int | Non
 
 
 def draw(table: DataFrame) -> Figure:
-    figure, panels = encoder_panels(table, PART.title)
+    figure, panels = encoder_panels(table, TITLE)
     for rows, axes in panels:
         for k, (group, of_group) in enumerate(rows.groupby("group", sort=False)):
             shares = {norm: _shared(of_group, norm) for norm in _norms(rows)}
@@ -123,17 +132,3 @@ def _list(rows: DataFrame) -> str:
 def _readable(token: str) -> str:
     """Return a token as text: CLIP marks a word's end with </w>, SentencePiece the space before it with ▁."""
     return token.removesuffix("</w>").removeprefix("▁") or token
-
-
-PART = Part(
-    name="neighbours",
-    title="Nearest words by cosine and by distance",
-    columns={
-        **dict.fromkeys(("encoder", "group", "word", "measure", "norm"), str),
-        **{"rank": int, "neighbour": str, "value": float},
-    },
-    keys=("words", "factors", "neighbours"),
-    measure=measure,
-    draw=draw,
-    section=section,
-)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Part, Row, published
+from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Row, published
 from dti_repro.experiments.style import COLORS, encoder_panels, legend, line_style, log_scale
 
 if TYPE_CHECKING:
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from dti_repro.experiments.mechanism.inputs import Inputs
 
+NAME = "vocabulary_norms"
+TITLE = "Norms of the vocabulary"
+COLUMNS = {"encoder": str, "kind": str, "name": str, "low": float, "high": float, "value": float}
+KEYS = ()
 BINS = 50
 STATISTICS = ("rows", "mean", "median", "min", "max", "spread")
 
@@ -45,7 +49,7 @@ def measure(inputs: Inputs) -> Measured:
 
 
 def draw(table: DataFrame) -> Figure:
-    figure, panels = encoder_panels(table, PART.title)
+    figure, panels = encoder_panels(table, TITLE)
     for rows, axes in panels:
         bins = rows[rows["kind"] == "bin"]
         edges = [*bins["low"], bins["high"].iloc[-1]]
@@ -94,14 +98,3 @@ def _numbers(values: Mapping[str, float]) -> list[str]:
     """Return a cell for each of STATISTICS, "" for what is not known."""
     known = {name: f"{value:.0f}" if name == "rows" else f"{value:.4f}" for name, value in values.items()}
     return [known.get(name, "") for name in STATISTICS]
-
-
-PART = Part(
-    name="vocabulary_norms",
-    title="Norms of the vocabulary",
-    columns={"encoder": str, "kind": str, "name": str, "low": float, "high": float, "value": float},
-    keys=(),
-    measure=measure,
-    draw=draw,
-    section=section,
-)

@@ -5,11 +5,10 @@ A figure and a section are made of what the CSV says, never of what was just com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.errors import InputError
@@ -29,30 +28,31 @@ OWN = "own"
 """The norm that a word has; other norms are labels such as x10, ten times the mean of the vocabulary."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """columns: name -> type of the CSV's columns. keys: of the configuration, those that its numbers depend on.
-    logs: it reads the runs' logs; depends: what else they depend on."""
+class Part(Protocol):
+    """What a module of the study has. COLUMNS: name -> type, of the CSV. KEYS: of the configuration, those that its
+    numbers depend on. It may have `depends(inputs)`: what else they depend on, for the digest."""
 
-    name: str
-    title: str
-    columns: Mapping[str, type]
-    keys: tuple[str, ...]
-    measure: Callable[[Inputs], Measured]
-    draw: Callable[[DataFrame], Figure]
-    section: Callable[[DataFrame], str]
-    logs: bool = False
-    depends: Callable[[Inputs], Any] = lambda inputs: None
+    NAME: str
+    TITLE: str
+    COLUMNS: Mapping[str, type]
+    KEYS: tuple[str, ...]
 
-    def read(self, path: Path) -> DataFrame:
-        """Return the CSV. InputError that names the file if it is damaged."""
-        from pandas import read_csv
+    def measure(self, inputs: Inputs) -> Measured: ...
 
-        missing = {"keep_default_na": False, "na_values": [""]}  # "null" is a word
-        try:
-            return read_csv(path, usecols=list(self.columns), dtype=self.columns, **missing)
-        except ValueError as error:
-            raise InputError(f"{path} is damaged: remove it, and give the same command again") from error
+    def draw(self, table: DataFrame) -> Figure: ...
+
+    def section(self, table: DataFrame) -> str: ...
+
+
+def read_part(part: Part, path: Path) -> DataFrame:
+    """Return the CSV of a part. InputError that names the file if it is damaged."""
+    from pandas import read_csv
+
+    missing = {"keep_default_na": False, "na_values": [""]}  # "null" is a word
+    try:
+        return read_csv(path, usecols=list(part.COLUMNS), dtype=part.COLUMNS, **missing)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: remove it, and give the same command again") from error
 
 
 @cache

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from dti_repro.data.prompts import load_prompts
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Part, Row, interval_text
+from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Row, interval_text
 from dti_repro.experiments.style import legend, line_style, log_scale, panels
 from dti_repro.metrics.catalogue import metric_config, metric_identity
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from dti_repro.data.prompts import PromptSet
     from dti_repro.experiments.mechanism.inputs import Inputs
 
+NAME = "text_score_by_norm"
+TITLE = "Text score by the norm of one direction"
+COLUMNS = {"group": str, "word": str, "norm": str, "length": float, "metric": str, "images": int, "score": float}
+KEYS = ("words",)
 WORD = "<word>"
 
 
@@ -57,17 +61,18 @@ def measure(inputs: Inputs) -> Measured:
     return rows, []
 
 
-def depends(inputs: Inputs) -> Any:
-    """Return what the images and their scores depend on besides the words; None if nothing is drawn."""
+def depends(inputs: Inputs) -> dict[str, Any]:
+    """Return what the images and their scores depend on besides the words; nothing if nothing is drawn."""
     settings = _settings(inputs)
     if not settings["norms"]:
-        return None
-    return {
+        return {}
+    more = {
         **{key: settings[key] for key in ("norms", "seeds", "steps", "guidance")},
         "backbone": OmegaConf.to_container(inputs.cfg.backbone, resolve=True),
         "prompts": [[prompt.template, prompt.expect] for prompt in load_prompts(settings["prompts"]).prompts],
         "metrics": {name: metric_identity(metric_config(name)) for name in settings["metrics"]},
     }
+    return {"more": more}
 
 
 def word_scores(
@@ -126,7 +131,7 @@ def draw(table: DataFrame) -> Figure:
     from dti_repro.experiments.statistics import t_interval
 
     metrics = table["metric"].unique()
-    figure, (line,) = panels(metrics, title=PART.title)
+    figure, (line,) = panels(metrics, title=TITLE)
     scored = table[table["score"].notna() & (table["norm"] != OWN)]
     for metric, axes in zip(metrics, line, strict=True):
         for k, (group, rows) in enumerate(scored[scored["metric"] == metric].groupby("group", sort=False)):
@@ -152,15 +157,3 @@ def section(table: DataFrame) -> str:
         "with the class word. Mean over words ± half of the 95% t interval, which the figure's bars show.\n\n"
         f"{markdown(lines)}"
     )
-
-
-PART = Part(
-    name="text_score_by_norm",
-    title="Text score by the norm of one direction",
-    columns={"group": str, "word": str, "norm": str, "length": float, "metric": str, "images": int, "score": float},
-    keys=("words",),
-    depends=depends,
-    measure=measure,
-    draw=draw,
-    section=section,
-)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Part, Row, published
+from dti_repro.experiments.mechanism.part import VOCABULARY, Measured, Row, published
 from dti_repro.experiments.style import GREY, encoder_panels, legend, line_style, ticks
 
 if TYPE_CHECKING:
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     from dti_repro.experiments.mechanism.inputs import Inputs
 
+NAME = "positions"
+TITLE = "Positional attenuation"
+COLUMNS = {"encoder": str, "tokens": str, "norm": float, "place": str, "seed": int, "accuracy": float, "n": int}
+KEYS = ("norms", "seeds")
 PLACES = ("position 0", "all positions")
 
 
@@ -51,7 +55,7 @@ def measure(inputs: Inputs) -> Measured:
 
 
 def draw(table: DataFrame) -> Figure:
-    figure, panels = encoder_panels(table, PART.title)
+    figure, panels = encoder_panels(table, TITLE)
     for rows, axes in panels:
         means = rows.groupby(["place", "tokens"], sort=False)[["norm", "accuracy"]].mean()
         norms, groups = _norms(rows), _groups(rows)
@@ -110,14 +114,3 @@ def _norms(table: DataFrame) -> list[str]:
 
 def _groups(table: DataFrame) -> list[str]:
     return [tokens for tokens in table["tokens"].unique() if tokens != VOCABULARY and not _is_norm(tokens)]
-
-
-PART = Part(
-    name="positions",
-    title="Positional attenuation",
-    columns={"encoder": str, "tokens": str, "norm": float, "place": str, "seed": int, "accuracy": float, "n": int},
-    keys=("norms", "seeds"),
-    measure=measure,
-    draw=draw,
-    section=section,
-)

@@ -19,12 +19,11 @@ from dti_repro.experiments.mechanism import (
     updates,
 )
 from dti_repro.experiments.mechanism.inputs import Inputs, encoder_facts
-from dti_repro.experiments.mechanism.part import VOCABULARY, Part
+from dti_repro.experiments.mechanism.part import VOCABULARY, Part, read_part
 from dti_repro.experiments.tables import write_csv
 
 PARTS: dict[str, Part] = {
-    module.PART.name: module.PART
-    for module in (norms, positions, updates, neighbours, attention, training_norms, pictures)
+    part.NAME: part for part in (norms, positions, updates, neighbours, attention, training_norms, pictures)
 }
 RECORD = "inputs.json"  # part -> digest of what its CSV was made of, and notes
 PAGE = "mechanism.md"
@@ -41,27 +40,27 @@ def study(inputs: Inputs, command: str) -> Path:
     if (out / RECORD).is_file():
         record = read_json(out / RECORD, "remove it, and everything is measured again")
     sections = []
-    for part in PARTS.values():
-        known, digest = record.get(part.name), inputs.digest(part)
-        path = out / f"{part.name}.csv"
+    for name, part in PARTS.items():
+        known, digest = record.get(name), inputs.digest(part)
+        path = out / f"{name}.csv"
         if not isinstance(known, dict) or known.get("digest") != digest or not path.is_file():
-            if cfg.parts and part.name not in cfg.parts:
+            if cfg.parts and name not in cfg.parts:
                 continue
             import torch
 
             torch.set_num_threads(cfg.threads)
             rows, notes = part.measure(inputs)
-            write_csv(path, DataFrame(rows, columns=list(part.columns)), float_format="%.6g")
-            record[part.name] = {"digest": digest, "notes": notes}
+            write_csv(path, DataFrame(rows, columns=list(part.COLUMNS)), float_format="%.6g")
+            record[name] = {"digest": digest, "notes": notes}
             write_json(out / RECORD, record)
-            print(f"{part.name}: {len(rows)} rows measured")
-        table = part.read(path)
-        sections += [f"## {part.title}\n", *(f"{note}.\n" for note in record[part.name].get("notes", []))]
+            print(f"{name}: {len(rows)} rows measured")
+        table = read_part(part, path)
+        sections += [f"## {part.TITLE}\n", *(f"{note}.\n" for note in record[name].get("notes", []))]
         if table.empty:
-            style.remove(out / part.name)
+            style.remove(out / name)
         else:
-            style.save(part.draw(table), out / part.name)
-            sections += [f"![{part.title}]({part.name}.png)\n", part.section(table)]
+            style.save(part.draw(table), out / name)
+            sections += [f"![{part.TITLE}]({name}.png)\n", part.section(table)]
     write_file(out / PAGE, "\n".join([_head(inputs, command), *sections]))
     return out / PAGE
 

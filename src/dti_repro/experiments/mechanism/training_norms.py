@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
+from dti_repro.artifacts.files import sha256
 from dti_repro.artifacts.run_dir import log_column
 from dti_repro.backbones.checkpoint import encoder_dims
 from dti_repro.config import CONF
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import Measured, Part, Row
+from dti_repro.experiments.mechanism.part import Measured, Row
 from dti_repro.experiments.style import legend, line_style, log_scale, panels
 from dti_repro.experiments.training_columns import norms_on_noise
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from dti_repro.experiments.mechanism.inputs import Inputs
 
+NAME = "norm_by_step"
+TITLE = "Norm by training step, and of AdamW on random gradients"
+COLUMNS = {"kind": str, "label": str, "step": int, "norm": float, "n": int}
+KEYS = ("rates", "steps")
 EVERY = 5  # steps between two rows of the CSV
 ADAMW = "torch.optim.AdamW"
 
@@ -55,6 +60,11 @@ def measure(inputs: Inputs) -> Measured:
     return rows, notes
 
 
+def depends(inputs: Inputs) -> dict[str, Any]:
+    """Return the digests of the logs."""
+    return {"logs": [sha256(run.log) for _, run in inputs.logged]}
+
+
 def _rows(kind: str, label: str, norms: Sequence[float], n: int) -> list[Row]:
     last = len(norms)
     kept = [step for step in range(1, last + 1) if step in (1, last) or step % EVERY == 0]
@@ -62,7 +72,7 @@ def _rows(kind: str, label: str, norms: Sequence[float], n: int) -> list[Row]:
 
 
 def draw(table: DataFrame) -> Figure:
-    figure, ((axes,),) = panels([""], title=PART.title)
+    figure, ((axes,),) = panels([""], title=TITLE)
     looks = {
         "training": {"linewidth": 1.8, "linestyle": "-", "markevery": 10},
         "noise": {"linewidth": 1.2, "linestyle": "--", "marker": ""},
@@ -87,15 +97,3 @@ def section(table: DataFrame) -> str:
         "norm after its first step (without runs: from the vocabulary's mean). AdamW divides by the gradient's size, "
         f"so a norm means something only beside the one that it reaches on noise.\n\n{markdown(lines)}"
     )
-
-
-PART = Part(
-    name="norm_by_step",
-    title="Norm by training step, and of AdamW on random gradients",
-    columns={"kind": str, "label": str, "step": int, "norm": float, "n": int},
-    keys=("rates", "steps"),
-    measure=measure,
-    draw=draw,
-    section=section,
-    logs=True,
-)

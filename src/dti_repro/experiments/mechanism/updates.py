@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.by_layer import COLUMNS, measured_by_layer, plot_by_layer
-from dti_repro.experiments.mechanism.part import Measured, Part, interval_text
+from dti_repro.experiments.mechanism.by_layer import OF_LAYER, measured_by_layer, plot_by_layer
+from dti_repro.experiments.mechanism.part import Measured, interval_text
 from dti_repro.experiments.style import encoder_panels, legend, log_scale
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from dti_repro.experiments.mechanism.inputs import Inputs
     from dti_repro.experiments.mechanism.states import Reading
 
+NAME = "residual_updates"
+TITLE = "Residual updates of the token, layer by layer"
+COLUMNS = {**OF_LAYER, "state": float, "update": float}
+KEYS = ("words", "factors", "prompt")
 DEPTHS = 6  # layers in a line of the page; the CSV has all
 
 
@@ -32,7 +36,7 @@ def numbers(reading: Reading) -> dict[str, Tensor]:
 
 
 def draw(table: DataFrame) -> Figure:
-    figure, panels = encoder_panels(table, PART.title)
+    figure, panels = encoder_panels(table, TITLE)
     for rows, axes in panels:
         plot_by_layer(axes, rows, "update")
         axes.set_ylabel("|what the layer adds| / |state|")
@@ -61,14 +65,3 @@ def _chosen(layers: Sequence[int]) -> list[int]:
     if len(layers) <= DEPTHS:
         return list(layers)
     return [layers[round(k * (len(layers) - 1) / (DEPTHS - 1))] for k in range(DEPTHS)]
-
-
-PART = Part(
-    name="residual_updates",
-    title="Residual updates of the token, layer by layer",
-    columns={**COLUMNS, "state": float, "update": float},
-    keys=("words", "factors", "prompt"),
-    measure=measure,
-    draw=draw,
-    section=section,
-)
