@@ -16,8 +16,9 @@ from dti_repro.backbones.text_encoder import TextEncoder
 from dti_repro.experiments.mechanism.attention import shares
 from dti_repro.experiments.mechanism.inputs import load_encoders
 from dti_repro.experiments.mechanism.neighbours import nearest
+from dti_repro.experiments.mechanism.part import WORD
 from dti_repro.experiments.mechanism.position_probe import PositionProbe, added_positions
-from dti_repro.experiments.mechanism.states import WORD, Reading, layers_of, read_word
+from dti_repro.experiments.mechanism.states import Reading, layers_of, read_word
 from dti_repro.experiments.training_columns import norms_on_noise
 from tests.tiny import build_tiny_sdxl
 from tests.tiny_flow import build_tiny_sana, build_tiny_wan

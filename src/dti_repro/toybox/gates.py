@@ -22,6 +22,7 @@ from dti_repro.backbones.base import row_norms
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.data.concept import Toybox
 from dti_repro.errors import InputError
+from dti_repro.experiments.mechanism.part import WORD
 from dti_repro.experiments.mechanism.states import read_word
 from dti_repro.launch.command import command
 from dti_repro.metrics.attributes import AttributeReader
@@ -30,8 +31,6 @@ from dti_repro.toybox.looks import NAMED
 from dti_repro.toybox.probe import ENCODER, PROMPT, position_accuracy, residual_updates
 from dti_repro.toybox.scene import CLASSES
 from dti_repro.toybox.vae import as_pixels
-
-WORD = "<word>"
 
 
 @command("toybox_gates")
@@ -57,15 +56,15 @@ def scale(model: StableDiffusion, norms: list[float], seed: int) -> dict[str, An
     encoder = model.text_encoders[ENCODER]
     norms_of_rows = row_norms(encoder.table)
     norms_of_rows = norms_of_rows[norms_of_rows > 0]
-    rows = {word: encoder.rows(word) for word in CLASSES}
-    path = read_word(encoder, PROMPT, torch.cat(list(rows.values()))).states
+    rows = torch.cat([encoder.rows(word) for word in CLASSES])
+    path = read_word(encoder, PROMPT, rows).states
     return {
         "rows": len(norms_of_rows),
         "row_norm_mean": round(float(norms_of_rows.mean()), 4),
         "row_norm_spread": round(float(norms_of_rows.std() / norms_of_rows.mean()), 4),
         "state_norms": [round(float(v), 3) for v in path.norm(dim=-1).mean(0)],
         "update_norms": [round(float(v), 3) for v in path.diff(dim=1).norm(dim=-1).mean(0)],
-        "relative_updates": {f"x{factor}": residual_updates(encoder, rows, factor) for factor in (1, 10, 20, 50)},
+        "relative_updates": {f"x{factor}": residual_updates(encoder, factor * rows) for factor in (1, 10, 20, 50)},
         "position_read": position_accuracy(encoder, norms, seed),
     }
 

@@ -116,16 +116,12 @@ class NamedLook:
             free = sample_free(rng, cls)
             loose = {} if plain else {"angle": float(rng.uniform(-0.7, 0.7)), "phase": float(rng.uniform())}
             return replace(near, cls=free.cls, proportions=free.proportions, **loose)
-        tight = (
-            {}
-            if plain
-            else {
-                "angle": float(np.clip(centre.angle + rng.uniform(-_ANGLE, _ANGLE), -0.7, 0.7)),
-                "phase": float(np.clip(centre.phase + rng.uniform(-_PHASE, _PHASE), 0, 1)),
-            }
-        )
+        if not plain:
+            angle = np.clip(centre.angle + rng.uniform(-_ANGLE, _ANGLE), -0.7, 0.7)
+            phase = np.clip(centre.phase + rng.uniform(-_PHASE, _PHASE), 0, 1)
+            near = replace(near, angle=float(angle), phase=float(phase))
         shape = np.clip(np.array(centre.proportions) + rng.uniform(-_PROPORTION, _PROPORTION, 4), -1, 1)
-        return replace(near, proportions=tuple(float(p) for p in shape), **tight)
+        return replace(near, proportions=tuple(float(p) for p in shape))
 
 
 def _near(rgb: RGB, rng: np.random.Generator) -> RGB:

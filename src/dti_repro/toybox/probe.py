@@ -35,9 +35,10 @@ def main(cfg: DictConfig) -> None:
     encoder = model.text_encoders[ENCODER]
     positions = position_accuracy(encoder, cfg.norms, cfg.seed)
     rows = {word: encoder.rows(word) for word in CLASSES}
-    updates = {float(f): residual_updates(encoder, rows, float(f)) for f in cfg.factors}
+    class_words = torch.cat(list(rows.values()))
+    updates = {float(f): residual_updates(encoder, float(f) * class_words) for f in cfg.factors}
     scores = {float(f): _pictures(model, rows, float(f), cfg) for f in track(cfg.factors, "drawing")}
-    norm = float(torch.cat(list(rows.values())).norm(dim=-1).mean())
+    norm = float(class_words.norm(dim=-1).mean())
     out = Path(cfg.out)
     write_json(
         out / "probe.json",
@@ -61,10 +62,10 @@ def position_accuracy(encoder: TextEncoder, norms: list[float], seed: int) -> di
     return result
 
 
-def residual_updates(encoder: TextEncoder, rows: dict[str, Tensor], factor: float) -> list[float]:
-    """Return how much each layer changes the scaled word's state, relative to it: a mean over words a layer."""
-    reading = read_word(encoder, PROMPT, factor * torch.cat(list(rows.values())))
-    return [round(float(value), 4) for value in reading.relative_updates().mean(dim=0)]
+def residual_updates(encoder: TextEncoder, words: Tensor) -> list[float]:
+    """Return how much each layer changes a word's state, relative to it, mean over words (words, dim)."""
+    updates = read_word(encoder, PROMPT, words).relative_updates()
+    return [round(float(value), 4) for value in updates.mean(dim=0)]
 
 
 def _pictures(model: StableDiffusion, rows: dict[str, Tensor], factor: float, cfg: DictConfig) -> dict[str, float]:

@@ -31,14 +31,8 @@ class Autoencoder(Stage):
         batch: int = 32,
         seed: int = 0,
     ):
-        self.data, self.held_out, self.batch, self.seed, self.kl_weight = (
-            data,
-            held_out,
-            batch,
-            seed,
-            kl_weight,
-        )
-        self.keep_axes = keep_axes
+        self.data, self.held_out, self.batch, self.seed = data, held_out, batch, seed
+        self.kl_weight, self.keep_axes = kl_weight, keep_axes
         torch.manual_seed(seed)
         self.model = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * len(channels),

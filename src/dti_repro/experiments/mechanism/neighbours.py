@@ -38,17 +38,18 @@ def measure(inputs: Inputs) -> Measured:
     for name, encoder in inputs.encoders.items():
         table = encoder.table.detach().float()
         tokens = encoder.tokenizer.tokenizer.convert_ids_to_tokens(range(min(len(table), encoder.tokenizer.vocabulary)))
-        norms = [(OWN, None), *((f"x{f:g}", f * inputs.mean_norms[name]) for f in inputs.cfg.factors)]
+        # CLIP marks a word's end with </w>, SentencePiece the space before it with ▁.
+        texts = [token.removesuffix("</w>").removeprefix("▁") or token for token in tokens]
         for word in inputs.words(name):
-            asked = [("cosine", OWN, word.vector)]
-            for norm, length in norms:
-                vector = word.vector if length is None else F.normalize(word.vector, dim=-1) * length
-                asked.append(("distance", norm, vector))
+            asked = [("cosine", OWN, word.vector), ("distance", OWN, word.vector)]
+            for factor in inputs.cfg.factors:
+                length = factor * inputs.mean_norms[name]
+                asked.append(("distance", f"x{factor:g}", F.normalize(word.vector, dim=-1) * length))
             for kind, norm, vector in asked:
-                found = nearest(table[: len(tokens)], vector, kind, inputs.cfg.neighbours, word.own)
+                found = nearest(table[: len(texts)], vector, kind, inputs.cfg.neighbours, word.own)
                 about = {"encoder": name, "group": word.group, "word": word.name, "measure": kind, "norm": norm}
                 for rank, (token, value) in enumerate(found, 1):
-                    rows.append({**about, "rank": rank, "neighbour": _readable(tokens[token]), "value": value})
+                    rows.append({**about, "rank": rank, "neighbour": texts[token], "value": value})
     return rows, []
 
 
@@ -127,8 +128,3 @@ def _list(rows: DataFrame) -> str:
     """Return neighbours and values; tokens such as <mask> are no tags of the page."""
     pairs = zip(rows["neighbour"], rows["value"], strict=True)
     return " · ".join(f"{escape(neighbour, quote=False)} {value:.2f}" for neighbour, value in pairs)
-
-
-def _readable(token: str) -> str:
-    """Return a token as text: CLIP marks a word's end with </w>, SentencePiece the space before it with ▁."""
-    return token.removesuffix("</w>").removeprefix("▁") or token

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Measured = tuple[list[Row], list[str]]
 """The rows of a CSV, and a line for everything that does not apply to a text encoder."""
+WORD = "<word>"
+"""The placeholder in the prompts that are read and drawn."""
 VOCABULARY = "vocabulary"
 """The group of the vocabulary's own words; learned words are grouped by method."""
 OWN = "own"

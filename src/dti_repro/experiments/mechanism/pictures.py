@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from dti_repro.data.prompts import load_prompts
 from dti_repro.experiments.markdown import markdown
-from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, Measured, Row, interval_text
+from dti_repro.experiments.mechanism.part import OWN, VOCABULARY, WORD, Measured, Row, interval_text
 from dti_repro.experiments.style import legend, line_style, log_scale, panels
 from dti_repro.metrics.catalogue import metric_config, metric_identity
 
@@ -26,7 +26,6 @@ NAME = "text_score_by_norm"
 TITLE = "Text score by the norm of one direction"
 COLUMNS = {"group": str, "word": str, "norm": str, "length": float, "metric": str, "images": int, "score": float}
 KEYS = ("words",)
-WORD = "<word>"
 
 
 def measure(inputs: Inputs) -> Measured:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dti_repro.backbones.text_encoder import TextEncoder
-
-WORD = "<word>"
+from dti_repro.experiments.mechanism.part import WORD
 
 
 @dataclass(frozen=True)

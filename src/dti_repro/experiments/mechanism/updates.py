@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dti_repro.experiments.markdown import markdown
 from dti_repro.experiments.mechanism.by_layer import OF_LAYER, measured_by_layer, plot_by_layer
@@ -22,7 +23,7 @@ NAME = "residual_updates"
 TITLE = "Residual updates of the token, layer by layer"
 COLUMNS = {**OF_LAYER, "state": float, "update": float}
 KEYS = ("words", "factors", "prompt")
-DEPTHS = 6  # layers in a line of the page; the CSV has all
+DEPTHS = 6  # layers in a line of the page, evenly spaced; the CSV has all
 
 
 def measure(inputs: Inputs) -> Measured:
@@ -51,17 +52,11 @@ def section(table: DataFrame) -> str:
         "the 95% t interval; `own` is the word's own norm, x10 ten times the vocabulary's mean.\n"
     )
     for encoder, of_encoder in table.groupby("encoder", sort=False):
-        layers = _chosen(list(of_encoder["layer"].unique()))
+        layers = of_encoder["layer"].unique()
+        layers = layers[np.unique(np.linspace(0, len(layers) - 1, DEPTHS).round().astype(int))]
         lines = [[f"{encoder}, words", "norm", "n", *(f"layer {layer}" for layer in layers)]]
         for (group, norm), rows in of_encoder.groupby(["group", "norm"], sort=False):
             by_layer = [rows[rows["layer"] == layer]["update"] for layer in layers]
             lines.append([group, norm, str(len(by_layer[0])), *map(interval_text, by_layer)])
         text += f"\n{markdown(lines)}"
     return text
-
-
-def _chosen(layers: Sequence[int]) -> list[int]:
-    """Return at most DEPTHS of the layers, the first and the last included, evenly spaced."""
-    if len(layers) <= DEPTHS:
-        return list(layers)
-    return [layers[round(k * (len(layers) - 1) / (DEPTHS - 1))] for k in range(DEPTHS)]
