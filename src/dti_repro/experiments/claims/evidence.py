@@ -69,10 +69,6 @@ class Result:
         ]
         return sorted((set.intersection if asked else set.union)(*found)) if found else []
 
-    def trainings(self, row: str) -> set[str]:
-        """Return the folder of the configuration, whose name covers weights and settings, of a row."""
-        return {str(Path(path).parent) for path in self.runs.get(row, ())}
-
     def metric(self, name: str) -> str:
         """Return the metric that `image` or `text` stands for, any other as it is."""
         if name not in ("image", "text"):
@@ -90,7 +86,9 @@ def _why_not_averaged(results: Sequence[Result], rows: Collection[str]) -> str:
     one set of weights, at different seeds."""
     names = " and ".join(result.folder.name for result in results)
     for row in sorted(rows):
-        if len({frozenset(result.trainings(row)) for result in results}) > 1:
+        # The name of a configuration's folder covers weights and settings.
+        trainings = {frozenset(str(Path(path).parent) for path in result.runs.get(row, ())) for result in results}
+        if len(trainings) > 1:
             return f"{names} have different trainings of {row}"
     seeds = [seed for result in results for seed in result.seeds(rows)]
     return f"{names} share a training seed" if len(set(seeds)) < len(seeds) else ""
