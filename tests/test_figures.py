@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from dti_repro.artifacts.image_grid import CELL, Grid
-from dti_repro.experiments.figures import save_norms
-from dti_repro.experiments.front_figure import front
+from dti_repro.experiments.figures import front, save_norms
 
 
 def plain(color: tuple[int, int, int], size: int = 48) -> Image.Image:

@@ -75,10 +75,9 @@ def main(cfg: DictConfig) -> int:
         start_norms(run, result)  # in a job too: the process that writes the table loads no model
     clock.append(time.time())
     if cfg.rows is None:
-        from dti_repro.experiments.figures import comparison  # pandas and scipy load with these
+        from dti_repro.experiments.figures import comparison, redraw  # pandas and scipy load with these
         from dti_repro.experiments.notes import table_command
         from dti_repro.experiments.page.write import write_page
-        from dti_repro.experiments.redraw import redraw
         from dti_repro.experiments.report import tabulate, words_table, write_provenance, write_tables
         from dti_repro.experiments.tables import write_csv
 

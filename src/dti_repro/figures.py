@@ -19,9 +19,12 @@ def main(cfg: DictConfig) -> None:
     results = Path(cfg.results)
     if not results.is_dir():
         raise InputError(f"results={cfg.results} is no folder: give the one that the benchmarks wrote to")
-    from dti_repro.experiments.redraw import redraw_all  # pandas and matplotlib load with it
+    from dti_repro.experiments.figures import redraw  # pandas and matplotlib load with it
 
-    print("\n".join(f"{path}.png .pdf" for path in redraw_all(results)))
+    drawn = [path for folder in sorted(results.glob("*/")) for path in redraw(folder)]
+    if not drawn:
+        raise InputError(f"{results} has no results with such a figure: give the folder that the benchmarks wrote to")
+    print("\n".join(f"{path}.png .pdf" for path in drawn))
 
 
 if __name__ == "__main__":
