@@ -99,7 +99,7 @@ class Example:
         return tuple(self.picture(root / "photos" / name / f"{i}.png", "gray", f"{name}{i}") for i in range(2))
 
     def _result(self, root: Path, run: ExperimentRun, spec: RowSpec, place: int) -> RowResult:
-        result = RowResult(spec, [] if spec.bound else run.train_configs(spec))
+        result = RowResult(spec, run.train_configs(spec))
         names = ["text"] if spec.bound else [f"seed_{seed}" for seed in self.trained]
         for name, (number, concept) in product(names, enumerate(self.concepts)):
             folder = ConceptFolder(root / "runs" / spec.name / name / concept)

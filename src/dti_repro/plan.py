@@ -14,11 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dti_repro.artifacts.files import read_yaml, write_json
-from dti_repro.artifacts.run_dir import check_name
 from dti_repro.config import CONF, build
-from dti_repro.experiments.configs import ExperimentRun, searched_file
+from dti_repro.experiments.configs import ExperimentRun, parse_run
 from dti_repro.experiments.paths import count_path_images
-from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
+from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.launch.command import command
 from dti_repro.launch.sweep import typed_overrides
 from dti_repro.training.runs import source_config
@@ -32,11 +31,7 @@ def main(cfg: DictConfig) -> None:
     """Print the report, and write it as json where `out` names a file. InputError for anything that train, generate or
     the plan itself does not take."""
     name = HydraConfig.get().runtime.choices["experiment"]
-    if name is None:
-        experiment = _single(cfg)
-    else:
-        content = OmegaConf.to_container(cfg.experiment, resolve=True)
-        experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
+    experiment = _single(cfg) if name is None else parse_run(cfg, name).experiment
     typed = [(re.split(r"[.@=/]", override.lstrip("+~"), maxsplit=1)[0], override) for override in typed_overrides()]
     setup = [override for key, override in typed if key in SHARED]
     train = [override for key, override in typed if key not in SHARED | ({*cfg, "experiment", "hydra"} - TRAIN)]
@@ -57,7 +52,7 @@ def estimate_run(
     trainings: dict[str, DictConfig] = {}  # rows may share one
     sets: dict[str, int] = {}  # of images, which rows may share, too: the number of trainings that draw each
     for row in run.experiment.rows:
-        cfgs = [] if row.bound else run.train_configs(row)
+        cfgs = run.train_configs(row)
         sets[row.bound or f"{row.kappa} {row.snapshot} {cfgs}"] = len(cfgs) or 1
         for cfg in cfgs:
             trained = source_config(cfg) if "source" in cfg.method else cfg

@@ -25,9 +25,7 @@ def main(cfg: DictConfig) -> None:
     name = HydraConfig.get().runtime.choices["experiment"]
     run = parse_run(cfg, name)
     run.generate_config()
-    for row in run.experiment.rows:
-        if row.bound is None:
-            run.train_configs(row)  # a wrong override is said before what is missing
+    run.trainings()  # a wrong override is said before what is missing
     from dti_repro.experiments.figures import comparison  # pandas and scipy load with these
     from dti_repro.experiments.notes import table_command
     from dti_repro.experiments.on_disk import agreeing, rows_on_disk, stored_report

@@ -41,8 +41,10 @@ class ExperimentRun:
     concepts: Mapping[str, Concept] = field(default_factory=dict)
 
     def train_configs(self, row: RowSpec) -> list[DictConfig]:
-        """Return a configuration for each training seed. InputError that names the experiment and the row for what
-        conf/train.yaml does not take."""
+        """Return a configuration for each training seed, none for a bound. InputError that names the experiment and the
+        row for what conf/train.yaml does not take."""
+        if row.bound is not None:
+            return []
         overrides = (*self.experiment.train, *row.overrides, *self.train)
         if steps := self.experiment.snapshots:
             overrides = (*overrides, f"trainer.snapshots={list(steps)}")
@@ -53,6 +55,10 @@ class ExperimentRun:
             raise InputError(f"experiment '{self.experiment.name}': {both}: leave one of them out")
         choices = [(*overrides, f"seed={seed}") for seed in seeds] or [overrides]
         return [self._config("train", f"row '{row.name}'", choice) for choice in choices]
+
+    def trainings(self) -> list[DictConfig]:
+        """Return the configurations of all rows."""
+        return [cfg for row in self.experiment.rows for cfg in self.train_configs(row)]
 
     def generate_config(self) -> DictConfig:
         return self._config("generate", "generate", (*self.experiment.generate, *self.generate))
@@ -81,15 +87,12 @@ class ExperimentRun:
     def is_changed(self) -> bool:
         """Return whether keys of the command line change a vector, an image or which concepts there are."""
 
-        def trainings(run: ExperimentRun) -> list[DictConfig]:
-            return [cfg for row in run.experiment.rows if row.bound is None for cfg in run.train_configs(row)]
-
         def checkpoints(run: ExperimentRun) -> list[Any]:
-            return [cfg.backbone.get(key) for cfg in (*trainings(run), run.generate_config()) for key in KEYS]
+            return [cfg.backbone.get(key) for cfg in (*run.trainings(), run.generate_config()) for key in KEYS]
 
         def content(run: ExperimentRun) -> list[Any]:
             drawn = asked_images(run.generate_config())
-            return [list(run.concepts), [run_folder(cfg).path for cfg in trainings(run)], *drawn]
+            return [list(run.concepts), [run_folder(cfg).path for cfg in run.trainings()], *drawn]
 
         try:
             plain = replace(self, setup=(), train=(), generate=(), concepts={}).choose_concepts(None)
@@ -101,10 +104,8 @@ class ExperimentRun:
     def check(self, masks: Path | None = None) -> None:
         """Raise InputError for a wrong setting of a row or of the generation, and for missing masks of photos, before
         the first row is trained."""
-        for row in self.experiment.rows:
-            if row.bound is None:
-                for cfg in self.train_configs(row):
-                    check_pack(cfg, len(self.concepts))
+        for cfg in self.trainings():
+            check_pack(cfg, len(self.concepts))
         asked_images(self.generate_config())
         self.check_masks(masks)
 
@@ -141,10 +142,13 @@ def load_run(cfg: DictConfig, name: str, subjects: int | None) -> ExperimentRun:
 
 
 def parse_run(cfg: DictConfig, name: str) -> ExperimentRun:
-    """Return the experiment of this name as load_run, but before its concepts and their photos are looked for."""
+    """Return the experiment of this name as load_run, but before its concepts and their photos are looked for. The
+    configuration may be that of plan, too."""
     content = OmegaConf.to_container(cfg.experiment, resolve=True)
     experiment = parse_experiment(check_name(name, "experiment"), content, searched_file(cfg))
-    return ExperimentRun(experiment, cfg.runs, *(tuple(cfg[key]) for key in ("setup", "train", "generate")))
+    return ExperimentRun(
+        experiment, cfg.get("runs", "runs"), *(tuple(cfg[key]) for key in ("setup", "train", "generate"))
+    )
 
 
 def searched_file(cfg: DictConfig) -> Path:

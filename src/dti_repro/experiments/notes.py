@@ -79,8 +79,7 @@ def table_command() -> str:
 
 def about(run: ExperimentRun, backbone: DictConfig, masked: bool) -> str:
     """Return what the numbers of a table are means over."""
-    rows = [row for row in run.experiment.rows if row.bound is None]
-    seeds = sorted({cfg.seed for row in rows for cfg in run.train_configs(row)})
+    seeds = sorted({cfg.seed for cfg in run.trainings()})
     trained = f"{len(seeds)} training seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), " if seeds else ""
     drawn = {key: " ".join(str(value).split()) for key, value in settings_of(backbone).items()}
     prompts = run.prompts()

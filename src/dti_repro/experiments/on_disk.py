@@ -35,7 +35,7 @@ def rows_on_disk(run: ExperimentRun, masks: Path | None) -> list[RowResult]:
     for row in run.experiment.rows:
         if row.kappa is None or row.kappa.of in found:  # its folder is known by the other row's training
             row = with_kappa(row, found)
-            result = RowResult(row, [] if row.bound else run.train_configs(row))
+            result = RowResult(row, run.train_configs(row))
             if _fill_in_if_complete(run, result, masks):
                 found[row.name] = result
     return list(found.values())

@@ -53,10 +53,6 @@ class RelativeKappa:
     fraction: float
     of: str
 
-    def override(self, gradient: float) -> str:
-        """Return the override of the training, where that row's median gradient norm is this."""
-        return f"method.prior.kappa={self.fraction * gradient:.2g}"
-
 
 @dataclass(frozen=True, config=KEYS)
 class RowSpec:

@@ -57,7 +57,7 @@ def train_rows(run: ExperimentRun, rows: Sequence[RowSpec], scoring_on: str = "a
     is_checked = False
     for k, row in enumerate(rows):
         row = with_kappa(row, results)
-        result = results[row.name] = RowResult(row, [] if row.bound else run.train_configs(row))
+        result = results[row.name] = RowResult(row, run.train_configs(row))
         for cfg in result.cfgs:
             if not is_trained(run, cfg):
                 if not is_checked:
@@ -109,7 +109,7 @@ def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:
     gradient = gradient_norm(results[row.kappa.of].folders)
     if gradient is None:
         raise InputError(f"row '{row.name}' takes kappa of '{row.kappa.of}', which has no training log")
-    return replace(row, overrides=(*row.overrides, row.kappa.override(gradient)))
+    return replace(row, overrides=(*row.overrides, f"method.prior.kappa={row.kappa.fraction * gradient:.2g}"))
 
 
 def is_trained(run: ExperimentRun, cfg: DictConfig) -> bool:
