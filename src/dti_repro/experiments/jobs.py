@@ -36,22 +36,16 @@ def group_into_sweeps(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[list[
     Rows that write the same folder are one job (a method that transforms another's vectors writes that one's too). A
     row whose kappa is relative to another row's gradient is in a later sweep than that row.
     """
-    jobs: list[tuple[set[str], list[RowSpec]]] = []  # what a job writes, and its rows
+    jobs: list[tuple[set[str], list[str]]] = []  # what a job writes, and its rows
+    sweep_of: dict[str, int] = {}
     for row in rows:
+        sweep_of[row.name] = sweep_of.get(row.kappa.of, -1) + 1 if row.kappa and row.bound is None else 0
         outputs = _outputs(run, row)
         same = [job for job in jobs if job[0] & outputs]
-        merged = [*(other for _, job in same for other in job), row]
+        merged = [*(name for _, names in same for name in names), row.name]
         jobs = [*(job for job in jobs if job not in same), (outputs.union(*(written for written, _ in same)), merged)]
-    sweeps: list[list[list[str]]] = []
-    sweep_of: dict[str, int] = {}
-    for _, job in sorted(jobs, key=lambda job: any(row.kappa for row in job[1])):  # merging moves a job to the end
-        names = [row.name for row in job]
-        waits_for = {row.kappa.of for row in job if row.kappa} - set(names)
-        number = max((sweep_of.get(name, -1) + 1 for name in waits_for), default=0)
-        sweep_of |= dict.fromkeys(names, number)
-        sweeps += [[] for _ in range(number + 1 - len(sweeps))]
-        sweeps[number].append(names)
-    return sweeps
+    sweeps = range(max(sweep_of.values()) + 1)
+    return [[names for _, names in jobs if sweep_of[names[0]] == number] for number in sweeps]
 
 
 def _outputs(run: ExperimentRun, row: RowSpec) -> set[str]:
