@@ -21,7 +21,7 @@ from dti_repro.experiments.report import Report
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.stages import RowResult, is_trained, list_image_folders, list_score_files, with_kappa
 from dti_repro.experiments.tables import Row
-from dti_repro.experiments.training_columns import has_start_norms
+from dti_repro.experiments.training_columns import start_file
 
 
 def rows_on_disk(run: ExperimentRun, masks: Path | None) -> list[RowResult]:
@@ -33,23 +33,20 @@ def rows_on_disk(run: ExperimentRun, masks: Path | None) -> list[RowResult]:
     run.check_masks(masks)
     found: dict[str, RowResult] = {}
     for row in run.experiment.rows:
-        if row.kappa is None or row.kappa.of in found:  # its folder is known by the other row's training
-            row = with_kappa(row, found)
-            result = RowResult(row, run.train_configs(row))
-            if _fill_in_if_complete(run, result, masks):
-                found[row.name] = result
+        if row.kappa is not None and row.kappa.of not in found:  # its folder is known by the other row's training
+            continue
+        row = with_kappa(row, found)
+        result = RowResult(row, run.train_configs(row))
+        if not all(is_trained(run, cfg) for cfg in result.cfgs):
+            continue
+        result.folders = [folder for cfg in result.cfgs for folder in run.concept_folders(cfg)]
+        list_image_folders(run, [result])
+        norms = start_file(run, result)
+        if (norms is not None and not norms.is_file()) or any(folder.missing() for folder in result.image_folders):
+            continue
+        if not any(file.missing(run.metrics(), masks) for file in list_score_files(run, [result])):
+            found[row.name] = result
     return list(found.values())
-
-
-def _fill_in_if_complete(run: ExperimentRun, result: RowResult, masks: Path | None) -> bool:
-    """Fill in the files of a row as far as it is whole, and return whether nothing of it is missing."""
-    if not all(is_trained(run, cfg) for cfg in result.cfgs):
-        return False
-    result.folders = [folder for cfg in result.cfgs for folder in run.concept_folders(cfg)]
-    list_image_folders(run, [result])
-    if not has_start_norms(run, result) or any(folder.missing() for folder in result.image_folders):
-        return False
-    return not any(file.missing(run.metrics(), masks) for file in list_score_files(run, [result]))
 
 
 def stored_report(folder: Path, run: ExperimentRun, command: str) -> Report:

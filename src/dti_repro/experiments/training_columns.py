@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,9 +20,6 @@ from dti_repro.config import build
 from dti_repro.data.concept import Concept
 from dti_repro.experiments.configs import ExperimentRun
 from dti_repro.experiments.stages import RowResult
-
-if TYPE_CHECKING:
-    from dti_repro.methods.base import TokenMethod
 
 COLUMNS = ("norm", "at start", "on noise", "gradient", "kappa", "minutes", "published image", "published text")
 FORMAT = 2  # of the file with the norms at the start: a higher one makes an old file be computed again
@@ -65,7 +62,7 @@ def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, Any]:
     The norms are kept in the row's seed folder, because the start needs the text encoder. The file is named after the
     concepts, so that no two jobs write the same one.
     """
-    file = _start_file(run, result)
+    file = start_file(run, result)
     if file is None:
         return {}
     if not file.is_file():
@@ -73,14 +70,8 @@ def start_norms(run: ExperimentRun, result: RowResult) -> dict[str, Any]:
     return read_json(file, "remove it")
 
 
-def has_start_norms(run: ExperimentRun, result: RowResult) -> bool:
-    """Return whether `start_norms` has nothing to compute."""
-    file = _start_file(run, result)
-    return file is None or file.is_file()
-
-
-def _start_file(run: ExperimentRun, result: RowResult) -> Path | None:
-    """Return where the norms are kept; None for a row that has no whole training of its own."""
+def start_file(run: ExperimentRun, result: RowResult) -> Path | None:
+    """Return where `start_norms` keeps them; None for a row that has no whole training of its own."""
     if not result.cfgs or "source" in result.cfgs[0].method or result.spec.snapshot is not None:
         return None
     key = config_hash({"concepts": list(run.concepts), "format": FORMAT})
@@ -91,7 +82,7 @@ def _start_norms(cfg: DictConfig, concepts: Mapping[str, Concept]) -> dict[str, 
     import torch
 
     from dti_repro.backbones.load import load_backbone
-    from dti_repro.methods.base import TokenMethod
+    from dti_repro.methods.base import SharedVectors, TokenMethod
     from dti_repro.training.trainer import initializer_embedding
 
     backbone = load_backbone(cfg.backbone, cfg.trainer.accelerator)
@@ -101,43 +92,35 @@ def _start_norms(cfg: DictConfig, concepts: Mapping[str, Concept]) -> dict[str, 
         name: torch.cat([rows.norm(dim=-1).flatten() for rows in method.vectors(c).values()]).mean().item()
         for c, name in enumerate(concepts)
     }
-    if not _is_free(cfg, method):
+    # AdamW alone decides the norms where it steps the vectors themselves, and nothing changes them after.
+    steps_vectors = isinstance(method, SharedVectors) and cfg.method.get("norm_control") is None
+    if not steps_vectors or cfg.optim._target_ != "torch.optim.AdamW":
         return {"start": start}
     dims = [encoder.dim for encoder in backbone.spec.encoders.values()]
     return {"start": start, "noise": norms_on_noise(cfg.optim, fmean(start.values()), dims, cfg.trainer.steps)[-1]}
-
-
-def _is_free(cfg: DictConfig, method: TokenMethod) -> bool:
-    """Return whether AdamW alone decides the norms: it steps the vectors themselves, and nothing changes them after."""
-    from dti_repro.methods.base import SharedVectors
-
-    free_vectors = isinstance(method, SharedVectors) and cfg.method.get("norm_control") is None
-    return free_vectors and cfg.optim._target_ == "torch.optim.AdamW"
 
 
 def norms_on_noise(optim: DictConfig | Mapping[str, Any], start: float, dims: Sequence[int], steps: int) -> list[float]:
     """Return the mean norm, at the start and after each step, of vectors that start in random directions with norm
     `start`, and get standard normal gradients. optim: a node with the settings of the optimizer, such as
     conf/optim/adamw.yaml. dims: of the text encoders; the norm is the mean over them."""
-    curves = [_norms_on_noise(optim, start, dim, steps) for dim in dims]
-    return [fmean(norms) for norms in zip(*curves, strict=True)]
-
-
-def _norms_on_noise(optim: DictConfig | Mapping[str, Any], start: float, dim: int, steps: int) -> list[float]:
     import torch
 
     from dti_repro.optim.schedule import split
 
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.nn.functional.normalize(torch.randn(VECTORS, dim, generator=generator), dim=-1)
-    vectors = torch.nn.Parameter(directions * start)
     settings, schedule = split(optim, steps)
-    groups = schedule.groups([{"params": [vectors]}], [torch.nn.ParameterList([vectors])])
-    optimizer = build(settings, torch.optim.Optimizer, "optim", params=groups)
-    norms = [float(vectors.detach().norm(dim=-1).mean())]
-    for step in range(steps):
-        schedule.apply(optimizer, [step])
-        vectors.grad = torch.randn(VECTORS, dim, generator=generator)
-        optimizer.step()
-        norms.append(float(vectors.detach().norm(dim=-1).mean()))
-    return norms
+    curves = []
+    for dim in dims:
+        generator = torch.Generator().manual_seed(0)
+        directions = torch.nn.functional.normalize(torch.randn(VECTORS, dim, generator=generator), dim=-1)
+        vectors = torch.nn.Parameter(directions * start)
+        groups = schedule.groups([{"params": [vectors]}], [torch.nn.ParameterList([vectors])])
+        optimizer = build(settings, torch.optim.Optimizer, "optim", params=groups)
+        norms = [float(vectors.detach().norm(dim=-1).mean())]
+        for step in range(steps):
+            schedule.apply(optimizer, [step])
+            vectors.grad = torch.randn(VECTORS, dim, generator=generator)
+            optimizer.step()
+            norms.append(float(vectors.detach().norm(dim=-1).mean()))
+        curves.append(norms)
+    return [fmean(norms) for norms in zip(*curves, strict=True)]
