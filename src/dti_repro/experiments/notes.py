@@ -8,7 +8,7 @@ from statistics import fmean
 from omegaconf import DictConfig
 
 from dti_repro.experiments.configs import ExperimentRun
-from dti_repro.experiments.spec import Experiment, RowSpec
+from dti_repro.experiments.spec import Experiment
 from dti_repro.experiments.stages import RowResult
 from dti_repro.experiments.statistics import MIN_SUBJECTS
 from dti_repro.inference.image_folder import settings_of
@@ -103,7 +103,8 @@ def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list
     deviations = [deviation.format(instruction) for deviation in deviations]
     if deviations:
         deviations.append(MASK_DEVIATION if masked else UNMASKED)
-    if deviations and any(map(_has_original_prior, experiment.rows)):
+    rows = [row.overrides for row in experiment.rows]
+    if deviations and any("method=crossinit" in row and "method.prior.distance=mse" not in row for row in rows):
         deviations.append(_CROSSINIT)
     sources = sorted({row.published.source for row in experiment.rows if row.published})
     return [
@@ -113,10 +114,6 @@ def notes_of(experiment: Experiment, backbone: DictConfig, masked: bool) -> list
         *([_PADDED] if as_published else []),
         *experiment.notes,
     ]
-
-
-def _has_original_prior(row: RowSpec) -> bool:
-    return "method=crossinit" in row.overrides and "method.prior.distance=mse" not in row.overrides
 
 
 def steps_used(results: Sequence[RowResult]) -> list[str]:

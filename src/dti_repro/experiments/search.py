@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from dti_repro.artifacts.files import write_file
+from dti_repro.artifacts.files import read_yaml, write_file
 from dti_repro.errors import InputError
-from dti_repro.experiments.spec import Experiment, RowSpec, read_searched
+from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.experiments.stages import RowResult, means_of, mismatched_files
 from dti_repro.experiments.training_columns import number
 
@@ -82,17 +82,15 @@ def search(experiment: Experiment, results: Sequence[RowResult], path: Path | No
 def best_rows(rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]]) -> dict[str, RowSpec]:
     """Return method -> its row with the highest criterion; in a tie, the row that is listed first. found: row name ->
     what `quality` returns."""
-    best: dict[str, RowSpec] = {}
-    for row in rows:
-        if row.method not in best or found[row.name]["criterion"] > found[best[row.method].name]["criterion"]:
-            best[row.method] = row
-    return best
+    methods = dict.fromkeys(row.method for row in rows)
+    criterion = {row: found[row.name]["criterion"] for row in rows}
+    return {method: max((row for row in rows if row.method == method), key=criterion.get) for method in methods}
 
 
 def write_searched(path: Path, best: Mapping[str, RowSpec], found: Mapping[str, Mapping[str, float]]) -> None:
     """Write what `best_rows` returns, with the overrides and the scores of each row, beside what other searches wrote
     of other methods."""
-    before = read_searched(path) if path.is_file() else {}
+    before = read_yaml(path) if path.is_file() else {}
     content = before | {
         method: {
             "row": row.name,

@@ -157,7 +157,7 @@ def parse_experiment(name: str, config: Any, searched: Path) -> Experiment:
     except ValidationError as error:
         raise InputError(f"experiment '{name}'{_explain(error.errors()[0], content)}") from error
     wanted = [row for row in experiment.rows if row.searched]
-    chosen = read_searched(searched) if wanted and searched.is_file() else {}
+    chosen = read_yaml(searched) if wanted and searched.is_file() else {}
     waiting = {row.name: row.searched for row in wanted if row.searched not in chosen}
     rows: list[RowSpec] = []
     for row in experiment.rows:
@@ -192,11 +192,6 @@ def _explain(error: ErrorDetails, content: Any) -> str:
     given = "" if error["type"] == "missing" else f" is {str(error['input'])[:80]}"
     needed = reduce(lambda text, pair: text.replace(*pair), PLAIN.items(), error["msg"])
     return f"{where}: {'.'.join(map(str, place))}{given}: {needed}"
-
-
-def read_searched(path: Path) -> dict[str, Any]:
-    """Return method -> what a search wrote of its best row."""
-    return check_value(read_yaml(path), dict[str, Any], str(path))
 
 
 def _overrides(chosen: Mapping[str, Any], method: str, searched: Path) -> Texts:
