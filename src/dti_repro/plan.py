@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from dti_repro.artifacts.files import read_yaml, write_json
 from dti_repro.config import CONF, build
 from dti_repro.experiments.configs import ExperimentRun, parse_run
-from dti_repro.experiments.paths import count_path_images
 from dti_repro.experiments.spec import Experiment, RowSpec
 from dti_repro.launch.command import command
 from dti_repro.launch.sweep import typed_overrides
@@ -68,7 +68,10 @@ def estimate_run(
         # A prompt with {} is drawn for each concept, one that names concepts once.
         prompts = [set(p.names) <= set(run.concepts) if p.names else concepts for p in run.prompts().prompts]
         images, references = sum(prompts) * len(run.seeds()), photos * sets.pop("references", 0)
-        between = 0 if run.experiment.paths is None else count_path_images(run)
+        between = 0
+        if paths := run.experiment.paths:  # for each way, pair of concepts and training seed, both ends included
+            lines = len(paths.ways) * comb(concepts, 2) * max(1, len(run.experiment.training_seeds))
+            between = lines * paths.points * len(prompts) * len(run.seeds())
         estimate.add_images(cfg, images * sum(sets.values()) + between, png_bytes_per_pixel)
         # A search scores the images of the class row with other prompts, too.
         estimate.add_scores(metrics, images * (sum(sets.values()) + run.experiment.search) + references)

@@ -7,18 +7,18 @@ features are those of the experiment's image score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dti_repro.artifacts.files import read_json, write_json
 from dti_repro.artifacts.image_grid import Grid
-from dti_repro.artifacts.run_dir import ConceptFolder, config_hash
+from dti_repro.artifacts.run_dir import config_hash
 from dti_repro.config import build, target
 from dti_repro.data.concept import Concept
 from dti_repro.data.photos import load_photo
@@ -82,13 +82,6 @@ def check_paths(run: ExperimentRun) -> None:
                 )
 
 
-def count_path_images(run: ExperimentRun) -> int:
-    """Return how many images all ways have together, both ends of each included."""
-    paths, n = run.experiment.paths, len(run.concepts)
-    drawn = paths.points * len(run.prompts().prompts) * len(run.seeds())
-    return len(paths.ways) * n * (n - 1) // 2 * drawn * max(1, len(run.experiment.training_seeds))
-
-
 def write_paths(folder: Path, run: ExperimentRun, results: Sequence[RowResult], accelerator: str) -> None:
     """Draw the missing images, and write paths.csv, paths.json and paths_strip.png; nothing that is there already is
     computed again."""
@@ -106,31 +99,25 @@ def write_paths(folder: Path, run: ExperimentRun, results: Sequence[RowResult], 
     from dti_repro.experiments.tables import write_csv
 
     known.unlink(missing_ok=True)  # until all three are of this record
-    measure = _measure(run, accelerator)
-    lines = [(way.spec.name, way.a.name, way.b.name, way.pair, way.seed, *measure(way).values()) for way in ways]
-    write_csv(folder / "paths.csv", DataFrame(lines, columns=COLUMNS))
+    write_csv(folder / "paths.csv", DataFrame(_measured(run, ways, accelerator), columns=COLUMNS))
     _strip(run, ways).save(folder / "paths_strip.png", wrap=run.experiment.paths.points)
     write_json(known, record)
 
 
 def _ways(run: ExperimentRun, results: Sequence[RowResult]) -> Iterator[PairInterpolation]:
-    """Yield each way between each pair of subjects, for each training seed."""
+    """Yield each way between each pair of subjects, for each training seed. The embeddings of its points are written
+    where they are missing."""
     folders = {result.spec.name: result.folders for result in results}
+    cfg = run.generate_config()
+    OmegaConf.set_struct(cfg, False)
+    cfg.update({"sampling_steps": cfg.steps, "steps": run.experiment.paths.points, "out": None})
     for spec in run.experiment.paths.ways:
         for seed_folder, learned in groupby(folders[spec.row], key=lambda folder: folder.seed_folder):
             seed = int(seed_folder.name.removeprefix("seed_"))
             for a, b in combinations(sorted(learned, key=lambda folder: folder.name), 2):
-                points = _points(run, spec.mode, a, b)
+                cfg.update({"a": str(a.path), "b": str(b.path), "mode": spec.mode})
+                points = prepare_interpolation(cfg).image_folders
                 yield PairInterpolation(spec, run.concepts[a.name], run.concepts[b.name], seed, points)
-
-
-def _points(run: ExperimentRun, mode: str, a: ConceptFolder, b: ConceptFolder) -> list[ImageFolder]:
-    """Return the points of a way, whose embeddings are written where they are missing."""
-    cfg: DictConfig = OmegaConf.merge(run.generate_config())
-    OmegaConf.set_struct(cfg, False)
-    ends = {"a": str(a.path), "b": str(b.path), "mode": mode, "out": None}
-    cfg.update({**ends, "sampling_steps": cfg.steps, "steps": run.experiment.paths.points})
-    return prepare_interpolation(cfg).image_folders
 
 
 def _digest(run: ExperimentRun, ways: Sequence[PairInterpolation]) -> str:
@@ -151,10 +138,9 @@ def _metrics(run: ExperimentRun) -> list[str]:
     return [run.experiment.image, *filter(None, [run.experiment.paths.reader])]
 
 
-def _measure(run: ExperimentRun, accelerator: str) -> Callable[[PairInterpolation], Mapping[str, float | None]]:
-    """Load the metrics once, and return a function that measures a way. It returns the last four of COLUMNS: means over
-    prompts and image seeds of `evenness`, and the share of the images between the ends that show the class of one of
-    them, None without a reader."""
+def _measured(run: ExperimentRun, ways: Sequence[PairInterpolation], accelerator: str) -> list[tuple[Any, ...]]:
+    """Return COLUMNS of each way. The last four are means over prompts and image seeds of `evenness`, and the share of
+    the images between the ends that show the class of one of them, None without a reader."""
     from torch import maximum, stack
 
     from dti_repro.backbones.load import device_of
@@ -162,8 +148,8 @@ def _measure(run: ExperimentRun, accelerator: str) -> Callable[[PairInterpolatio
 
     metrics = [build(metric_config(name), ImageMetric).to(device_of(accelerator)) for name in _metrics(run)]
     encoder, readers = metrics[0].encoder, metrics[1:]
-
-    def measure(way: PairInterpolation) -> dict[str, float | None]:
+    lines = []
+    for way in ways:
         pictures = way.pictures()
         inside = [image for point in pictures[1:-1] for image in point]
         in_class = None
@@ -171,9 +157,9 @@ def _measure(run: ExperimentRun, accelerator: str) -> Callable[[PairInterpolatio
             asked = [Sample(way.a.name, "", {"class": end.class_word}) for end in (way.a, way.b)]
             found = [reader.score(inside, [sample] * len(inside)) for sample in asked]
             in_class = float(maximum(*found).nanmean())
-        return {**evenness(stack([encoder.images(point) for point in pictures])), "in_class": in_class}
-
-    return measure
+        even = evenness(stack([encoder.images(point) for point in pictures]))
+        lines.append((way.spec.name, way.a.name, way.b.name, way.pair, way.seed, *even.values(), in_class))
+    return lines
 
 
 def evenness(features: Tensor) -> dict[str, float]:
