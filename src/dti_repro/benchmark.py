@@ -78,12 +78,11 @@ def main(cfg: DictConfig) -> int:
         from dti_repro.experiments.figures import comparison, redraw  # pandas and scipy load with these
         from dti_repro.experiments.notes import table_command
         from dti_repro.experiments.page.write import write_page
-        from dti_repro.experiments.report import tabulate, words_table, write_provenance, write_tables
-        from dti_repro.experiments.tables import write_csv
+        from dti_repro.experiments.report import tabulate, write_provenance, write_tables, write_words
 
         report = tabulate(run, results, table_command(), masks is not None, searched)
         write_tables(folder, report)
-        write_csv(folder / "words.csv", words_table(run, results))
+        write_words(folder, run, results)
         comparison(run, results).save(folder / "grid.png")
         write_provenance(folder, experiment, results, clock)
         write_page(folder, report, run, results)

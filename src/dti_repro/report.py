@@ -30,8 +30,7 @@ def main(cfg: DictConfig) -> None:
     from dti_repro.experiments.notes import table_command
     from dti_repro.experiments.on_disk import agreeing, rows_on_disk, stored_report
     from dti_repro.experiments.page.write import write_page
-    from dti_repro.experiments.report import tabulate, update_provenance, words_table, write_tables
-    from dti_repro.experiments.tables import write_csv
+    from dti_repro.experiments.report import tabulate, update_provenance, write_tables, write_words
 
     folder, masks = Path(cfg.out) / name, None if cfg.masks is None else user_path(cfg.masks)
     try:
@@ -53,7 +52,7 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"{missing}, and {folder} has no result; to make it: {table_command()}")
     write_tables(folder, found)
     if not missing:
-        write_csv(folder / "words.csv", words_table(run, results))
+        write_words(folder, run, results)
         update_provenance(folder, run.experiment, results)
     page = write_page(folder, found, run, results)
     drawn = sum(bool(result.image_folders) for result in results)

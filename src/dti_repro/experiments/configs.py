@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dti_repro.artifacts.run_dir import ConceptFolder, check_name
@@ -163,9 +163,8 @@ def _compose(command: str, overrides: tuple[str, ...]) -> DictConfig:
         raise InputError("hydra's settings are no part of an experiment: give them on the command line")
     try:
         cfg = compose(command, overrides)
-        OmegaConf.set_struct(cfg, False)
-        del cfg.hydra
-        OmegaConf.set_struct(cfg, True)
+        with open_dict(cfg):
+            del cfg.hydra
         validate(command, cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error, command, overrides)) from error

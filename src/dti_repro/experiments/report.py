@@ -67,10 +67,6 @@ class Report:
         return compare(self.rows, self.experiment.baselines, list(self.experiment.metrics))
 
     @property
-    def labels(self) -> dict[str, str]:
-        return {row.name: row.label for row in self.rows}
-
-    @property
     def means(self) -> DataFrame:
         return means_table(self.rows, self.experiment.metrics, self.extras)
 
@@ -85,11 +81,12 @@ class Report:
     @property
     def compared(self) -> list[Section]:
         """Return the paired differences from each baseline."""
+        labels = {row.name: row.label for row in self.rows}
         found = []
         for name in self.experiment.baselines:
             chosen = self.differences[self.differences["minus"] == name]
-            table = differences_table(chosen, self.labels, self.experiment.metrics)
-            found.append(Section(f"Paired differences from {self.labels[name]}", DIFFERENCES, table))
+            table = differences_table(chosen, labels, self.experiment.metrics)
+            found.append(Section(f"Paired differences from {labels[name]}", DIFFERENCES, table))
         return found
 
 
@@ -134,9 +131,9 @@ def write_tables(folder: Path, report: Report) -> None:
     write_csv(folder / "differences.csv", report.differences)
 
 
-def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:
-    """Return the norm of each learned word, mean over training seeds, its norm at the start and, where AdamW steps free
-    vectors, the norm on random gradients, which is one number for all words of a row."""
+def write_words(folder: Path, run: ExperimentRun, results: Sequence[RowResult]) -> None:
+    """Write words.csv: the norm of each learned word, mean over training seeds, its norm at the start and, where AdamW
+    steps free vectors, the norm on random gradients, which is one number for all words of a row."""
     lines = []
     for result in results:
         if not result.cfgs or result.spec.snapshot is not None:
@@ -146,7 +143,7 @@ def words_table(run: ExperimentRun, results: Sequence[RowResult]) -> DataFrame:
             norms = {"norm": final_norm([folder for folder in result.folders if folder.name == name])}
             norms |= {measure: of[name] if measure == "start" else of for measure, of in before.items()}
             lines += [[result.spec.name, name, measure, value] for measure, value in norms.items()]
-    return DataFrame(lines, columns=["row", "concept", "measure", "value"])
+    write_csv(folder / "words.csv", DataFrame(lines, columns=["row", "concept", "measure", "value"]))
 
 
 def write_provenance(
