@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,14 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def sha256_once(path: Path) -> str:
+    """Return `sha256`, for which a file is read once as long as it does not change."""
+    found = path.stat()
+    return _sha256_of_version(path, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _sha256_of_version(path: Path, modified_ns: int, size: int) -> str:
+    return sha256(path)

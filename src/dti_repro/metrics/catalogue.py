@@ -15,7 +15,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from dti_repro.artifacts.files import read_yaml, sha256
+from dti_repro.artifacts.files import read_yaml, sha256, sha256_once
 from dti_repro.config.plugins import choices, conf_folders
 from dti_repro.errors import InputError
 
@@ -45,7 +45,7 @@ def metric_identity(config: dict[str, Any]) -> str:
     """Return what a stored score must have to be this metric's: a digest of its configuration and its weights."""
     named = [encoder_of(config).get(key) for key in ("checkpoint", "pretrained")]
     weights = [weights_fingerprint(named[0])]
-    weights += [sha256(Path(name)) for name in named if isinstance(name, str) and Path(name).is_file()]
+    weights += [sha256_once(Path(name)) for name in named if isinstance(name, str) and Path(name).is_file()]
     return hashlib.sha256(json.dumps([config, *weights], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -13,11 +13,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dti_repro.artifacts.files import read_json, refuse_links, sha256, write_json
+from dti_repro.artifacts.files import read_json, refuse_links, sha256_once, write_json
 from dti_repro.artifacts.lock import BusyError, locked
 from dti_repro.artifacts.manifest import Manifest
 from dti_repro.artifacts.provenance import provenance
@@ -276,13 +276,6 @@ def _key(references: tuple[Path, ...]) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Return the digest of a file's bytes, read once as long as the file does not change."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: generate or fetch it again")
-    stat = path.stat()
-    return _digest_of_version(path, stat.st_mtime_ns, stat.st_size)
-
-
-@cache
-def _digest_of_version(path: Path, modified_ns: int, size: int) -> str:
-    return sha256(path)
+    return sha256_once(path)
