@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
 import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from dti_repro.config import CONF
+from tests.composed import composed
 from tests.tiny import build_tiny_sd
 
 SUBJECTS = {"ann": "cat", "bob": "car", "cid": "cat"}
@@ -39,23 +38,18 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def short_training(checkpoint: Path, subjects: Path) -> Callable[..., DictConfig]:
+    """short_training("method=ti", ...) -> the configuration of `python -m dti_repro.train` with these overrides."""
+    small = [f"backbone.path={checkpoint}", f"concepts.root={subjects}", "trainer.steps=6", "trainer.batch=2"]
+    small += ["trainer.threads=1", "trainer.progress=false", "trainer.accelerator=cpu"]
+    return lambda *overrides: composed("train", *small, *overrides)
+
+
 @pytest.fixture
-def training(checkpoint: Path, subjects: Path, tmp_path: Path) -> Callable[..., DictConfig]:
-    """training("method=ti", ...) -> the configuration of `python -m dti_repro.train` with these overrides."""
-
-    def compose(*overrides: str) -> DictConfig:
-        small = [f"backbone.path={checkpoint}", f"concepts.root={subjects}", f"runs={tmp_path / 'runs'}"]
-        short = [
-            "trainer.steps=6",
-            "trainer.batch=2",
-            "trainer.threads=1",
-            "trainer.progress=false",
-            "trainer.accelerator=cpu",
-        ]
-        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            return hydra.compose("train", overrides=[*small, *short, *overrides])
-
-    return compose
+def training(short_training: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., DictConfig]:
+    """The same, with runs in the test's own folder."""
+    return lambda *overrides: short_training(f"runs={tmp_path / 'runs'}", *overrides)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 import yaml
@@ -19,7 +18,6 @@ from dti_repro.adapters.folder import WEIGHTS, adapter_files, adapter_folder
 from dti_repro.artifacts.embedding import load_embedding, save_embeddings
 from dti_repro.artifacts.run_dir import ConceptFolder
 from dti_repro.backbones.load import load_backbone
-from dti_repro.config import CONF
 from dti_repro.data.concept import PUBLISHED
 from dti_repro.errors import DivergedError, InputError
 from dti_repro.evaluate import evaluate
@@ -27,6 +25,7 @@ from dti_repro.generate import generate
 from dti_repro.launch.failures import choices
 from dti_repro.training.runs import run_folder
 from dti_repro.training.train_missing import train
+from tests.composed import composed
 from tests.crash import assert_same, stop_after
 
 ADAPTERS = choices("adapter")
@@ -146,9 +145,8 @@ def test_pictures_are_drawn_with_the_adapter_of_their_word_and_scored(
     )  # none of that clings to the model
     train(training(*keys, f"runs={tmp_path / 'again'}"))
     assert drawn(compose, tmp_path / "again" / plain.path.relative_to(tmp_path / "runs")) == first
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        ask = [f'run="{adapted.path}"', f"concepts.root={subjects}", "metrics=[toybox_image]", "accelerator=cpu"]
-        evaluate(hydra.compose("evaluate", overrides=ask))
+    ask = [f"run={adapted.path}", f"concepts.root={subjects}", "metrics=[toybox_image]", "accelerator=cpu"]
+    evaluate(composed("evaluate", *ask))
     (scores,) = (adapted.path / "scores").glob("*.csv")
     assert len(scores.read_text().splitlines()) == 1 + 2
 
@@ -168,9 +166,8 @@ def test_at_rate_zero_the_words_stay_and_the_adapter_learns(training: Training, 
     """DreamBooth's way: the placeholder stands for the words that it started from."""
     own = ["adapter=oft", "method=ti", "optim.lr=0", "concepts=folder"]
     shared = OmegaConf.to_container(training("trainer.steps=2"))
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        words = [f"concepts.path={subjects / 'ann'}", 'concepts.initializer="red cat"', "concepts.class_word=cat"]
-        cfg = hydra.compose("train", overrides=[*own, *words, f"backbone.path={shared['backbone']['path']}"])
+    words = [f"concepts.path={subjects / 'ann'}", 'concepts.initializer="red cat"', "concepts.class_word=cat"]
+    cfg = composed("train", *own, *words, f"backbone.path={shared['backbone']['path']}")
     cfg.runs, cfg.trainer = shared["runs"], shared["trainer"]
     folder = train(cfg)[0]
     start = load_backbone(cfg.backbone, "cpu").embed_initializer("ann", "red cat", 42).rows["text_encoder"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
 from dti_repro.artifacts.embedding import load_embedding
-from dti_repro.artifacts.run_dir import read_header
+from dti_repro.artifacts.run_dir import ConceptFolder, read_header
 from dti_repro.backbones.stable_diffusion import StableDiffusion
 from dti_repro.config import CONF, build
 from dti_repro.config.build import FOR_THE_RUN
@@ -77,10 +78,9 @@ def _settings(target: type) -> set[str]:
 @pytest.mark.parametrize(
     "keys", [*([f"method={name}"] for name in choices("method")), ["method.learn_magnitude=true"]], ids=" ".join
 )
-def test_shapes_and_gradients(keys: list[str], training: Training, checkpoint: Path) -> None:
+def test_shapes_and_gradients(keys: list[str], training: Training, backbone: StableDiffusion) -> None:
     method = build(training(*keys).method, TokenMethod | DerivedMethod)
     method = method if isinstance(method, TokenMethod) else method.source
-    backbone = StableDiffusion("toybox", str(checkpoint), None)
     method.initialise(
         [backbone.embed_initializer("a", "cat", 0), backbone.embed_initializer("b", "red car", 0)], backbone.spec
     )
@@ -107,12 +107,31 @@ def test_shapes_and_gradients(keys: list[str], training: Training, checkpoint: P
         assert bool(gradient.any(dim=-1).all())  # of each vector
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_packed_is_alone_to_the_byte(name: str, training: Training, tmp_path: Path) -> None:
-    """One pass for each concept."""
-    packed = train(training(f"method={name}", "concepts.names=[ann,bob]", f"runs={tmp_path / 'packed'}"))
-    alone = train(training(f"method={name}", "concepts.names=[bob]", f"runs={tmp_path / 'alone'}"))
-    assert_same(packed[1], alone[0])
+@dataclass
+class Packed:
+    """The training of ann and bob, one pass for each."""
+
+    name: str  # of the method
+    ann: ConceptFolder
+    bob: ConceptFolder
+    learned: TokenMethod
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def packed(
+    request: pytest.FixtureRequest, short_training: Training, tmp_path_factory: pytest.TempPathFactory
+) -> Packed:
+    learned: list[TokenMethod] = []
+    finish = ConceptCheckpoint._finish
+    runs = f"runs={tmp_path_factory.mktemp(request.param)}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConceptCheckpoint, "_finish", lambda self, m, c: (learned.append(m.method), finish(self, m, c)))
+        ann, bob = train(short_training(f"method={request.param}", "concepts.names=[ann,bob]", runs))
+    return Packed(request.param, ann, bob, learned[0])
+
+
+def test_packed_is_alone_to_the_byte(packed: Packed, training: Training) -> None:
+    assert_same(packed.bob, train(training(f"method={packed.name}", "concepts.names=[bob]"))[0])
 
 
 SENSITIVE = {
@@ -139,46 +158,36 @@ def test_packed_in_one_pass_is_alone_up_to_rounding(name: str, training: Trainin
     torch.testing.assert_close(*states, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", METHODS)
 def test_interrupted_is_uninterrupted_to_the_byte(
-    name: str, training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packed: Packed, training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(training(f"method={name}", f"runs={tmp_path / 'whole'}"))[0]
-    again = training(f"method={name}", "trainer.checkpoint_every=2", "trainer.snapshots=[2]")
+    keys = [f"method={packed.name}", "concepts.names=[bob]", "trainer.checkpoint_every=2", "trainer.snapshots=[2]"]
     stop_after(monkeypatch, step=5)
     with pytest.raises(MemoryError):
-        train(again)
+        train(training(*keys))
     monkeypatch.undo()
-    assert_same(train(again)[0], whole)
+    assert_same(train(training(*keys))[0], packed.bob)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_an_embedding_reads_back_as_what_was_learned(
-    name: str, training: Training, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learned: list[TokenMethod] = []
-    finish = ConceptCheckpoint._finish
-    monkeypatch.setattr(ConceptCheckpoint, "_finish", lambda self, m, c: (learned.append(m.method), finish(self, m, c)))
-    folder = train(training(f"method={name}"))[0]
-    backbone = StableDiffusion("toybox", str(checkpoint), None)
-    header = read_header(folder.embedding)
-    word = load_word(folder.embedding, backbone.spec)
+def test_an_embedding_reads_back_as_what_was_learned(packed: Packed, backbone: StableDiffusion) -> None:
+    header = read_header(packed.ann.embedding)
+    word = load_word(packed.ann.embedding, backbone.spec)
     assert word.count == 1
     for t in (torch.tensor([0]), torch.tensor([17]), torch.tensor([999])):
         for encoder, rows in word.at(t).items():
             assert rows.shape[2:] in ((1, DIM), (1, 2 * DIM))
             if header["method"] != "ti_rescaled":  # which is no training's own
-                assert torch.equal(rows, learned[0].eval()(torch.tensor([0]), t)[encoder])
+                assert torch.equal(rows, packed.learned.eval()(torch.tensor([0]), t)[encoder])
     assert header["placeholder"] == "<ann>"
-    assert header["method"] == name
+    assert header["method"] == packed.name
     assert header["base_model"] == "toybox"
-    assert header["config_hash"] == folder.seed_folder.parent.name
+    assert header["config_hash"] == packed.ann.seed_folder.parent.name
 
 
 @pytest.mark.parametrize("name", ["dti", "ti_rescaled"])
-@pytest.mark.parametrize("magnitude", ["mean", "min", "max", "median", "5.0"])
-def test_the_norm_is_kept_where_it_should_be(name: str, magnitude: str, training: Training, checkpoint: Path) -> None:
-    folder = train(training(f"method={name}", f"method.magnitude={magnitude}", "trainer.steps=2"))[0]
-    norms = StableDiffusion("toybox", str(checkpoint), None).spec.encoders["text_encoder"].norms
-    wanted = norms[magnitude] if magnitude in norms else float(magnitude)
-    assert load_embedding(folder.embedding)[1].norm(dim=-1).item() == pytest.approx(wanted, rel=1e-6)
+def test_the_norm_is_kept_where_it_should_be(name: str, training: Training, backbone: StableDiffusion) -> None:
+    norms = backbone.spec.encoders["text_encoder"].norms
+    for magnitude in (*norms, 5.0):
+        folder = train(training(f"method={name}", f"method.magnitude={magnitude}", "trainer.steps=1"))[0]
+        wanted = norms.get(magnitude, 5.0)
+        assert load_embedding(folder.embedding)[1].norm(dim=-1).item() == pytest.approx(wanted, rel=1e-6)

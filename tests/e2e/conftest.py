@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from omegaconf import DictConfig
 
-from dti_repro.config import CONF
 from dti_repro.generate import generate
-from dti_repro.launch.command_line import quote_paths
+from tests.composed import composed
 from tests.e2e.tiny_benchmark import make_world
 from tests.e2e.trained import trained_run, vectors
 
@@ -21,17 +19,8 @@ from tests.e2e.trained import trained_run, vectors
 def compose(checkpoint: Path) -> Callable[..., DictConfig]:
     """compose("generate", "steps=2", ...) -> the command's configuration on the untrained checkpoint."""
 
-    def composed(command: str, *overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            backbone = [
-                "backbone=stable_diffusion",
-                f"backbone.path={checkpoint}",
-                "threads=1",
-                "progress=false",
-            ]
-            return hydra.compose(command, overrides=[*map(quote_paths, (*backbone, *overrides))])
-
-    return composed
+    own = ["backbone=stable_diffusion", f"backbone.path={checkpoint}", "threads=1", "progress=false"]
+    return lambda command, *overrides: composed(command, *own, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +50,6 @@ def drawn(compose: Callable[..., DictConfig], tmp_path: Path, world: Path) -> Ca
     def asked(name: str) -> DictConfig:
         run = tmp_path / name / "stable_diffusion" / "ti" / "0123456789"
         metrics = f"metrics=[{world}/image.yaml,{world}/text.yaml]"
-        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            own = [f"run={run}", metrics, "accelerator=cpu", f"concepts.root={world}/subjects"]
-            return hydra.compose("evaluate", own)
+        return composed("evaluate", f"run={run}", metrics, "accelerator=cpu", f"concepts.root={world}/subjects")
 
     return lambda name: asked(name) if (tmp_path / name).exists() else draw(name)

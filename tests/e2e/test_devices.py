@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
 from omegaconf import DictConfig
 
-from dti_repro.config import CONF
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
 from dti_repro.training.runs import run_folder
 from dti_repro.training.train_missing import train
+from tests.composed import composed
 from tests.crash import content
 from tests.e2e.trained import trained_run, vectors
 
@@ -72,9 +71,8 @@ def test_pictures_are_drawn_and_scored_by_two_processes(
         trained_run(tmp_path / name, {"rex": vectors(0), "tom": vectors(1, count=2)})
         run = f"run={tmp_path / name / 'stable_diffusion/ti/0123456789'}"
         generate(compose("generate", *ask, run, f"devices={devices}"))
-        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            own = [run, metrics, "accelerator=cpu", f"concepts.root={world}/subjects", f"devices={devices}"]
-            cfg = hydra.compose("evaluate", own)
+        own = [run, metrics, "accelerator=cpu", f"concepts.root={world}/subjects", f"devices={devices}"]
+        cfg = composed("evaluate", *own)
         capfd.readouterr()
         evaluate(cfg)
         assert "2 score files, 4 columns computed" in capfd.readouterr().out

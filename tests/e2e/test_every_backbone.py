@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 import torch
@@ -21,14 +20,13 @@ from dti_repro.artifacts.scores import read_scores
 from dti_repro.backbones.backbone import Backbone
 from dti_repro.backbones.checkpoint import fingerprint
 from dti_repro.backbones.load import load_backbone
-from dti_repro.config import CONF
 from dti_repro.evaluate import evaluate
 from dti_repro.generate import generate
 from dti_repro.inference.export import export
-from dti_repro.launch.command_line import quote_paths
 from dti_repro.launch.failures import choices
 from dti_repro.optim.sphere import angle
 from dti_repro.training.train_missing import train
+from tests.composed import composed
 from tests.crash import content, stop_after
 from tests.reference.test_metrics import save_vit
 from tests.tiny_backbones import SAME_CODE, tiny_backbone
@@ -69,15 +67,10 @@ def metric(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "likeness.yaml"
 
 
-def compose(command: str, *overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return hydra.compose(command, [quote_paths(override) for override in overrides])
-
-
 def generation(folder: ConceptFolder, overrides: list[str]) -> DictConfig:
     size = [key.replace("backbone.resolution", side) for key in overrides[2:3] for side in ("height", "width")]
     settings = [f"run={folder.path}", 'prompts=["a {} on the grass"]', "seeds=[0,1]", "sampler=default", "steps=2"]
-    return compose("generate", *overrides, *size, *settings, "threads=1", "progress=false", "accelerator=cpu")
+    return composed("generate", *overrides, *size, *settings, "threads=1", "progress=false", "accelerator=cpu")
 
 
 class Unchanged:
@@ -130,7 +123,7 @@ def test_from_photos_to_scores(
     assert content(tmp_path / "runs") == content(tmp_path / "whole")
     check_all_vectors_train(folder, len(unchanged.backbone.spec.encoders))
     (images,) = generate(generation(folder, overrides))
-    evaluate(compose("evaluate", f"concepts.root={subjects}", f"run={folder.path}", f"metrics=[{metric}]"))
+    evaluate(composed("evaluate", f"concepts.root={subjects}", f"run={folder.path}", f"metrics=[{metric}]"))
     rows = read_scores(images.parents[1] / "scores" / f"{images.name}.csv")
     assert [(row.metric, row.text) for row in rows] == [("likeness", f"a {WORDS} on the grass")] * 2
     unchanged.check()
@@ -155,15 +148,15 @@ def test_the_same_image_in_diffusers(
     name, overrides = model
     (folder,) = train(training("method=dti", *overrides, "trainer.steps=3"))
     (images,) = generate(generation(folder, overrides))
-    *_, text = export(compose("export", f"run={folder.path}", "to=diffusers", f"out={tmp_path / 'out'}"))
-    path = compose("train", f"backbone={name}").backbone.path
+    *_, text = export(composed("export", f"run={folder.path}", "to=diffusers", f"out={tmp_path / 'out'}"))
+    path = composed("train", f"backbone={name}").backbone.path
     checkpoint = overrides[1].partition("=")[2]
     monkeypatch.chdir(text.parent)
     scope: dict[str, Any] = {}
     exec(text.read_text().replace(repr(path), repr(checkpoint)), scope)
     pipeline = scope["pipeline"]
     pipeline.set_progress_bar_config(disable=True)
-    defaults = compose("train", f"backbone={name}").backbone.generation
+    defaults = composed("train", f"backbone={name}").backbone.generation
     theirs = pipeline(
         "a <rex> on the grass",
         num_inference_steps=2,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -18,13 +17,13 @@ from safetensors.torch import load_file, save, save_file
 from dti_repro.artifacts.embedding import load_embeddings, save_embeddings
 from dti_repro.artifacts.run_dir import RunFolder, embedding_files
 from dti_repro.backbones.base import EncoderSpec
-from dti_repro.config import CONF, validate
+from dti_repro.config import validate
 from dti_repro.errors import InputError
 from dti_repro.generate import generate
 from dti_repro.import_embedding import import_embedding
 from dti_repro.inference.export import export
-from dti_repro.launch.command_line import quote_paths
 from dti_repro.training.train_missing import train
+from tests.composed import composed
 from tests.e2e.trained import CLASS, trained_run, vectors
 from tests.tiny import DIM, DIM_2, build_tiny_sdxl
 
@@ -34,8 +33,7 @@ BOTH = {"text_encoder": vectors(0, 2), "text_encoder_2": torch.randn(2, DIM_2)}
 
 
 def config(command: str, *overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        cfg = hydra.compose(command, overrides=[quote_paths(override) for override in overrides])
+    cfg = composed(command, *overrides)
     validate(command, cfg)
     return cfg
 

@@ -7,19 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-import hydra
 import pytest
 import torch
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 
 from dti_repro.backbones.base import EncoderSpec
-from dti_repro.config import CONF, validate
+from dti_repro.config import validate
 from dti_repro.config.schema import MechanismPart
 from dti_repro.errors import InputError
 from dti_repro.experiments.mechanism.inputs import Inputs
 from dti_repro.experiments.mechanism.study import PARTS, study
 from dti_repro.training.train_missing import train
+from tests.composed import composed
 from tests.tiny_flow import build_tiny_sana
 
 FEW = ["norms=[0.5,16]", "seeds=[0]", "factors=[1,50]", "words=[cat,car,zzz]", "steps=20"]
@@ -30,9 +30,7 @@ def mechanism(checkpoint: Path, tmp_path: Path) -> Callable[..., DictConfig]:
     """mechanism("key=value", ...) -> the configuration of the command, on the tiny checkpoint and into tmp_path/out."""
 
     def compose(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-            chosen = [f"backbone.path={checkpoint}", f"out={tmp_path / 'out'}", *FEW, *overrides]
-            cfg = hydra.compose("mechanism", overrides=chosen)
+        cfg = composed("mechanism", f"backbone.path={checkpoint}", f"out={tmp_path / 'out'}", *FEW, *overrides)
         validate("mechanism", cfg)
         return cfg
 

@@ -1,4 +1,4 @@
-"""A tiny world for `dti benchmark`: subjects, evaluators, experiments, and the command as a process."""
+"""A tiny world for `dti benchmark`: subjects, evaluators, experiments, and the command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import csv
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import timm
@@ -101,11 +105,21 @@ def run(
     into: str = "",
     overrides: tuple[str, ...] = (),
     command: str = "benchmark",
-) -> subprocess.CompletedProcess:
+) -> subprocess.CompletedProcess[str]:
+    """Give the command: with options of Python in a process of its own, and else in this one, where torch is loaded."""
     paths = [f"runs={root}/runs{into}", f"out={root}/out{into}", f"searched={root}/searched.yaml"]
     paths += ["accelerator=cpu"] if command == "benchmark" else []
-    line = [sys.executable, *options, "-m", f"dti_repro.{command}", "--config-dir", str(root / "conf")]
-    return subprocess.run([*line, f"experiment={experiment}", *paths, *overrides], capture_output=True, text=True)
+    arguments = ["--config-dir", str(root / "conf"), f"experiment={experiment}", *paths, *overrides]
+    if options:
+        line = [sys.executable, *options, "-m", f"dti_repro.{command}", *arguments]
+        return subprocess.run(line, capture_output=True, text=True)
+    code, out, err = 0, StringIO(), StringIO()
+    with patch.object(sys, "argv", [command, *arguments]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            import_module(f"dti_repro.{command}").main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def lines(path: Path) -> list[dict[str, str]]:

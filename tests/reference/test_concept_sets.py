@@ -6,19 +6,19 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
 from dti_repro.artifacts.run_dir import finished_concepts
-from dti_repro.config import CONF, build, validate
+from dti_repro.config import build, validate
 from dti_repro.data.concept import Collection, ConceptSet, Folder
 from dti_repro.data.prompts import PromptSet, load_prompts
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import ImageFolder
 from dti_repro.inference.selection import image_folders_of_run, image_folders_of_text, learned_subject
 from dti_repro.training.runs import check_metadata, concept_metadata, hashed, update_metadata
+from tests.composed import composed
 from tests.e2e.trained import trained_run, vectors
 
 # The classes of prompts_and_classes.txt (github google/dreambooth), CC BY 4.0.
@@ -35,11 +35,6 @@ def photos(root: Path, *names: str) -> Path:
         (root / name).mkdir(parents=True)
         Image.new("RGB", (16, 16)).save(root / name / "00.png")
     return root
-
-
-def compose(command: str, *overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return hydra.compose(command, overrides=list(overrides))
 
 
 def test_dreambooths_subjects_have_its_classes(tmp_path: Path) -> None:
@@ -62,7 +57,7 @@ def test_the_words_that_the_published_runs_gave_to_dti_alone_change_no_text_scor
 
 
 def test_styles_are_styles(tmp_path: Path) -> None:
-    cfg = compose("train", "concepts=styledrop", f"concepts.root={tmp_path}", "concepts.names=all")
+    cfg = composed("train", "concepts=styledrop", f"concepts.root={tmp_path}", "concepts.names=all")
     photos(tmp_path, *build(cfg.concepts, ConceptSet).names())
     concepts = build(cfg.concepts, ConceptSet).load()
     assert len(concepts) == 23
@@ -87,7 +82,7 @@ def test_styles_are_styles(tmp_path: Path) -> None:
 def test_the_property_chooses_the_prompts_of_training(
     concepts: list[str], kind: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    cfg = compose("train", "backbone=stable_diffusion", f"backbone.path={checkpoint}", *concepts)
+    cfg = composed("train", "backbone=stable_diffusion", f"backbone.path={checkpoint}", *concepts)
     validate("train", cfg)
     used = hashed(cfg)["templates"]
     assert any(kind in template for template in used)
@@ -104,7 +99,7 @@ def test_photos_that_are_not_there_say_where_they_come_from(tmp_path: Path) -> N
 def drawing(checkpoint: Path) -> Callable[..., DictConfig]:
     """A configuration of generate with these overrides."""
     backbone = ["backbone=stable_diffusion", f"backbone.path={checkpoint}"]
-    return lambda *overrides: compose("generate", *backbone, *overrides)
+    return lambda *overrides: composed("generate", *backbone, *overrides)
 
 
 def templates(image_folder: ImageFolder) -> list[str]:
@@ -149,7 +144,7 @@ def test_what_only_prompts_need_can_be_corrected_after_training(tmp_path: Path) 
     (folder,) = finished_concepts(trained_run(tmp_path / "runs", {"rex": vectors(0)}))
     (rex,) = Folder(str(root / "rex"), initializer="dog").load()
     folder.metadata.write_text(json.dumps(concept_metadata(rex)))
-    cfg = compose("train")
+    cfg = composed("train")
     (living,) = Folder(str(root / "rex"), initializer="dog", live=True).load()
     check_metadata(cfg, folder, living)
     assert not learned_subject(folder, folder.embedding).live

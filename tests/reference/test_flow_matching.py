@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -19,10 +18,11 @@ from dti_repro.backbones.checkpoint import check_words, encoder_dims, vocabulary
 from dti_repro.backbones.flow_matching import ENCODER, FlowMatching
 from dti_repro.backbones.sana import Sana
 from dti_repro.backbones.wan import Wan
-from dti_repro.config import CONF, validate
+from dti_repro.config import validate
 from dti_repro.errors import InputError
 from dti_repro.inference.export import export
-from dti_repro.launch.command_line import compose, quote_paths
+from dti_repro.launch.command_line import compose
+from tests.composed import composed
 from tests.tiny_flow import DIM, SIDE
 
 CLASSES: dict[str, type[FlowMatching]] = {"sana": Sana, "wan": Wan}
@@ -133,8 +133,7 @@ def test_frozen_parts_in_bfloat16_leave_what_is_learned_in_float32(load: Callabl
 def test_export_is_refused_as_no_other_program_loads_the_vectors(kind: str, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "runs", YAMLS[kind], "ti", "0123456789", 42)
     save_embeddings(run.concept("rex").embedding, "<rex>", {"": torch.ones(1, DIM)}, {"base_model": YAMLS[kind]})
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        cfg = hydra.compose("export", [quote_paths(f"run={run.path}"), "to=diffusers", f"out={tmp_path / 'out'}"])
+    cfg = composed("export", f"run={run.path}", "to=diffusers", f"out={tmp_path / 'out'}")
     with pytest.raises(InputError, match="no other program"):
         export(cfg)
 

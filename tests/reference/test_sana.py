@@ -8,7 +8,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
 import torch
@@ -21,13 +20,13 @@ from torch.nn.functional import normalize
 from dti_repro.artifacts.embedding import load_embeddings
 from dti_repro.backbones.flow_matching import ENCODER
 from dti_repro.backbones.sana import LENGTH, Sana
-from dti_repro.config import CONF
 from dti_repro.data.prompts import Prompt, PromptSet
 from dti_repro.errors import InputError
 from dti_repro.inference.image_folder import GenerationConfig, Subject, build_image_folder
 from dti_repro.training.batches import Batch, ConceptDataset
 from dti_repro.training.runs import hashed
 from dti_repro.training.train_missing import train
+from tests.composed import composed
 from tests.tiny_flow import DIM, SIDE
 
 PROMPT = "a <x> next to a Red mug"
@@ -88,11 +87,10 @@ def test_the_instruction_is_the_same_in_training_and_generation_but_as_published
 
 def test_images_of_another_instruction_have_another_folder(sana_checkpoint: Path) -> None:
     model = ["backbone=sana_1600m", f"backbone.path={sana_checkpoint}", "prompts=demo"]
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        each = [
-            GenerationConfig.of(hydra.compose("generate", [*model, f"backbone.{key}"]))
-            for key in ("instruction=pipeline", "instruction=none", "instruction=as_published", "as_published=true")
-        ]
+    each = [
+        GenerationConfig.of(composed("generate", *model, f"backbone.{key}"))
+        for key in ("instruction=pipeline", "instruction=none", "instruction=as_published", "as_published=true")
+    ]
     rex = [Subject("rex", "dog", "dog")]
     prompts = PromptSet("ours", (Prompt("a {}"),))
     folders = {build_image_folder(Path("images"), rex, prompts, [0], settings).path for settings in each}
