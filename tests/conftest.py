@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from omegaconf import DictConfig
 from PIL import Image
@@ -15,6 +16,12 @@ from tests.composed import composed
 from tests.tiny import build_tiny_sd
 
 SUBJECTS = {"ann": "cat", "bob": "car", "cid": "cat"}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """A command sets how many threads its process has: two of each worker wait for each other, and cannot be forked."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +45,7 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def short_training(checkpoint: Path, subjects: Path) -> Callable[..., DictConfig]:
     """short_training("method=ti", ...) -> the configuration of `python -m dti_repro.train` with these overrides."""
     small = [f"backbone.path={checkpoint}", f"concepts.root={subjects}", "trainer.steps=6", "trainer.batch=2"]

@@ -22,7 +22,7 @@ from dti_repro.experiments.claims.evidence import read_evidence
 from dti_repro.experiments.claims.rules import PACKAGED, Part, Rule, read_rules
 from dti_repro.experiments.spec import parse_experiment
 from dti_repro.experiments.statistics import minimum_detectable_difference
-from dti_repro.launch.command_line import compose
+from tests.composed import composed
 
 Scores = Mapping[str, Mapping[str, float]]  # row -> subject -> text score
 Write = Callable[..., Path]
@@ -154,7 +154,7 @@ def test_the_twelve_rules_name_rows_and_scores_that_their_experiments_have() -> 
     assert [int(n) for n in re.findall(r"^\| (\d+) \|", protocol, re.MULTILINE)] == list(range(1, 13))
     for part in (part for rule in rules for part in rule.parts if part.results != ("mechanism",)):
         for name in part.results:
-            content = OmegaConf.to_container(compose("benchmark", [f"experiment={name}"]).experiment)
+            content = OmegaConf.to_container(composed("benchmark", f"experiment={name}").experiment)
             experiment = parse_experiment(name, content, CONF / "searched.yaml")
             ways = [way.name for way in experiment.paths.ways] if experiment.paths else []
             rows = [row.name for row in experiment.rows]
@@ -172,7 +172,7 @@ def test_the_page_the_numbers_and_the_figure_are_the_same_bytes_again(write: Wri
     parts = [{"says": "more & more", "results": ["a", "b"], **sides}, {"says": "later", "results": ["c"], **sides}]
     rules.write_text(json.dumps({"claims": [{"name": "x", "says": "DTI | TI", "source": "me", "parts": parts}]}))
     for out in ("one", "two"):
-        cfg = compose("claims", [f"results={tmp_path}", f"rules={rules}", f"out={tmp_path / out}"])
+        cfg = composed("claims", f"results={tmp_path}", f"rules={rules}", f"out={tmp_path / out}")
         claims(cfg, "dti claims")
     names = ["claims.md", "claims.csv", "claims.tex", "claims.png", "claims.pdf"]
     assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in names)
@@ -212,9 +212,9 @@ def test_results_stay_below_their_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be a file name"):
         read_rules(path)
     with pytest.raises(InputError, match="rules is 3: the path of a yaml file"):
-        validate("claims", compose("claims", ["rules=3"]))
+        validate("claims", composed("claims", "rules=3"))
     with pytest.raises(InputError, match=r"results=.* is no folder"):
-        claims(compose("claims", [f"results={tmp_path / 'nowhere'}"]), "dti claims")
+        claims(composed("claims", f"results={tmp_path / 'nowhere'}"), "dti claims")
 
 
 def test_results_whose_provenance_is_about_other_scores_are_refused(write: Write) -> None:

@@ -3,23 +3,25 @@ AdamW's."""
 
 import copy
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from dti_repro.benchmark import _search_result, main
-from dti_repro.config import CONF
+from dti_repro.config import CONF, validate
 from dti_repro.errors import InputError
+from dti_repro.experiments import configs
 from dti_repro.experiments.configs import ExperimentRun, load_run
 from dti_repro.experiments.jobs import choose_rows, group_into_sweeps
 from dti_repro.experiments.search import best_rows, quality, scaled, write_searched
 from dti_repro.experiments.spec import Experiment, RowSpec, parse_experiment
 from dti_repro.experiments.training_columns import norms_on_noise
-from dti_repro.launch.command_line import compose
 from dti_repro.metrics.catalogue import metric_config
+from tests.composed import composed
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 BASE = {
@@ -37,7 +39,7 @@ NOWHERE = Path("nowhere.yaml")
 
 def content(name: str) -> dict:
     """Return an experiment of the project, with what it takes from another one."""
-    return OmegaConf.to_container(compose("benchmark", [f"experiment={name}"]).experiment)
+    return OmegaConf.to_container(composed("benchmark", f"experiment={name}").experiment)
 
 
 def parse(change: dict, searched: Path = NOWHERE) -> Experiment:
@@ -160,7 +162,7 @@ def test_a_search_needs_two_photos_of_each_concept(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "rex" / "0.png")
     subject = {"initializer": "dog", "split": "validation", "description": "", "images": ["0.png"]}
     (tmp_path / "subjects.yaml").write_text(yaml.safe_dump({"rex": subject}))
-    cfg = compose("benchmark", ["experiment=search", f"setup=['concepts.root={tmp_path}']"])
+    cfg = composed("benchmark", "experiment=search", f"setup=['concepts.root={tmp_path}']")
     with pytest.raises(InputError, match="concept 'rex' has one photo only"):
         load_run(cfg, "search", None)
 
@@ -236,6 +238,19 @@ def test_every_method_of_the_table_of_methods_has_six_searched_settings() -> Non
     assert Counter(row["method"] for row in rows if "method" in row) == dict.fromkeys(searched, 6)
 
 
+@pytest.fixture
+def composed_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are hundreds, of a few choices of files."""
+
+    def config(command: str, overrides: tuple[str, ...]) -> DictConfig:
+        cfg = composed(command, *overrides)
+        validate(command, cfg)
+        return cfg
+
+    monkeypatch.setattr(configs, "_compose", cache(config))
+
+
+@pytest.mark.usefixtures("composed_rows")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_is_made_of_keys_and_metrics_that_exist(name: str) -> None:
     """The paper's tables on big models, too, which nobody can run on a whim."""
@@ -272,9 +287,10 @@ def test_a_row_with_a_share_of_a_gradient_is_in_a_later_sweep_wherever_it_stands
     assert group_into_sweeps(run, run.experiment.rows) == [[["ti", "ti_rescaled"]], [[shares[0]["name"]]]]
 
 
+@pytest.mark.usefixtures("composed_rows")
 def test_a_search_that_was_changed_for_a_try_leaves_the_searched_settings_alone(tmp_path: Path) -> None:
     def where(*overrides: str) -> Path:
-        cfg = compose("benchmark", ["experiment=search", *overrides])
+        cfg = composed("benchmark", "experiment=search", *overrides)
         return _search_result(cfg, load_run(cfg, "search", cfg.subjects), tmp_path)
 
     assert where() == where("train=[trainer.threads=1]") == CONF / "searched.yaml"

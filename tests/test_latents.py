@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,6 @@ from dti_repro.training.train_missing import train
 from tests.crash import started, status_of
 
 Training = Callable[..., DictConfig]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a forked process cannot use its parent's threads
-    yield
-    torch.set_num_threads(threads)
 
 
 def refuse(*_: object) -> None:

@@ -37,6 +37,7 @@ from dti_repro.metrics.catalogue import metric_config
 from dti_repro.metrics.networks import write_untrained_metric
 from dti_repro.training.concept_state import ConceptState
 from dti_repro.training.train_missing import train
+from tests.contract.test_methods import ONE_CODE
 from tests.tiny_backbones import SAME_CODE, tiny_backbone
 
 Training = Callable[..., DictConfig]
@@ -119,7 +120,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 SLOW = (*SAME_CODE, "sd15")  # the toybox's code
-TRAINED = [name for name in choices("method") if name != "ti_rescaled"]  # which has no training
+TESTED = ("dti", "ti_rescaled")  # with each backbone; it has no training
+METHODS = [pytest.param(name, marks=pytest.mark.slow if name in ONE_CODE else ()) for name in choices("method")]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_a_training_and_a_generation_on_one_device(
     _train_and_generate(training(*own, f"concepts.names=[{','.join(names)}]", "trainer.pack=1"), gpu, monkeypatch)
 
 
-@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("method", [method for method in METHODS if method.values[0] not in TESTED])
 def test_each_method_on_one_device(
     method: str, training: Training, gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

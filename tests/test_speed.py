@@ -98,6 +98,7 @@ def test_a_step_is_timed_inside_one_training(checkpoint: Path, monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
     with initialize_config_dir(str(BENCHMARKS), version_base="1.3"):
         overrides = ["trainer.accelerator=cpu", "trainer.precision=fp32", "trainer.batch=1", "templates=toybox"]
+        overrides.append("trainer.threads=1")
         cfg = compose("gpu", ["backbone=toybox", "steps=5"])
     cfg.overrides = overrides
     began = time.perf_counter()

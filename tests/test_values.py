@@ -11,7 +11,7 @@ import pytest
 from dti_repro.config import CONF, validate
 from dti_repro.config.schema import COMMANDS
 from dti_repro.errors import InputError
-from dti_repro.launch.command_line import compose
+from tests.composed import composed
 
 INIT = "token, random, vocab_mean, contextual or the path of an embedding or a run"
 BAD = {
@@ -78,11 +78,11 @@ GOOD = {
 def test_a_value_of_another_type_or_range_is_named(command: str) -> None:
     group = ["experiment=main_table"] if command in ("plan", "benchmark") else []
     for override, words in BAD[command].items():
-        cfg = compose(command, [*group, override])
+        cfg = composed(command, *group, override)
         with pytest.raises(InputError) as error:
             validate(command, cfg)
         assert str(error.value) == words
-    validate(command, compose(command, [*group, *GOOD[command]]))
+    validate(command, composed(command, *group, *GOOD[command]))
 
 
 @pytest.mark.parametrize("command", [file.stem for file in sorted(CONF.glob("toybox_*.yaml"))])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import DictConfig
 
 from dti_repro.generate import generate
@@ -27,15 +26,6 @@ def compose(checkpoint: Path) -> Callable[..., DictConfig]:
 def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """Three subjects, two evaluators, prompts and experiments, all tiny."""
     return make_world(tmp_path_factory.mktemp("world"), checkpoint)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """For tests that fork: a forked process cannot use its parent's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

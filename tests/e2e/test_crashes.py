@@ -28,7 +28,6 @@ from tests.e2e import tiny_benchmark
 from tests.e2e.trained import trained_run, vectors
 
 Training = Callable[..., DictConfig]
-pytestmark = pytest.mark.usefixtures("one_thread")
 forks = pytest.mark.skipif(torch.cuda.is_available(), reason="a process that used a GPU cannot be forked")
 
 

@@ -3,7 +3,7 @@ vectors, and nothing of the model changed by a bit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,20 @@ from tests.reference.test_metrics import save_vit
 from tests.tiny_backbones import SAME_CODE, tiny_backbone
 
 WORDS = "red cat"  # two tokens of every tokenizer
-LOADED_ELSEWHERE = ("sd15", "sd21_base", "sdxl")  # diffusers' pipelines of the flow models have no loader
-OTHERS = ("crossinit", "ti_rescaled", "ti_mean_norm")  # those that need a UNet are in tests/contract/test_vectors.py
+OTHERS = ("dti", "crossinit", "ti_rescaled", "ti_mean_norm")  # tests/contract/test_vectors.py has those of UNets
+
+
+def backbones(*slow: str, names: Sequence[str] = choices("backbone")) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
+
 
 SLOW = (*SAME_CODE, "toybox")  # on the checkpoint of stable_diffusion
-PARAMS = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in choices("backbone")]
+FOR_OTHERS = backbones(*SLOW, "sd15")  # whose code tests/contract/test_vectors.py tests
+# diffusers' pipelines of the flow models have no loader; that of sd15 is in test_generate.py
+LOADED_ELSEWHERE = backbones("sd15", names=("sd15", "sd21_base", "sdxl"))
 
 
-@pytest.fixture(scope="module", params=PARAMS)
+@pytest.fixture(scope="module", params=backbones(*SLOW))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     """Its name, and the overrides that choose it."""
     return request.param, tiny_backbone(request.param, tmp_path_factory.mktemp(request.param))
@@ -100,9 +106,7 @@ def check_all_vectors_train(folder: ConceptFolder, encoders: int) -> None:
         assert angle(rows, first[name]).min() > 1e-3
 
 
-@pytest.mark.parametrize("method", ["ti", "dti"])
 def test_from_photos_to_scores(
-    method: str,
     model: tuple[str, list[str]],
     subjects: Path,
     metric: Path,
@@ -112,7 +116,7 @@ def test_from_photos_to_scores(
 ) -> None:
     """A killed and resumed training writes the same bytes as an undisturbed one; its images are scored."""
     _, overrides = model
-    keys = [f"method={method}", *overrides, "trainer.steps=5", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
+    keys = ["method=ti", *overrides, "trainer.steps=4", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
     unchanged = Unchanged(training(*keys))
     train(training(*keys, f"runs={tmp_path / 'whole'}"))
     stop_after(monkeypatch, step=2)
@@ -129,6 +133,7 @@ def test_from_photos_to_scores(
     unchanged.check()
 
 
+@pytest.mark.parametrize("model", FOR_OTHERS, indirect=True)
 @pytest.mark.parametrize("method", OTHERS)
 def test_every_method_moves_all_vectors_and_nothing_else(
     method: str, model: tuple[str, list[str]], training: Callable[..., DictConfig]

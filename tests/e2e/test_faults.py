@@ -86,7 +86,6 @@ def test_a_full_disk_is_one_line_for_pictures_and_scores_and_locks(
             pass
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a process that used a GPU cannot be forked")
 @pytest.mark.parametrize("name", ["train", "sweep", "generate", "evaluate"])
 def test_a_read_only_folder_is_one_line(

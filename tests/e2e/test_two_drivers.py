@@ -21,7 +21,6 @@ STEPS = 4  # of EXTRA
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a process that used a GPU cannot be forked")
 def test_two_drivers_at_once_compute_no_cell_twice(
     checkpoint: Path, subjects: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

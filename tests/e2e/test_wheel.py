@@ -50,11 +50,11 @@ def test_every_command_finds_its_configuration(installed: Path, tmp_path: Path, 
 
 @pytest.mark.skipif(not PACKAGED.is_dir(), reason="the toybox's weights are not there")
 def test_it_trains_and_draws_with_the_packaged_weights_and_subjects(installed: Path, tmp_path: Path) -> None:
-    short = ["trainer.steps=1", "trainer.batch=1", "trainer.progress=false"]
+    short = ["trainer.steps=1", "trainer.batch=1", "trainer.threads=1", "trainer.progress=false"]
     trained = run(installed, tmp_path, "-m", "dti_repro.train", "method=dti", *short)
     assert trained.returncode == 0, trained.stderr
     (embedding,) = tmp_path.glob("runs/toybox/dti/*/seed_42/*/embedding.safetensors")
-    asked = [f"run={embedding.parent}", "prompts=toybox_simple", "steps=1", "progress=false"]
+    asked = [f"run={embedding.parent}", "prompts=toybox_simple", "steps=1", "threads=1", "progress=false"]
     drawn = run(installed, tmp_path, "-m", "dti_repro.generate", *asked)
     assert drawn.returncode == 0, drawn.stderr
     assert list(embedding.parent.glob("images/*/p000_s0.png"))
