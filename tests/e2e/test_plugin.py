@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -123,19 +124,33 @@ def package(tmp_path: Path) -> Path:
     return tmp_path / "lib"
 
 
-def run(*arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    return subprocess.run([sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True)
+@pytest.fixture
+def run(package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable]:
+    """run("train", "plugins=[my_package]", ...) -> the command's exit code and stderr; in this process."""
+
+    def call(command: str, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        code = 0
+        try:
+            import_module(f"dti_repro.{command}").main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+        return code, capsys.readouterr().err
+
+    monkeypatch.syspath_prepend(package)
+    monkeypatch.setenv(plugins_module.VARIABLE, "")
+    yield call
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        del sys.modules[name]
 
 
 def test_a_plugin_is_trained_scored_and_tabulated(
-    package: Path, checkpoint: Path, subjects: Path, tmp_path: Path
+    run: Callable, package: Path, checkpoint: Path, subjects: Path, tmp_path: Path
 ) -> None:
     model = f"setup=[backbone.path={checkpoint},backbone.resolution=16,concepts.root={subjects}]"
     places = [f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "accelerator=cpu"]
-    command = ["dti_repro", "benchmark", "experiment=bright", model, *places]
-    result = run(*command, "plugins=[my_package]", path=package)
-    assert result.returncode == 0, result.stderr
+    command = ["benchmark", "experiment=bright", model, *places]
+    assert run(*command, "plugins=[my_package]")[0] == 0
     with (tmp_path / "out" / "bright" / "table.csv").open(newline="") as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}
     assert 0 < float(rows["scaled"]["brightness"]) < 1
@@ -144,36 +159,37 @@ def test_a_plugin_is_trained_scored_and_tabulated(
 
     jobs = ["train", "-m", "hydra/launcher=local", "plugins=[my_package]", "method=scaled", "trainer.steps=1"]
     small = [f"backbone.path={checkpoint}", f"concepts.root={subjects}", "trainer.threads=1", "trainer.progress=false"]
-    result = run("dti_repro", *jobs, *small, f"runs={tmp_path / 'jobs'}", path=package)
+    line = [sys.executable, "-m", "dti_repro", *jobs, *small, f"runs={tmp_path / 'jobs'}"]
+    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    result = subprocess.run(line, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "1 jobs: 1 ran" in result.stdout
 
     for name, line in (
         ("other", "error: plugins: there is no package 'other': install it, or set PYTHONPATH to its folder\n"),
-        (None, "error: unknown experiment 'bright' (choices: ablation, "),
+        ("", "error: unknown experiment 'bright' (choices: ablation, "),
     ):
-        result = run(*command, *([f"plugins=[{name}]"] if name else []), path=package)
-        assert result.returncode == 2
-        assert result.stderr.startswith(line)
+        code, said = run(*command, f"plugins=[{name}]")
+        assert code == 2
+        assert said.startswith(line)
 
 
-def test_a_yaml_alone_names_no_package(package: Path, tmp_path: Path) -> None:
+def test_a_yaml_alone_names_no_package(run: Callable, tmp_path: Path) -> None:
     folder = tmp_path / "conf" / "method"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("plugins: [my_package]\n" + FILES["conf/method/scaled.yaml"])
-    result = run("dti_repro", "train", f"--config-dir={folder.parent}", "method=mine", path=package)
-    assert result.returncode == 2
-    assert "_target_ 'my_package.method.Scaled' is refused" in result.stderr
+    code, said = run("train", f"--config-dir={folder.parent}", "method=mine")
+    assert code == 2
+    assert "_target_ 'my_package.method.Scaled' is refused" in said
 
 
 @pytest.fixture
-def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def installed(run: Callable, package: Path) -> Iterator[Path]:
     """The folder of my_package, which declares itself by an entry point."""
     info = package / "my_package-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[dti_repro.plugins]\nmine = my_package\n")
-    monkeypatch.syspath_prepend(package)
     plugins_module._installed.cache_clear()
     yield package
     plugins_module._installed.cache_clear()
@@ -200,17 +216,17 @@ def test_a_norm_control_and_a_regularizer_of_a_plugin_act_on_the_steps(installed
     assert norms["pulled"] != norms["ti"]
 
 
-def test_a_typo_beside_a_plugin_is_one_line(package: Path, tmp_path: Path) -> None:
-    result = run("dti_repro", "train", "plugins=[my_package]", "method=scaled", "trainer.stepz=4", path=package)
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ")
-    assert "did you mean 'trainer.steps'?" in result.stderr
-    assert result.stderr.count("\n") == 1
+def test_a_typo_beside_a_plugin_is_one_line(run: Callable) -> None:
+    code, said = run("train", "plugins=[my_package]", "method=scaled", "trainer.stepz=4")
+    assert code == 2
+    assert said.startswith("error: ")
+    assert "did you mean 'trainer.steps'?" in said
+    assert said.count("\n") == 1
 
 
-def test_a_plugin_that_misses_a_package_names_it(package: Path) -> None:
+def test_a_plugin_that_misses_a_package_names_it(run: Callable, package: Path) -> None:
     module = package / "my_package" / "method.py"
     module.write_text("import no_such_package\n" + module.read_text())
-    result = run("dti_repro", "train", "plugins=[my_package]", "method=scaled", path=package)
-    assert result.returncode == 2
-    assert "No module named 'no_such_package'" in result.stderr
+    code, said = run("train", "plugins=[my_package]", "method=scaled")
+    assert code == 2
+    assert "No module named 'no_such_package'" in said

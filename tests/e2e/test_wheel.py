@@ -27,34 +27,39 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+CODE = """
+import sys
+from importlib import import_module
+for line in sys.argv[1:]:
+    sys.argv = line.split()
+    command = import_module(f"dti_repro.{sys.argv[0]}")
+    print("in", command.__file__)
+    command.main()
+"""
+
+
+def run(installed: Path, folder: Path, *commands: str) -> list[str]:
+    """Give one command after the other, in a process of their own; what each prints."""
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def test_it_is_the_installed_package_that_answers(installed: Path, tmp_path: Path) -> None:
-    done = run(installed, tmp_path, "-c", "import dti_repro; print(dti_repro.__file__)")
-    assert Path(done.stdout.strip()).is_relative_to(installed)
-    assert (installed / "dti_repro" / "experiments" / "page" / "page.html").is_file()
-
-
-@pytest.mark.parametrize("command", ["train", "evaluate", "generate", "interpolate", "benchmark", "report", "demo"])
-def test_every_command_finds_its_configuration(installed: Path, tmp_path: Path, command: str) -> None:
-    more = ["experiment=main_table"] if command in ("benchmark", "report") else []
-    done = run(installed, tmp_path, "-m", f"dti_repro.{command}", *more, "--cfg", "job")
+    line = [sys.executable, "-P", "-c", CODE, *commands]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "runs" in done.stdout or "run:" in done.stdout
+    assert done.stdout.count(f"in {installed}/dti_repro/") == len(commands), "it is the installed package that answers"
+    return done.stdout.split(f"in {installed}/dti_repro/")[1:]
+
+
+def test_every_command_finds_its_configuration(installed: Path, tmp_path: Path) -> None:
+    names = ["train", "evaluate", "generate", "interpolate", "demo"]
+    names += ["benchmark experiment=main_table", "report experiment=main_table"]
+    for said in run(installed, tmp_path, *(f"{name} --cfg job" for name in names)):
+        assert "runs" in said or "run:" in said
     assert not list(tmp_path.iterdir()), "printing a configuration leaves nothing behind"
+    assert (installed / "dti_repro" / "experiments" / "page" / "page.html").is_file()
 
 
 @pytest.mark.skipif(not PACKAGED.is_dir(), reason="the toybox's weights are not there")
 def test_it_trains_and_draws_with_the_packaged_weights_and_subjects(installed: Path, tmp_path: Path) -> None:
-    short = ["trainer.steps=1", "trainer.batch=1", "trainer.threads=1", "trainer.progress=false"]
-    trained = run(installed, tmp_path, "-m", "dti_repro.train", "method=dti", *short)
-    assert trained.returncode == 0, trained.stderr
-    (embedding,) = tmp_path.glob("runs/toybox/dti/*/seed_42/*/embedding.safetensors")
-    asked = [f"run={embedding.parent}", "prompts=toybox_simple", "steps=1", "threads=1", "progress=false"]
-    drawn = run(installed, tmp_path, "-m", "dti_repro.generate", *asked)
-    assert drawn.returncode == 0, drawn.stderr
-    assert list(embedding.parent.glob("images/*/p000_s0.png"))
+    train = "train trainer.steps=1 trainer.batch=1 trainer.threads=1 trainer.progress=false"
+    run(installed, tmp_path, train, "generate text=class prompts=toybox_simple steps=1 threads=1 progress=false")
+    assert list(tmp_path.glob("runs/toybox/dti/*/seed_42/*/embedding.safetensors"))
+    assert list(tmp_path.rglob("images/*/p000_s0.png"))

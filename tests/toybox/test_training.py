@@ -54,7 +54,8 @@ def one_of_two(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_step_as_one_with_both_batches(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_of_two, args=(tmp_path,), nprocs=2)
+    quick = "spawn" if torch.cuda.is_initialized() else "fork"  # which need not import torch again
+    torch.multiprocessing.start_processes(one_of_two, args=(tmp_path,), nprocs=2, start_method=quick)
     alone = BothBatches()
     fit(alone, tmp_path / "alone", steps=60, **SETTINGS)
     for rank in (0, 1):
