@@ -87,7 +87,7 @@ def test_a_value_of_another_type_or_range_is_named(command: str) -> None:
 
 @pytest.mark.parametrize("command", [file.stem for file in sorted(CONF.glob("toybox_*.yaml"))])
 def test_every_key_of_the_toybox_s_commands_has_a_type(command: str) -> None:
-    cfg = compose(command, ["results=a"] if command == "toybox_recovered" else [])
+    cfg = composed(command, *(["results=a"] if command == "toybox_recovered" else []))
     validate(command, cfg)
     assert set(COMMANDS[command]) == set(cfg) - {"hydra", "stage"}
 
