@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
+from dti_repro.config import validate
 from tests.composed import composed
 from tests.tiny import build_tiny_sd
 
@@ -57,6 +59,18 @@ def short_training(checkpoint: Path, subjects: Path) -> Callable[..., DictConfig
 def training(short_training: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., DictConfig]:
     """The same, with runs in the test's own folder."""
     return lambda *overrides: short_training(f"runs={tmp_path / 'runs'}", *overrides)
+
+
+@pytest.fixture
+def composed_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let experiments compose their rows as the tests do: they have hundreds, of a few choices."""
+
+    def config(command: str, overrides: tuple[str, ...]) -> DictConfig:
+        cfg = composed(command, *overrides)
+        validate(command, cfg)
+        return cfg
+
+    monkeypatch.setattr("dti_repro.experiments.configs._compose", cache(config))
 
 
 @pytest.fixture

@@ -167,14 +167,6 @@ def settings(path: Path) -> DictConfig:
     return OmegaConf.create({"_target_": kind, "name": "x", "path": str(path), "resolution": None})
 
 
-def test_another_kind_of_checkpoint_says_which_backbone_to_choose(checkpoint: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-    index = json.loads((copy / "model_index.json").read_text())
-    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionXLPipeline"}))
-    with pytest.raises(InputError, match=r"copy is a StableDiffusionXLPipeline: choose backbone=sdxl$"):
-        load_backbone(settings(copy), "cpu")
-
-
 def lacking(folder: Path) -> None:
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from dti_repro import __main__, benchmark, evaluate
 from dti_repro.__main__ import COMMANDS
 from dti_repro.config.schema import COMMANDS as COMMAND_KEYS
-from dti_repro.errors import InputError, ProcessDiedError
+from dti_repro.errors import InputError, OutOfMemoryError, ProcessDiedError, StoppedError
 from dti_repro.launch.command import command
 from dti_repro.launch.command_line import CommandLine
 from dti_repro.launch.failures import choices, failure_of
@@ -75,7 +75,8 @@ def test_a_fault_of_the_program_keeps_its_traceback(answer: Answer) -> None:
     assert failure_of(ProcessDiedError("one is gone"), "train", []).code == 1
 
 
-def test_too_little_memory_is_one_line_that_says_what_to_reduce() -> None:
+def test_too_little_memory_is_one_line_that_says_what_to_reduce(answer: Answer) -> None:
+    assert answer(raising(OutOfMemoryError("out of memory"))) == (1, "error: out of memory\n")
     for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")):
         failure = failure_of(error, "train", [])
         assert failure.code == 1
@@ -92,6 +93,7 @@ def test_ctrl_c_is_one_line(answer: Answer) -> None:
             sys.exit(1)
 
     stopped = "stopped: what is finished is kept, and the same command goes on from here\n"
+    assert answer(raising(StoppedError("stopped after step 4"))) == (130, "stopped after step 4\n")
     assert answer(raising(KeyboardInterrupt())) == (130, stopped)
     assert answer(doing(as_lightning_does)) == (130, stopped)
 
@@ -209,8 +211,13 @@ def test_nor_is_it_by_the_processes_of_a_sweep(dti_among_downloads: Callable[...
         ),
         (
             ["train", "-m", "method=dti,ti", "method.prior.kappa=1"],
-            "method 'ti' has no key 'method.prior.kappa' (its keys: ",
+            "method 'ti' has no key 'method.prior.kappa' (its keys: method.name, method.vectors, method.init",
         ),
+        (
+            ["train", "nonsense=1"],
+            "unknown key 'nonsense' (its keys: concepts, templates, optim, backbone, method, ",
+        ),
+        (["train", "method=ti", "optim.tangent=true"], "optim 'adamw' has no key 'optim.tangent' (its keys: optim."),
         (
             ["train", "method={a: b}"],
             f"method: the name of a choice is needed (choices: {METHODS})",

@@ -3,18 +3,16 @@ AdamW's."""
 
 import copy
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dti_repro.benchmark import _search_result, main
-from dti_repro.config import CONF, validate
+from dti_repro.config import CONF
 from dti_repro.errors import InputError
-from dti_repro.experiments import configs
 from dti_repro.experiments.configs import ExperimentRun, load_run
 from dti_repro.experiments.jobs import choose_rows, group_into_sweeps
 from dti_repro.experiments.search import best_rows, quality, scaled, write_searched
@@ -236,18 +234,6 @@ def test_every_method_of_the_table_of_methods_has_six_searched_settings() -> Non
     searched = [row["searched"] for row in content("methods")["rows"] if "searched" in row]
     rows = [row for name in ("search", "methods_search") for row in content(name)["rows"]]
     assert Counter(row["method"] for row in rows if "method" in row) == dict.fromkeys(searched, 6)
-
-
-@pytest.fixture
-def composed_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are hundreds, of a few choices of files."""
-
-    def config(command: str, overrides: tuple[str, ...]) -> DictConfig:
-        cfg = composed(command, *overrides)
-        validate(command, cfg)
-        return cfg
-
-    monkeypatch.setattr(configs, "_compose", cache(config))
 
 
 @pytest.mark.usefixtures("composed_rows")

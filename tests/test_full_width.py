@@ -55,9 +55,9 @@ def test_a_stage_that_fails_is_one_line_that_names_its_log(tmp_path: Path) -> No
     assert str(failed.value) == f"generate ended with code 1 (error: too large): its log is {log}"
     with pytest.raises(ProcessDiedError, match="train_dti ended with code 0, before it was to be killed"):
         stages.run("train_dti", "-c", "", until=lambda: False)
-    stages.run("train_dti", "-c", "import time; time.sleep(60)", until=lambda: True)
+    assert stages.run("train_dti", "-c", "import time; time.sleep(60)", until=lambda: True) == ""
     assert stages.failed == "train_dti"
-    assert all(peak > 1 << 20 for _, peak in stages.measured.values())
+    assert all(seconds < 30 and peak > 1 << 20 for seconds, peak in stages.measured.values())
 
 
 def full_width(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -91,10 +91,3 @@ def test_every_stage_runs_and_is_measured_beside_the_plan(tmp_path: Path) -> Non
     page = file.with_suffix(".md").read_text()
     assert all(head in page for head in (*STAGES.values(), "| sdxl ", "| wan_1300m "))
     assert not any((tmp_path / "made").iterdir())
-
-
-def test_a_stage_that_is_killed_at_its_mark_is_measured(tmp_path: Path) -> None:
-    stages = Stages(tmp_path)
-    for number in range(5):
-        assert stages.run(f"s{number}", "-c", "import time; time.sleep(60)", until=lambda: True) == ""
-    assert all(seconds < 30 and peak > 0 for seconds, peak in stages.measured.values())

@@ -188,6 +188,7 @@ def rows_as_jobs(experiment: str) -> list[list[list[str]]]:
     return [[[str(row) for row in job] for job in getattr(jobs, "list", [jobs])] for jobs in found]
 
 
+@pytest.mark.usefixtures("composed_rows")
 @pytest.mark.skipif(not PACKAGED.is_dir(), reason="the toybox's weights are not there")
 def test_rows_that_need_another_row_wait_for_it_or_share_its_job() -> None:
     (main,) = rows_as_jobs("main_table")

@@ -60,7 +60,12 @@ def test_concepts_at_other_steps_are_each_at_their_own_rate(
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["RAdam", "NAdam", "Adafactor", "Adagrad", "ASGD", "Rprop", "SGD +optim.momentum=0.9"]
+    "optimizer",
+    [
+        *("NAdam", "Adafactor", "ASGD", "SGD +optim.momentum=0.9"),
+        # whose state is of the same kind
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("RAdam", "Adagrad", "Rprop")),
+    ],
 )
 def test_any_optimizer_of_torch_goes_on_where_it_was_killed(
     optimizer: str, training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -46,8 +46,17 @@ BAD = {
         "devices=0": "devices is 0: a whole number above 0 is needed",
     },
     "evaluate": {
+        "metrics=7": "metrics is 7: a metric's name, a list of names or a set is needed",
+        "metrics=[7]": "metrics is [7]: a metric's name, a list of names or a set is needed",
         "metrics=[[a]]": "metrics is [['a']]: a metric's name, a list of names or a set is needed",
+        "metrics={a: b}": "metrics is {'a': 'b'}: a metric's name, a list of names or a set is needed",
+        "masks=[a]": "masks is ['a']: the path of a folder or null is needed",
+        "masks=''": "masks is : the path of a folder or null is needed",
         "run=3": "run is 3: the path of a folder is needed",
+        "run=[a]": "run is ['a']: the path of a folder is needed",
+        "generation=[a]": "generation is ['a']: one generation's id, or null for all, is needed",
+        "accelerator=tpu": "accelerator is tpu: cpu, gpu or auto is needed",
+        "devices=two": "devices is two: a whole number above 0 is needed",
     },
     "toybox_gates": {
         "norms=[]": "norms is []: a list of numbers above 0 is needed",

@@ -92,8 +92,9 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pyt
             for command in commands(text):
                 run(command, tmp_path, environment, monkeypatch)
         elif language == "python":
-            short = re.sub(r'"trainer\.steps=\d+"', ", ".join(map(repr, shorter()["train"].split())), text)
-            exec(compile(short, page.name, "exec"), {})
+            for key, name in (("trainer.steps", "train"), ("steps", "generate")):
+                text = re.sub(rf'"{key}=\d+"', ", ".join(map(repr, shorter()[name].split())), text)
+            exec(compile(text, page.name, "exec"), {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -13,8 +13,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import DictConfig
 
-from dti_repro.errors import OutOfMemoryError, StoppedError
-from dti_repro.launch import command
+from dti_repro.errors import StoppedError
 from dti_repro.training.batches import Batch, ConceptDataset
 from dti_repro.training.callbacks import StepBar
 from dti_repro.training.train_missing import train
@@ -51,26 +50,6 @@ def test_ctrl_c_saves_what_there_is_and_the_same_command_goes_on(
     folder = train(training())[0]
     assert content(folder.path) == content(whole.path)
     assert json.loads(folder.provenance.read_text())["resumed_from_step"] == 4
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (StoppedError("stopped after step 4"), 130, "stopped after step 4\n"),
-        (KeyboardInterrupt(), 130, "stopped: what is finished is kept, and the same command goes on from here\n"),
-        (OutOfMemoryError("out of memory"), 1, "error: out of memory\n"),
-    ],
-)
-def test_an_end_that_is_no_fault_is_one_line(
-    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def task(cfg: DictConfig) -> None:
-        raise error
-
-    monkeypatch.setattr("sys.argv", ["train"])
-    with pytest.raises(SystemExit) as end:
-        command.command("train")(task)()
-    assert (end.value.code, capsys.readouterr().err) == (code, said)
 
 
 def test_the_bar_counts_from_where_the_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,21 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
 from huggingface_hub import constants
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 from torch import nn
 
 from dti_repro.artifacts.embedding import load_embedding, save_embeddings
 from dti_repro.artifacts.run_dir import ConceptFolder, finished_concepts
 from dti_repro.backbones.load import _load, load_backbone
-from dti_repro.config import CONF, build
+from dti_repro.config import build
 from dti_repro.data.concept import ConceptSet
 from dti_repro.errors import InputError
-from dti_repro.launch.failures import explain
 from dti_repro.losses.priors import L2ToInitial
 from dti_repro.methods.textual_inversion import TextualInversion
 from dti_repro.training.concept_state import COLUMNS
@@ -237,26 +234,6 @@ def test_the_commit_that_main_was_is_in_the_provenance(
 def test_previews_show_the_held_out_prompts(training: Training) -> None:
     folder = train(training("trainer.preview_every=3"))[0]
     assert sorted(p.name for p in folder.previews.iterdir()) == ["step_000003.png", "step_000006.png"]
-
-
-def test_a_missing_knob_names_itself_and_the_method() -> None:
-    for arguments, words in {
-        ("method=ti", "method.prior.kappa=1"): ("method 'ti'", "method.prior.kappa", "method.init"),
-        ("method=dti,ti", "method.prior.kappa=1"): ("method 'ti'", "method.prior.kappa"),
-        ("optim=adamw", "method=ti", "optim.tangent=true"): ("optim 'adamw'", "optim.tangent", "optim.lr"),
-        ("method=nope",): ("unknown method 'nope'", "crossinit", "ti_rescaled"),
-        ("nonsense=1",): ("nonsense", "trainer"),
-    }.items():
-        job = [a.replace("dti,ti", "ti") for a in arguments]
-        with (
-            hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"),
-            pytest.raises(HydraException) as error,
-        ):
-            hydra.compose("train", overrides=job)
-        line = explain(error.value, "train", arguments)
-        assert "\n" not in line
-        for word in words:
-            assert word in line
 
 
 def test_rescaling_words_that_differ_by_layer_is_refused_before_they_are_trained(training: Training) -> None:
