@@ -32,6 +32,7 @@ from narrow import narrow_sdxl
 
 BASE = "ti"
 PROMPT = "a <{}> on the beach"
+TEMPLATES = ["a photo of a {} {class}", "a picture of a {} {class}"]  # AttnDreamBooth needs the class word
 SEEDS = (0, 1)
 
 
@@ -57,6 +58,7 @@ class Case:
             seconds.append(time.process_time() - began)
 
         keys = [f"method={method}", "concepts=toybox", "concepts.names=[bird]", "templates=toybox"]
+        keys += [f"templates.prompts={TEMPLATES}"]
         keys += ["trainer.accelerator=cpu", "trainer.progress=false", f"trainer.threads={self.cfg.threads}"]
         keys += [f"trainer.batch={self.cfg.batch}", f"trainer.steps={self.cfg.steps + 1}"]
         composed = compose("train", [*self.setup, *keys, f'runs="{tempfile.mkdtemp(dir=self.runs)}"'])
