@@ -53,8 +53,8 @@ class ExperimentRun:
         if seeds and fixed:
             both = f"{fixed[0]} and training_seeds={list(seeds)}"
             raise InputError(f"experiment '{self.experiment.name}': {both}: leave one of them out")
-        choices = [(*overrides, f"seed={seed}") for seed in seeds] or [overrides]
-        return [self._config("train", f"row '{row.name}'", choice) for choice in choices]
+        cfg = self._config("train", f"row '{row.name}'", overrides)
+        return [OmegaConf.merge(cfg, {"seed": seed}) for seed in seeds] or [cfg]  # to compose each takes 80 ms
 
     def trainings(self) -> list[DictConfig]:
         """Return the configurations of all rows."""
