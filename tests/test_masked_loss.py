@@ -102,10 +102,11 @@ def test_white_masks_learn_what_no_masks_do(training: Training, masks: Path) -> 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda file: Image.new("L", (16, 16)).save(file), r"0\.png is all black"),  # others are in test_evaluate.py
+        (lambda file: Image.new("L", (16, 16)).save(file), r"0\.png is all black"),
+        (lambda file: Image.new("L", (16, 8), 255).save(file), r"0\.png has 16 x 8 pixels, its photo 16 x 16"),
         (lambda file: file.parent.rename(file.parent.with_name("bob")), r"has no mask of ann, such as .*ann/0\.png"),
     ],
-    ids=["black", "none"],
+    ids=["black", "size", "none"],
 )
 def test_a_mask_that_cannot_be_used_is_one_line_before_a_model_is_loaded(
     spoil: Callable[[Path], object], words: str, training: Training, masks: Path, monkeypatch: pytest.MonkeyPatch

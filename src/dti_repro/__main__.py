@@ -31,7 +31,7 @@ def main() -> None:
         sys.exit(2)
     if any(argument.startswith("plugins=") for argument in sys.argv[1:]):
         sys.path.append(os.getcwd())  # where a plugin may lie. `dti` without plugins imports nothing from there,
-    else:
+    elif os.getcwd() not in sys.path:  # it is for python -m dti_repro
         os.environ["PYTHONSAFEPATH"] = "1"  # nor do the processes that it starts
     import_module(f"dti_repro.{name}").main()
 

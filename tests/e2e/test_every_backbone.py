@@ -32,7 +32,7 @@ from tests.reference.test_metrics import save_vit
 from tests.tiny_backbones import SAME_CODE, tiny_backbone
 
 WORDS = "red cat"  # two tokens of every tokenizer
-OTHERS = ("dti", "crossinit", "ti_rescaled", "ti_mean_norm")  # tests/contract/test_vectors.py has those of UNets
+OTHERS = ("ti", "crossinit", "ti_rescaled", "ti_mean_norm")  # tests/contract/test_vectors.py has those of UNets
 
 
 def backbones(*slow: str, names: Sequence[str] = choices("backbone")) -> list[Any]:
@@ -116,7 +116,7 @@ def test_from_photos_to_scores(
 ) -> None:
     """A killed and resumed training writes the same bytes as an undisturbed one; its images are scored."""
     _, overrides = model
-    keys = ["method=ti", *overrides, "trainer.steps=4", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
+    keys = ["method=dti", *overrides, "trainer.steps=4", "trainer.checkpoint_every=1", "trainer.snapshots=[1]"]
     unchanged = Unchanged(training(*keys))
     train(training(*keys, f"runs={tmp_path / 'whole'}"))
     stop_after(monkeypatch, step=2)

@@ -59,7 +59,8 @@ def test_every_command_finds_its_configuration(installed: Path, tmp_path: Path) 
 
 @pytest.mark.skipif(not PACKAGED.is_dir(), reason="the toybox's weights are not there")
 def test_it_trains_and_draws_with_the_packaged_weights_and_subjects(installed: Path, tmp_path: Path) -> None:
-    train = "train trainer.steps=1 trainer.batch=1 trainer.threads=1 trainer.progress=false"
-    run(installed, tmp_path, train, "generate text=class prompts=toybox_simple steps=1 threads=1 progress=false")
-    assert list(tmp_path.glob("runs/toybox/dti/*/seed_42/*/embedding.safetensors"))
-    assert list(tmp_path.rglob("images/*/p000_s0.png"))
+    run(installed, tmp_path, "train trainer.steps=1 trainer.batch=1 trainer.threads=1 trainer.progress=false")
+    (embedding,) = tmp_path.glob("runs/toybox/dti/*/seed_42/*/embedding.safetensors")
+    word = embedding.parent.relative_to(tmp_path)
+    run(installed, tmp_path, f"generate run={word} prompts=toybox_simple steps=1 threads=1 progress=false")
+    assert list(embedding.parent.glob("images/*/p000_s0.png"))

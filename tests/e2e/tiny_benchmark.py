@@ -118,7 +118,7 @@ def run(
         try:
             import_module(f"dti_repro.{command}").main()
         except SystemExit as end:
-            code = int(end.code or 0)
+            code = end.code or 0
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 

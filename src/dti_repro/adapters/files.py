@@ -33,11 +33,11 @@ WITHOUT_EFFECT += ("peft_type", "peft_version", "revision", "task_type")
 @contextmanager
 def attached(denoiser: nn.Module, config: PeftConfig, what: str, seed: int = 0) -> Iterator[PeftModel]:
     """Put an adapter on the denoiser's layers; at the exit they are as they were, also if only some of them took it.
-    seed: of the weights. InputError, which begins with `what`, if no layer is a target, or if a target's kind or size
-    does not fit."""
+    seed: of its weights, until others are loaded. InputError, which begins with `what`, if no layer is a target, or if
+    a target's kind or size does not fit."""
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # peft draws from torch's global generator, on the CPU
+            torch.default_generator.manual_seed(seed)  # peft draws from the CPU's
             warnings.filterwarnings("error", "Invalid `(r|oft_block_size)`")  # peft would take another number
             try:
                 model = PeftModel(denoiser, config)

@@ -82,8 +82,9 @@ class FrozenModel(nn.Module, ABC):
             raise InputError(f"backbone.resolution is {resolution}: a multiple of {self.SIDE} is needed")
         self.folder = locate(path, revision, variant)
         frozen: torch.dtype = getattr(torch, dtype)
+        check_kind(self.folder, *(base.__name__ for base in type(self).__mro__))
+        require(self.folder, [self.DENOISER, "vae"])  # before gigabytes of a text encoder are read
         self.text_encoders = nn.ModuleDict(self.load_text_encoders(self.folder, frozen))
-        require(self.folder, [self.DENOISER, "vae"])
         self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", self.VAE_DTYPE or frozen)
         self.drawing_vae = self.vae  # a subclass may draw with another precision than it encodes photos with
         self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, frozen)

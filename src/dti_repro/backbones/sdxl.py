@@ -15,7 +15,7 @@ from dti_repro.backbones.base import Conditioning, Tokens, TokenVectors
 from dti_repro.backbones.checkpoint import model_index
 from dti_repro.backbones.frozen_model import FrozenSettings
 from dti_repro.backbones.stable_diffusion import LatentDiffusion
-from dti_repro.backbones.text_encoder import EncoderConfig
+from dti_repro.backbones.text_encoder import EncoderConfig, with_bypass
 
 CLIP_L, CLIP_G = "text_encoder", "text_encoder_2"
 
@@ -35,7 +35,6 @@ class StableDiffusionXL(LatentDiffusion):
         CLIP_L: EncoderConfig("tokenizer", CLIPTextModel),
         CLIP_G: EncoderConfig("tokenizer_2", CLIPTextModelWithProjection),
     }
-    STATES: ClassVar[int] = -2
     PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]] = StableDiffusionXLPipeline
     PIPELINE_OPTIONS: ClassVar[Mapping[str, Any]] = MappingProxyType({"add_watermarker": False})
 
@@ -55,8 +54,16 @@ class StableDiffusionXL(LatentDiffusion):
         self._photo_sizes = sizes == "as_published"
         self._zero_when_empty = model_index(self.folder).get("force_zeros_for_empty_prompt", True)
 
-    def _joined(self, states: TokenVectors) -> Tensor:
-        return torch.cat(list(states.values()), dim=-1)
+    def _read(
+        self, tokens: Tokens, vectors: TokenVectors, bypass: TokenVectors
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        outputs = self._outputs(tokens, vectors, output_hidden_states=True)
+        states = {name: output.hidden_states[-2] for name, output in outputs.items()}
+        keys, pooled = torch.cat(list(states.values()), dim=-1), outputs[CLIP_G].text_embeds
+        if not bypass:
+            return keys, None, pooled
+        values = [with_bypass(states[name], tokens.positions[name], bypass[name]) for name in states]
+        return keys, torch.cat(values, dim=-1), pooled
 
     def _encode_negative(self, prompt: str, tokens: Tokens, vectors: TokenVectors | None) -> Conditioning:
         """Encode the negative prompt; an empty one is zeros if the checkpoint says so, as in diffusers' pipeline."""

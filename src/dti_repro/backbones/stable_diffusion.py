@@ -42,8 +42,6 @@ class LatentDiffusion(Backbone):
     SUPPORTS: ClassVar[frozenset[Support]] = frozenset({"layer", "timestep", "attention"})
     DENOISER_CLASS: ClassVar[type[ModelMixin]] = UNet2DConditionModel
     VAE_CLASS: ClassVar[type[ModelMixin]] = AutoencoderKL
-    STATES: ClassVar[int]
-    """Which of the text encoders' hidden states it reads."""
 
     def __init__(
         self,
@@ -68,8 +66,11 @@ class LatentDiffusion(Backbone):
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @abstractmethod
-    def _joined(self, states: TokenVectors) -> Tensor:
-        """Return what the UNet reads, (batch, length, dim), made of hidden states of each text encoder."""
+    def _read(
+        self, tokens: Tokens, vectors: TokenVectors, bypass: TokenVectors
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Encode tokens with vectors, each a batch of one layer. Return what the keys are made of, what the values are
+        made of where there is a bypass, and the pooled vector where there is one."""
 
     def encode_text(self, tokens: Tokens, vectors: TokenVectors | None = None) -> Conditioning:
         prompts = len(next(iter(tokens.ids.values())))
@@ -86,15 +87,12 @@ class LatentDiffusion(Backbone):
         dims = {name: encoder.dim for name, encoder in self.spec.encoders.items()}
         bypass = {name: rows[..., dims[name] :] for name, rows in vectors.items() if rows.shape[-1] > dims[name]}
         vectors = {name: rows[..., : dims[name]] for name, rows in vectors.items()}
-        outputs = self._outputs(tokens, vectors, output_hidden_states=True)
-        parts = [{name: output.hidden_states[self.STATES] for name, output in outputs.items()}]  # for keys and values
-        if bypass:  # other values
-            parts.append({n: with_bypass(rows, tokens.positions[n], bypass[n]) for n, rows in parts[0].items()})
-        read = [self._joined(part).unflatten(0, (prompts, -1)).flatten(1, 2) for part in parts]
-        copies = self.spec.layers if bypass and layers == 1 else 1
-        hidden = torch.cat([rows.repeat(1, copies, 1) for rows in read], dim=1)
-        *_, last = outputs.values()
-        pooled = getattr(last, "text_embeds", None)
+        keys, values, pooled = self._read(tokens, vectors, bypass)
+        hidden = keys.view(prompts, -1, keys.shape[-1])
+        if values is not None:
+            values = values.view(prompts, -1, values.shape[-1])
+            copies = self.spec.layers if layers == 1 else 1
+            hidden = torch.cat([hidden.repeat(1, copies, 1), values.repeat(1, copies, 1)], dim=1)
         if pooled is not None:  # one for the whole UNet: that of the layer in the middle
             pooled = pooled.view(prompts, layers, -1)[:, layers // 2]
         return Conditioning(hidden, pooled)
@@ -130,11 +128,16 @@ class StableDiffusion(LatentDiffusion):
     """Conditioned on the last hidden states of the text encoder."""
 
     ENCODERS: ClassVar[Mapping[str, EncoderConfig]] = {ENCODER: EncoderConfig("tokenizer", CLIPTextModel)}
-    STATES: ClassVar[int] = -1  # before the last norm
     PIPELINE_CLASS: ClassVar[type[DiffusionPipeline]] = StableDiffusionPipeline
     PIPELINE_OPTIONS: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     )
 
-    def _joined(self, states: TokenVectors) -> Tensor:
-        return self.text_encoders[ENCODER].model.final_layer_norm(states[ENCODER])
+    def _read(
+        self, tokens: Tokens, vectors: TokenVectors, bypass: TokenVectors
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        output = self._outputs(tokens, vectors, output_hidden_states=bool(bypass))[ENCODER]
+        if not bypass:
+            return output.last_hidden_state, None, None
+        states = with_bypass(output.hidden_states[-1], tokens.positions[ENCODER], bypass[ENCODER])
+        return output.last_hidden_state, self.text_encoders[ENCODER].model.final_layer_norm(states), None

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.modeling_utils import local_torch_dtype
 
 from dti_repro.artifacts.files import read_yaml
 from dti_repro.backbones.backbone import Backbone
@@ -65,10 +64,14 @@ def part_classes(backbone: Mapping[str, Any]) -> dict[str, Any]:
 
 def random_model(kind: Any, config: Mapping[str, Any]) -> Any:
     """Return an untrained model of this class of transformers or diffusers, in bfloat16."""
-    with local_torch_dtype(torch.bfloat16):  # a float32 model of twice the size is never there
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # a float32 model of twice the size is never there
+    try:
         if issubclass(kind, PreTrainedModel):
             return kind(kind.config_class(**config))
         return kind.from_config(config)
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _tokenizer(config: Mapping[str, Any], pad_token: str | None) -> PreTrainedTokenizerBase:

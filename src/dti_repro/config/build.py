@@ -87,8 +87,8 @@ def _check_logger(name: str, settings: Mapping[str, Any], signature: inspect.Sig
 
 def target(name: Any, base: type | UnionType) -> Callable[..., Any]:
     """Return the class of a `_target_`, or the class method `load` of one. InputError unless the class is, or inherits
-    from, `base` and is defined in this package, in a plugin, in torch.optim or in the list of loggers. What a module
-    has only imported from elsewhere is not its own."""
+    from, `base` and is defined at the top of a module of this package, of a plugin, of torch.optim or in the list of
+    loggers. What a module has only imported from elsewhere is not its own."""
     wanted = " or ".join(kind.__name__ for kind in get_args(base) or (base,))
     refused = InputError(f"_target_ '{name}' is refused: a class of the kind {wanted} is needed")
     packages = (*PACKAGES, *(f"{package}." for package in plugins()))

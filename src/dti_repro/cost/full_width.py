@@ -133,12 +133,12 @@ def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
         shutil.rmtree(place.work, ignore_errors=True)
         stages = Stages(place.work / "logs")
         row: dict[str, Any] = {"backbone": cfg.backbone.name, "pixels": cfg.backbone.resolution}
-        failure: ProcessDiedError | None = None
         try:
-            try:
-                _run_stages(cfg, overrides, place, stages, row)
-            except ProcessDiedError as error:
-                failure = error
+            _run_stages(cfg, overrides, place, stages, row)
+        except ProcessDiedError:
+            _write(Path(cfg.out), row, stages)
+            raise
+        else:
             _write(Path(cfg.out), row, stages)
         finally:
             if cfg.delete:
@@ -146,8 +146,6 @@ def full_width(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 for folder in (place.checkpoint, place.evaluators, *logs):
                     shutil.rmtree(folder, ignore_errors=True)
                 lock.unlink()
-        if failure is not None:
-            raise failure
 
 
 def _run_stages(cfg: DictConfig, overrides: Sequence[str], place: Folders, stages: Stages, row: dict[str, Any]) -> None:

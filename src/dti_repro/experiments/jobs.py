@@ -44,6 +44,7 @@ def group_into_sweeps(run: ExperimentRun, rows: Sequence[RowSpec]) -> list[list[
         same = [job for job in jobs if job[0] & outputs]
         merged = [*(name for _, names in same for name in names), row.name]
         jobs = [*(job for job in jobs if job not in same), (outputs.union(*(written for written, _ in same)), merged)]
+    # Only rows without a kappa are merged, and they are all of the first sweep.
     sweeps = range(max(sweep_of.values()) + 1)
     return [[names for _, names in jobs if sweep_of[names[0]] == number] for number in sweeps]
 

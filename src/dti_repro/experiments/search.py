@@ -83,8 +83,11 @@ def best_rows(rows: Sequence[RowSpec], found: Mapping[str, Mapping[str, float]])
     """Return method -> its row with the highest criterion; in a tie, the row that is listed first. found: row name ->
     what `quality` returns."""
     methods = dict.fromkeys(row.method for row in rows)
-    criterion = {row: found[row.name]["criterion"] for row in rows}
-    return {method: max((row for row in rows if row.method == method), key=criterion.get) for method in methods}
+
+    def criterion(row: RowSpec) -> float:
+        return found[row.name]["criterion"]
+
+    return {method: max((row for row in rows if row.method == method), key=criterion) for method in methods}
 
 
 def write_searched(path: Path, best: Mapping[str, RowSpec], found: Mapping[str, Mapping[str, float]]) -> None:

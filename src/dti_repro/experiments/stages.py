@@ -91,15 +91,17 @@ def _check_rows(run: ExperimentRun, rows: Sequence[RowSpec], scoring_on: str) ->
         device_of(accelerator)
     sampling = GenerationConfig.of(cfg).sampling
     target(cfg.backbone._target_, Backbone).check_generation(located(cfg.backbone), **sampling)
-    reader = run.experiment.paths.reader if run.experiment.paths else None
-    metrics = run.metrics() | ({} if reader is None else {reader: metric_config(reader)})
     prompts = run.prompts()
-    for name, config in metrics.items():
+    for name, config in run.metrics().items():
         metric = build(config, ScoreMetric, f"metric {name}")
         for concept in run.concepts.values():
             for prompt in prompts.about(concept.live).prompts:
                 named = [run.concepts[other].class_word for other in prompt.names if other in run.concepts]
                 metric.check(expected(prompt, named or [concept.class_word]) or {})
+    if run.experiment.paths and (reader := run.experiment.paths.reader):
+        metric = build(metric_config(reader), ScoreMetric, f"metric {reader}")
+        for concept in run.concepts.values():
+            metric.check({"class": concept.class_word})
 
 
 def with_kappa(row: RowSpec, results: Mapping[str, RowResult]) -> RowSpec:

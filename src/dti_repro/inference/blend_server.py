@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Print nothing for a request: the address, with its token, stays out of logs."""
 
-    def do_GET(self) -> None:
+    def _answer(self) -> None:
         status = HTTPStatus.OK
         try:
             body = self._body()
@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    do_POST = do_GET
+    do_GET = do_POST = _answer
 
     def _body(self) -> bytes:
         """Return the body; b"" if there is none. RefusedError if it is too long, or its length is not told."""

@@ -7,6 +7,7 @@ from elsewhere: what stands in the code is checked, and its method and initializ
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from dti_repro.adapters.folder import DIFFUSERS_LORA, adapter_files, adapter_of
-from dti_repro.artifacts.files import read_yaml, sha256, write_file
+from dti_repro.artifacts.files import atomic_write, read_yaml, sha256, write_file
 from dti_repro.artifacts.run_dir import ConceptFolder, check_name, embedding_files, finished_concepts
 from dti_repro.backbones.checkpoint import PLACEHOLDER
 from dti_repro.config import CONF
@@ -112,7 +113,8 @@ def _export_concept(folder: ConceptFolder, adapter: Path | None, program: str, r
     for file, tensors in files.items():
         write_tensors(out / file, tensors, header)
     for file, original in copies.items():
-        write_file(out / file, original.read_bytes())
+        with atomic_write(out / file) as temporary:
+            shutil.copyfile(original, temporary)
     write_file(out / f"{name}.txt", "".join(f"# {comment}\n" for comment in comments) + text)
     for note in notes:
         print(f"{folder.name}: {note}", file=sys.stderr)

@@ -69,13 +69,14 @@ def _head(text: str) -> str:
 
 
 def _comments(file: Path) -> dict[str, str]:
-    """Return the comment of each dotted key of a yaml file and of those of its folder that it extends: the one after
-    the key, or else the lines above it."""
+    """Return the comment of each dotted key of a yaml file and of those of its group that it extends: the one after the
+    key, or else the lines above it."""
     found, above, parents = {}, [], {}
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     for line in text[len(_head(text)) :].splitlines():
-        if (extended := re.fullmatch(r"  - (\w+)", line)) and [*parents.values()] == ["defaults"]:
-            found |= _comments(file.with_name(f"{extended[1]}.yaml"))
+        if (extended := re.fullmatch(r"  - (\w+)", line)) and parents.get(0) == "defaults":
+            places = [folder / f"{extended[1]}.yaml" for folder in (file.parent, CONF / file.parent.name)]
+            found |= _comments(next(filter(Path.is_file, places), places[0]))
         if entry := re.match(r"( *)(?:- )?(?:override )?/?([\w/]+)(?:@\S+)?:(.*)", line):
             depth = len(entry[1])
             parents = {d: name for d, name in parents.items() if d < depth} | {depth: entry[2]}

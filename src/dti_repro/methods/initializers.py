@@ -44,7 +44,7 @@ def resized(initializer: InitializerEmbedding, vectors: int) -> InitializerEmbed
         return {name: rows[torch.arange(vectors) % len(rows)] for name, rows in by_encoder.items()}
 
     rows, states = resize(initializer.rows), resize(initializer.states)
-    start = initializer.start and resize(initializer.start)
+    start = None if initializer.start is None else resize(initializer.start)
     distinct = initializer.positions if vectors > initializer.positions else None
     return replace(initializer, rows=rows, states=states, start=start, distinct=distinct)
 

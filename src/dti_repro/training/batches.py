@@ -134,9 +134,9 @@ class ConceptDataset(Dataset[Batch]):
         photos = [photo for photo, its_bucket in enumerate(buckets) if its_bucket == bucket]
         shown = []
         for sample in range(before * self._samples, (before + 1) * self._samples):
-            epoch, place = divmod(sample, len(photos))
-            order = torch.randperm(len(photos), generator=self._generator("epoch", epoch))
-            shown.append(photos[int(order[place])])
+            epoch, number = divmod(sample, len(photos))
+            drawn = torch.randperm(len(photos), generator=self._generator("epoch", epoch))
+            shown.append(photos[int(drawn[number])])
         return shown
 
     def _views(self, step: int, photos: Sequence[int]) -> list[int]:

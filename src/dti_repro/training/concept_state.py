@@ -91,12 +91,16 @@ class ConceptState:
             step = 0
         if step:
             learned.load_state_dict(checkpoint["parameters"])
-            moments = {parameter: checkpoint["optimizer"][name] for name, parameter in learned.named_parameters()}
-            for optimizer in optimizers:
-                parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-                content = optimizer.state_dict()
-                content["state"] |= {k: moments[p] for k, p in enumerate(parameters) if moments.get(p)}
-                optimizer.load_state_dict(content)
+            # Not by the optimizers' load_state_dict, which gives every tensor but `step` the type of its parameter.
+            owners = {p: (o, group) for o in optimizers for group in o.param_groups for p in group["params"]}
+            for name, parameter in learned.named_parameters():
+                moments = checkpoint["optimizer"][name].items()
+                if moments:
+                    optimizer, group = owners[parameter]
+                    counts_there = group.get("capturable") or group.get("fused")  # else the step stays on the CPU
+                    stays = () if counts_there else ("step",)
+                    state = {key: value if key in stays else value.to(parameter.device) for key, value in moments}
+                    optimizer.state[parameter] = state
         self.step = self.resumed = step
         if not self.missing:
             self._cut_log(step)

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -192,7 +192,9 @@ def _fit(cfg: DictConfig, run: RunFolder, module: InversionModule, checkpoint: C
     words = (run.method, run_label(names), f"seed{run.seed}", run.config_hash)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch._dynamo")
-        with signals, product_attention(), tracking(cfg, "train", *words) as tracker:
+        on_cpu = module.backbone.device.type == "cpu"
+        attention = product_attention() if on_cpu else nullcontext()
+        with signals, attention, tracking(cfg, "train", *words) as tracker:
             previews = [Previews(tracker)] if cfg.trainer.preview_every else []
             trainer = pl.Trainer(
                 accelerator="gpu" if module.backbone.device.type == "cuda" else "cpu",  # auto would take others, too

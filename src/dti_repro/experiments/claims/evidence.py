@@ -59,6 +59,8 @@ class Result:
             raise InputError(f"{file} is about other scores than scores.csv: make this result again with `benchmark`")
         self.experiment: Mapping[str, Any] = about.get("experiment", {})
         self.runs: Mapping[str, Sequence[str]] = about.get("runs", {})  # row -> seed folders
+        if any(isinstance(paths, str) for paths in self.runs.values()):
+            raise InputError(f"{file} has one folder for each row, as old results do: make this result again")
 
     def seeds(self, rows: Collection[str]) -> list[int]:
         """Return the training seeds that all of these rows have; without a trained row, those of the whole result."""
