@@ -82,9 +82,7 @@ class FrozenModel(nn.Module, ABC):
             raise InputError(f"backbone.resolution is {resolution}: a multiple of {self.SIDE} is needed")
         self.folder = locate(path, revision, variant)
         frozen: torch.dtype = getattr(torch, dtype)
-        check_kind(self.folder, *(base.__name__ for base in type(self).__mro__))
-        require(self.folder, [self.DENOISER, "vae"])  # before gigabytes of a text encoder are read
-        self.text_encoders = nn.ModuleDict(self.load_text_encoders(self.folder, frozen))
+        self.text_encoders = nn.ModuleDict(self.load_text_encoders(self.folder, frozen, (self.DENOISER, "vae")))
         self.vae = load_weights(self.VAE_CLASS, self.folder, "vae", self.VAE_DTYPE or frozen)
         self.drawing_vae = self.vae  # a subclass may draw with another precision than it encodes photos with
         self.denoiser = load_weights(self.DENOISER_CLASS, self.folder, self.DENOISER, frozen)
@@ -107,11 +105,11 @@ class FrozenModel(nn.Module, ABC):
         self.training_prefix = self.generation_prefix = ""
 
     @classmethod
-    def load_text_encoders(cls, folder: Path, dtype: torch.dtype) -> dict[str, TextEncoder]:
-        """Return the text encoders of the checkpoint in this folder, and read nothing else of it. InputError if another
-        backbone is for it."""
+    def load_text_encoders(cls, folder: Path, dtype: torch.dtype, others: Sequence[str] = ()) -> dict[str, TextEncoder]:
+        """Return the text encoders of the checkpoint in this folder, and read nothing else of it. InputError, before
+        gigabytes are read, if another backbone is for it, or if it lacks one of these or of the `others`, its parts."""
         check_kind(folder, *(base.__name__ for base in cls.__mro__))
-        require(folder, [*cls.ENCODERS, *(config.tokenizer for config in cls.ENCODERS.values())])
+        require(folder, [*cls.ENCODERS, *(config.tokenizer for config in cls.ENCODERS.values()), *others])
         return {name: TextEncoder(folder, name, config, dtype) for name, config in cls.ENCODERS.items()}
 
     @classmethod
